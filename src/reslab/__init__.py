@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from reslab.spec.zoo import register_arch
     from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.losses import register_loss
+    from reslab.training.model_source import load
     from reslab.training.optim.factory import register_optimizer
     from reslab.training.optim.lr_schedule import register_schedule
-    from reslab.training.run import Run, load
+    from reslab.training.run import Run
     from reslab.training.seeds import train_seeds
     from reslab.training.train import train
 
@@ -45,7 +46,7 @@ _MODULES = {
     "evaluate": "reslab.training.evaluation.evaluate",
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",
-    "load": "reslab.training.run",
+    "load": "reslab.training.model_source",
     "load_plugins": "reslab.spec.plugins",
     "open_dataset": "reslab.data.registry",
     "predict": "reslab.deploy.predict",

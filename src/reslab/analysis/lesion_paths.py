@@ -1,18 +1,19 @@
 """The 2^n paths through a residual network, by length: their number and the gradient that flows through them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.network import ResidualNetwork, SharedStage
 
 
 @dataclass(frozen=True)
@@ -88,38 +89,41 @@ def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[lis
     """
     links = []
     with torch.enable_grad():
-        block_inputs = _collect_block_inputs(model, x)
-        for block, block_input in block_inputs[:-1]:
-            assert isinstance(block, ResidualBlock)
-            links.append(_make_link(block, block_input.detach().requires_grad_()))
-        last_output = block_inputs[-1][1].detach().requires_grad_()
+        link_inputs, last_output = _collect_link_inputs(model, x)
+        for ahead, block, link_input in link_inputs:
+            links.append(_make_link(ahead, block, link_input.detach().requires_grad_()))
+        last_output = last_output.detach().requires_grad_()
         loss = functional.cross_entropy(model.forward_tail(last_output), y)
         (gradient,) = torch.autograd.grad(loss, last_output)
     return links, gradient
 
 
 @torch.no_grad()
-def _collect_block_inputs(model: ResidualNetwork, x: Tensor) -> list[tuple[nn.Module | None, Tensor]]:
-    """Return each block call with its input, and finally (None, the last block's output)."""
-    block_inputs: list[tuple[nn.Module | None, Tensor]] = []
-    handles = [
-        block.register_forward_pre_hook(lambda module, arguments: block_inputs.append((module, arguments[0])))
-        for _, block in model.blocks()
-    ]
-    try:
-        out = model.forward_stem(x)
-        for _, stage in model.stages():
-            out = stage(out)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [*block_inputs, (None, out)]
+def _collect_link_inputs(
+    model: ResidualNetwork, x: Tensor
+) -> tuple[list[tuple[Callable[[Tensor], Tensor], ResidualBlock, Tensor]], Tensor]:
+    """Return each call of a block with what runs ahead of it (a transition) and its input, and the last output."""
+    links: list[tuple[Callable[[Tensor], Tensor], ResidualBlock, Tensor]] = []
+    out = model.forward_stem(x)
+    for name, stage in model.stages():
+        num_calls = stage.num_repeats if isinstance(stage, SharedStage) else len(stage)
+        for index in range(num_calls):
+            block = stage[0 if isinstance(stage, SharedStage) else index]
+            assert isinstance(block, ResidualBlock)
+            ahead = partial(model.forward_transition, name) if index == 0 else _identity
+            links.append((ahead, block, out))
+            out = block(ahead(out))
+    return links, out
 
 
-def _make_link(block: ResidualBlock, x: Tensor) -> BlockLink:
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _make_link(ahead: Callable[[Tensor], Tensor], block: ResidualBlock, x: Tensor) -> BlockLink:
     assert block.merge is not None
     assert block.downsample is not None
-    p = block.pre(x)
+    p = block.pre(ahead(x))
     branch, shortcut = block.branch(p), block.downsample(p)
     shortcut_output = block.post(block.merge(p, shortcut, branch.detach()))
     branch_output = block.post(block.merge(p.detach(), shortcut.detach(), branch))

@@ -15,9 +15,8 @@ from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.safetensors_io import unwrap_model
-from reslab.nn.factory import load_network
+from reslab.nn.module_network import ModuleArch, ModuleFactory, ModuleNetwork, as_factory
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.third_party import LIBRARIES, create_third_party_model
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
@@ -25,7 +24,8 @@ from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
-from reslab.training.run import Run, list_runs, load
+from reslab.training.model_source import MODEL_FORMS, Network, open_network, recorded_factory
+from reslab.training.run import Run, list_runs
 from reslab.training.run_data import open_train_data, reopen_data
 
 # He et al. 2016, Fig. 4 (a) to (e).
@@ -40,7 +40,8 @@ class TargetSpec:
     """One model to open, as `parse_target` understood it.
 
     It is a zoo model (`arch_name` with `arch_overrides`), a `weights_file` (of a `run`, or alone), a `run` (with `step`
-    0 and no file: its initial weights), or a model of a `library` whose name follows the slash.
+    0 and no file: its initial weights), or a network that a `factory` builds, with those of `pretrained` (a run, a file
+    or a tag) or random weights. For a run of the user's own module the factory is the one that was named again.
     """
 
     name: str
@@ -49,7 +50,9 @@ class TargetSpec:
     weights_file: Path | None = None
     run: Run | None = None
     step: int | None = None
-    library: str = ""
+    factory: ModuleFactory | None = None
+    pretrained: str | None = None
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,17 @@ def open_targets(
     weights: str = "final",
     arch_overrides: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    model: str | None = None,
+    allow_code: bool = False,
 ) -> list[AnalysisTarget]:
     """Open the models that `names` name; they get the same images where they share dataset and size.
 
     A name is a run's folder, `RUN@STEP` (a snapshot), a weights file such as `model.safetensors`, a zoo model with
     fresh weights from `seed` and optional overrides after colons (`resnet20_cifar:order=full-preact:merge=none`;
-    `order=*` opens each of the five orders of He et al. 2016, Fig. 4), or `torchvision/NAME` or `timm/NAME`, also with
-    fresh weights. `weights` selects the weights of runs: `final`, `init`, `all` snapshots, or a step.
-    `arch_overrides` apply to zoo models.
+    `order=*` opens each of the five orders of He et al. 2016, Fig. 4), or `torchvision/NAME`, `timm/NAME` or
+    `package.module:factory`, also with fresh weights. `weights` selects the weights of runs: `final`, `init`, `all`
+    snapshots, or a step; of a name it is a run, a file or a tag. `arch_overrides` apply to zoo models. A run of the
+    user's own module needs its factory as `model`, or `allow_code`, which imports the one that it records.
 
     Images come from the run's held-out split, else from the bundled digits, brought to the network's size and channels;
     `data` names another dataset, and `random` draws normal noise. `num_images` defaults to 128, and to 16 for images
@@ -104,6 +110,10 @@ def open_targets(
     if num_images is not None and num_images < 2:
         raise invalid("at least 2 images (one has no batch statistics)", num_images, nearest="2")
     specs = [spec for name in names for spec in parse_target(name, weights, arch_overrides or {})]
+    named = None if model is None else as_factory(model)
+    if model is not None and named is None:
+        raise invalid("a factory of the runs as model, package.module:function", model)
+    specs = [replace(spec, factory=spec.factory or named, allow_code=allow_code) for spec in specs]
     options = ImageOptions(data, data_dir, num_images, seed)
     return [_open_target(spec, options, choose_device(device)) for spec in specs]
 
@@ -136,20 +146,23 @@ def parse_target(
     name, *axis_settings = text.split(":")
     model_name = None if "/" in name or Path(name).exists() else find_model_name(name)
     if is_toml(name) or model_name is not None:
-        _check_untrained(text, weights)
-        return _zoo_targets(text, model_name.arch if model_name else name, axis_settings, arch_overrides or {})
-    library, slash, _ = text.partition("/")
-    if slash and library in LIBRARIES and not Path(text).exists():
-        _check_untrained(text, weights)
-        _check_no_overrides(text, arch_overrides)
-        return [TargetSpec(text, library=library)]
+        pretrained, arch_name = _parse_weights(text, weights), model_name.arch if model_name else name
+        return [
+            replace(spec, pretrained=pretrained)
+            for spec in _zoo_targets(text, arch_name, axis_settings, arch_overrides or {})
+        ]
+    factory = as_factory(text)
+    if factory is not None:
+        pretrained = _parse_weights(text, weights)
+        if factory.library:
+            _check_no_overrides(text, arch_overrides)
+        return [TargetSpec(text, factory=factory.with_arguments(arch_overrides or {}), pretrained=pretrained)]
     base, separator, step = text.rpartition("@")
     path = Path(base) if separator and not Path(text).exists() else Path(text)
     if not path.exists():
         candidates = [*ARCHS, *(str(run.path) for run in list_runs())]
-        raise unknown_name(
-            "run, weights file or model", name, candidates, "`reslab models` and `reslab runs` list them"
-        )
+        step = f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names"
+        raise unknown_name("run, weights file or model", name, candidates, step)
     _check_no_overrides(text, arch_overrides)
     if path.is_dir():
         return _run_targets(Run(path), str(path), step if path != Path(text) else weights)
@@ -157,10 +170,12 @@ def parse_target(
     return [TargetSpec(text, weights_file=path, run=parent_run)]
 
 
-def _check_untrained(text: str, weights: str) -> None:
-    if weights not in ("final", "init"):
+def _parse_weights(text: str, weights: str) -> str | None:
+    """Return the run, file or tag that the weights of a name come from; None for random ones."""
+    if weights == "all" or weights.isdigit():
         got = f"--weights {weights} and {text}, which is not trained"
         raise invalid("--weights STEP and --weights all only with runs", got, "--weights init")
+    return None if weights in ("final", "init") else weights
 
 
 def _check_no_overrides(text: str, arch_overrides: Mapping[str, Any] | None) -> None:
@@ -219,7 +234,7 @@ def _parse_step(weights: str, run: Run) -> int:
 def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
     if spec.arch_name:
         return _open_zoo_target(spec, options, device)
-    if spec.library:
+    if spec.factory is not None and spec.run is None and spec.weights_file is None:
         return _open_third_party_target(spec, options, device)
     network = _load_network(spec)
     if options.data is None and spec.run is None:
@@ -230,6 +245,11 @@ def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) 
 
 def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
     """Open a zoo model with fresh weights; its head grows where the data has more classes."""
+    if spec.pretrained is not None:
+        if spec.arch_overrides:
+            raise invalid("a model as it is with --weights", f"{spec.name} and {spec.pretrained}")
+        network = open_network(spec.arch_name, weights=spec.pretrained)
+        return _make_target(spec, network, load_inputs(network.arch, options, trained_model=network), device)
     arch = resolve_arch(spec.arch_name, spec.arch_overrides)
     inputs = load_inputs(arch, options)
     if len(inputs.classes) > arch.num_classes:
@@ -238,12 +258,11 @@ def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.devi
 
 
 def _open_third_party_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
-    """Open a torchvision or timm model with fresh weights, 1000 classes and images of its own size."""
+    """Open a network that a factory builds, with given or fresh weights, and images of its own size."""
     with temporary_seed(step_seed(options.seed, -1)):
-        model, (channels, height, width) = create_third_party_model(spec.name)
-    # Any architecture will do here: only its channels and image size are read.
-    input_arch = replace(ARCHS["resnet50"], in_channels=channels, image_size=(height, width))
-    return _make_target(spec, model, load_inputs(input_arch, options), device)
+        network = open_network(spec.factory, weights=spec.pretrained, random_weights=True)
+    trained = network if spec.pretrained is not None else None
+    return _make_target(spec, network, load_inputs(network.arch, options, trained_model=trained), device)
 
 
 def init_network(arch: Arch, seed: int) -> ResidualNetwork:
@@ -252,12 +271,18 @@ def init_network(arch: Arch, seed: int) -> ResidualNetwork:
         return ResidualNetwork(arch)
 
 
-def _load_network(spec: TargetSpec) -> ResidualNetwork:
-    if spec.weights_file is not None:
-        return load_network(spec.weights_file)
+def _load_network(spec: TargetSpec) -> Network:
+    record = None if spec.run is None or spec.run.arch is not None else spec.run.metadata["model"]
+    factory = spec.factory
+    if record is not None and spec.allow_code and factory is None:
+        factory = recorded_factory(record)
+    place = spec.weights_file or spec.run
+    assert place is not None
+    if record is not None and factory is not None and spec.step != 0:
+        return open_network(factory, weights=place, input_size=tuple(record["input_size"]))
+    if spec.weights_file is not None or spec.step is None:
+        return open_network(place, allow_code=spec.allow_code)
     assert spec.run is not None
-    if spec.step is None:
-        return load(spec.run)
     # The run kept no snapshot of its initial weights, but its seed draws them again.
     assert spec.step == 0
     arch, pretrained = spec.run.arch, spec.run.metadata["pretrained"]
@@ -270,7 +295,7 @@ def _load_network(spec: TargetSpec) -> ResidualNetwork:
 def _make_target(spec: TargetSpec, network: nn.Module, inputs: AnalysisInputs, device: torch.device) -> AnalysisTarget:
     return AnalysisTarget(
         name=spec.name,
-        model=network.to(device).float().eval(),
+        model=(network.module if isinstance(network, ModuleNetwork) else network).to(device).float().eval(),
         images=inputs.images.to(device),
         labels=inputs.labels.to(device),
         data=inputs.data,
@@ -281,7 +306,7 @@ def _make_target(spec: TargetSpec, network: nn.Module, inputs: AnalysisInputs, d
 
 
 def load_inputs(
-    arch: Arch, options: ImageOptions, run: Run | None = None, trained_model: ResidualNetwork | None = None
+    arch: Arch | ModuleArch, options: ImageOptions, run: Run | None = None, trained_model: Network | None = None
 ) -> AnalysisInputs:
     """Load the images of `options`: random images of the held-out split of its data, else of `run`, else of the digits.
 
@@ -305,7 +330,7 @@ def load_inputs(
     return AnalysisInputs(images, labels, dataset.classes, dataset)
 
 
-def random_inputs(arch: Arch, num_images: int, seed: int) -> AnalysisInputs:
+def random_inputs(arch: Arch | ModuleArch, num_images: int, seed: int) -> AnalysisInputs:
     """Return images of standard normal noise in the network's input size, with uniformly drawn labels."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn((num_images, *arch.input_size), generator=generator)
@@ -318,7 +343,7 @@ def default_num_images(sizes: tuple[int, ...]) -> int:
     return _DEFAULT_NUM_IMAGES if max(sizes) <= _MAX_SMALL_IMAGE_SIZE else _DEFAULT_NUM_LARGE_IMAGES
 
 
-def _with_trained_preprocess(data: DatasetSplits, network: ResidualNetwork) -> DatasetSplits:
+def _with_trained_preprocess(data: DatasetSplits, network: Network) -> DatasetSplits:
     """Return the data with the preprocessing that the network was trained with, if the channels agree."""
     if data.num_classes > network.arch.num_classes:
         required = f"data of at most {network.arch.num_classes} classes, as the network has"

@@ -306,7 +306,7 @@ def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
     block = call.block
     assert isinstance(block, ResidualBlock)
     if block.merge is None:
-        return torch.zeros(()), None
+        return torch.zeros(()) if call.input.shape == call.output.shape else None, None
     fork = block.pre(call.input.detach())
     ones, zeros = torch.ones_like(call.output), torch.zeros_like(call.output)
     gate_value = float(block.merge.gate_value(fork).mean()) if isinstance(block.merge, GatedMerge) else None

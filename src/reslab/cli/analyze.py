@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.model_options import AllowCode, NamedModel
 from reslab.cli.options import (
     DataDir,
     Device,
@@ -52,11 +53,13 @@ def analyze(
         str,
         typer.Option(
             "--weights",
-            metavar="final|init|all|STEP",
+            metavar="final|init|all|STEP|FILE|TAG",
             rich_help_panel=Panel.MODEL,
-            help="Weights of a run to analyze; all is every snapshot.",
+            help="Weights of a run to analyze (all is every snapshot), or of a name: a run, a file or a published tag.",
         ),
     ] = "final",
+    model: NamedModel = None,
+    allow_code: AllowCode = False,
     num_images: Annotated[
         int | None,
         typer.Option(
@@ -105,8 +108,9 @@ def analyze(
     check_analysis_outputs(html_path, png_path)
     arch_overrides, analysis_options = split_model_prefix(parse_overrides(overrides))
     override_options(analysis, analysis_options)
+    names = target_specs or ([model] if model else [])
     targets = open_targets(
-        target_specs or [],
+        names,
         data=data or analysis.default_data,
         data_dir=data_dir,
         num_images=num_images,
@@ -114,6 +118,8 @@ def analyze(
         weights=weights,
         arch_overrides=arch_overrides,
         device=device,
+        model=model if target_specs else None,
+        allow_code=allow_code,
     )
     from reslab.spec.config import to_dict
 

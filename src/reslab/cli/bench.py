@@ -6,6 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.model_options import (
+    MODEL_HELP,
+    MODEL_METAVAR,
+    AllowCode,
+    ModelChoice,
+    NamedModel,
+    WeightsOption,
+    choose_model,
+)
 from reslab.cli.options import (
     Device,
     InputSize,
@@ -16,14 +25,16 @@ from reslab.cli.options import (
     complete_model,
 )
 from reslab.cli.output import print_json, print_pairs, print_table, write_page
-from reslab.cli.summary import resolve_arch_and_input
+from reslab.cli.summary import parse_input_size, resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
     from reslab.nn.network import ResidualNetwork
     from reslab.training.benchmark import TrainStepBenchmark
+    from reslab.training.model_source import Model
 
 BENCHMARK_TASKS = ("train", "predict")
 _DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}
@@ -31,11 +42,11 @@ _DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}
 
 def bench(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="Model (`reslab models`), run or weights file.", autocompletion=complete_model
-        ),
-    ],
+        str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP, autocompletion=complete_model)
+    ] = None,
+    model: NamedModel = None,
+    weights: WeightsOption = None,
+    allow_code: AllowCode = False,
     task: Annotated[
         str,
         typer.Option(
@@ -109,8 +120,26 @@ def bench(
     if task == "train" and (backends or html_path):
         got = "--backend" if backends else "--html"
         raise invalid("--backend and --html with --task predict", got, next_step="add --task predict")
-    arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
     batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
+    choice, _ = choose_model([name] if name else [], model, weights)
+    opened = _open_other(choice, task, parse_input_size(input_size) if input_size else None, allow_code)
+    if opened is not None:
+        _check_no_axes(opened.arch.name, num_classes, overrides)
+        input_shape = parse_input_size(input_size) if input_size else opened.arch.input_size
+        _benchmark_inference(
+            opened,
+            input_shape,
+            batch_sizes,
+            backends=backends,
+            precision=precision,
+            compiled=bool(compiled),
+            rounds=repeats,
+            device=device,
+            html_path=html_path,
+            as_json=as_json,
+        )
+        return
+    arch, input_shape = resolve_arch_and_input(choice.source, input_size, num_classes, overrides)
     if task == "train":
         _benchmark_training(
             arch,
@@ -123,7 +152,7 @@ def bench(
             as_json=as_json,
         )
     else:
-        network = _load_or_create_network(name, arch)
+        network = _load_or_create_network(choice, arch)
         _benchmark_inference(
             network,
             input_shape,
@@ -227,17 +256,46 @@ def _training_summary(
     ]
 
 
-def _load_or_create_network(name: str, arch: Arch) -> "ResidualNetwork":
+def _open_other(
+    choice: ModelChoice, task: str, input_size: tuple[int, int, int] | None, allow_code: bool
+) -> "Model | None":
+    """Return a model that is not of the zoo; None for one that is. Raises ValueError for it with --task train."""
+    from reslab.nn.module_network import as_factory
+    from reslab.nn.network import ResidualNetwork
+    from reslab.training.model_source import open_model
+
+    if choice.source.partition(".")[0] in ARCHS and not Path(choice.source).exists():
+        return None
+    is_named = as_factory(choice.source) is not None
+    opened = open_model(
+        choice.source, weights=choice.weights, allow_code=allow_code, random_weights=is_named, input_size=input_size
+    )
+    if isinstance(opened, ResidualNetwork):
+        return None
+    if task == "train":
+        step = "add --task predict, or `reslab train` it and read its images per second"
+        raise invalid("a network of the zoo with --task train", str(choice), next_step=step)
+    return opened
+
+
+def _check_no_axes(name: str, num_classes: int | None, overrides: list[str] | None) -> None:
+    if num_classes is not None or overrides:
+        got = f"--set {overrides[0]}" if overrides else f"--num-classes {num_classes}"
+        raise invalid(f"a network of the zoo to change, and {name} as it is", got, next_step="leave it out")
+
+
+def _load_or_create_network(choice: ModelChoice, arch: Arch) -> "ResidualNetwork":
     """Return the trained network of a run or its weights, else a fresh one, which is as fast."""
     from reslab.nn.network import ResidualNetwork
-    from reslab.training.run import load
+    from reslab.training.model_source import open_model
 
-    trained = load(name) if Path(name).exists() else None
-    return trained if trained is not None and trained.arch == arch else ResidualNetwork(arch)
+    is_trained = choice.weights is not None or Path(choice.source).exists()
+    trained = open_model(choice.source, weights=choice.weights) if is_trained else None
+    return trained if isinstance(trained, ResidualNetwork) and trained.arch == arch else ResidualNetwork(arch)
 
 
 def _benchmark_inference(
-    network: "ResidualNetwork",
+    network: "Model",
     input_shape: tuple[int, ...],
     batch_sizes: tuple[int, ...],
     *,
@@ -249,7 +307,9 @@ def _benchmark_inference(
     html_path: Path | None,
     as_json: bool,
 ) -> None:
+    from reslab.deploy.backends.registry import GRAPH_BACKENDS
     from reslab.deploy.benchmark import benchmark_backends, default_backends, default_precisions
+    from reslab.nn.module_network import GraphModel
     from reslab.runtime.device import choose_device, hardware_info
 
     resolved_device = choose_device(device)
@@ -257,6 +317,9 @@ def _benchmark_inference(
     precisions = (
         default_precisions(resolved_device) if precision == "auto" else [item.strip() for item in precision.split(",")]
     )
+    if isinstance(network, GraphModel):  # it has one backend and one precision
+        backend_names = backend_names if backends else [GRAPH_BACKENDS[network.path.suffix]]
+        precisions = precisions if precision != "auto" else [network.precision]
     measurements = benchmark_backends(
         network,
         input_shape,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.model_options import AllowCode
 from reslab.cli.options import (
     AllowExtra,
     BatchSize,
@@ -274,6 +275,7 @@ def evaluate(
     data_dir: DataDir = None,
     model: ModelName = None,
     pretrained: Pretrained = None,
+    allow_code: AllowCode = False,
     mean: MeanOption = None,
     std: StdOption = None,
     mean_image: MeanImageOption = None,
@@ -322,6 +324,8 @@ def evaluate(
         model_source,
         data,
         pretrained=parse_pretrained(pretrained),
+        module=model if runs else None,
+        allow_code=allow_code,
         overrides=parse_overrides(overrides),
         mean=parse_channel_values(mean, "--mean"),
         std=parse_channel_values(std, "--std"),
@@ -456,6 +460,8 @@ def _check_calibration_options(model_source: Any, model: str | None, changed_opt
 
 
 def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | None) -> Any:
+    if model and len(runs) == 1 and not pretrained:  # the factory of a run, named again
+        return Path(runs[0])
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
         raise invalid("runs to evaluate, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reslab.cli.model_options import MODEL_HELP, MODEL_METAVAR, AllowCode, NamedModel, WeightsOption, choose_model
 from reslab.cli.options import (
     DataDir,
     JsonFlag,
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")],
     to: Annotated[
         str,
         typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino."),
     ],
+    run: Annotated[str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
+    model: NamedModel = None,
+    weights: WeightsOption = None,
+    allow_code: AllowCode = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -75,8 +79,9 @@ def export(
     require_weights_source(run)
     from reslab.deploy.export.export import export as export_network
 
+    choice, _ = choose_model([run] if run else [], model, weights)
     result = export_network(
-        run,
+        choice.source,
         to,
         output,
         data=data,
@@ -85,6 +90,8 @@ def export(
         max_drop=max_drop,
         num_images=num_images,
         force=force,
+        weights=choice.weights,
+        allow_code=allow_code,
     )
     print_result(result.to_dict(), _export_rows(result), as_json=as_json)
 

@@ -151,13 +151,14 @@ ModelName = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.MODEL,
         autocompletion=complete_model,
-        help="Model name (`reslab models` lists them), or a TOML file.",
+        help="A name of `reslab models`, a TOML file, timm/NAME, torchvision/NAME or package.module:factory.",
     ),
 ]
 Pretrained = Annotated[
     str | None,
     typer.Option(
         "--pretrained",
+        "--weights",
         metavar="FILE|TAG",
         rich_help_panel=Panel.MODEL,
         help="Pretrained weights: a file, the tag of published weights, or true for the default tag.",

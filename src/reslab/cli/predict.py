@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from reslab.cli.model_options import AllowCode, ModelChoice, NamedModel, WeightsOption, choose_model
 from reslab.cli.options import (
     BatchSize,
     Device,
@@ -31,23 +32,24 @@ if TYPE_CHECKING:
 
     from reslab.deploy.inputs import InputItem
     from reslab.deploy.predict import Prediction
-    from reslab.nn.network import ResidualNetwork
+    from reslab.training.model_source import Model
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
 _MAX_WARNINGS = 5
-_GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")],
-    images: Annotated[
+    inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER",
-            help="Images, folders, patterns, .tar shards or a .csv file of paths; - reads standard input: paths, or "
-            "one image.",
+            metavar="MODEL IMAGE|FOLDER",
+            help="A run, weights file, exported graph or name (left out with --model), then images, folders, patterns, "
+            ".tar shards or a .csv file of paths; - reads standard input: paths, or one image.",
         ),
     ],
+    model: NamedModel = None,
+    weights: WeightsOption = None,
+    allow_code: AllowCode = False,
     top_k: Annotated[
         int, typer.Option("-k", "--top-k", metavar="INTEGER", min=1, help="Number of classes per image.")
     ] = 3,
@@ -101,19 +103,21 @@ def predict(
         raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
         raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
-    _check_not_graph(run)
-    require_weights_source(run)
+    choice, images = choose_model(inputs, model, weights)
+    if not images:
+        raise invalid("a model and at least one image", str(choice), next_step="reslab predict MODEL IMAGE")
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
     from reslab.deploy.predict import PredictOptions, start_predictions
     from reslab.training.image_size import with_image_size
-    from reslab.training.run import load
+    from reslab.training.model_source import open_model
 
     if output is not None:
         check_output_path(output, resume)
     items = list_inputs(images)
-    network = load(run) if image_size is None else with_image_size(load(run), image_size)
+    network = open_model(choice.source, weights=choice.weights, allow_code=allow_code)
+    network = network if image_size is None else with_image_size(network, image_size)
     options = PredictOptions(
         top_k=top_k,
         batch_size=batch_size or 64,
@@ -124,14 +128,14 @@ def predict(
         compiled=compiled,
         embeddings=embeddings,
         grad_cam_dir=grad_cam_dir,
-        calibration_images=_calibration_images(run, network) if precision == "int8" else None,
+        calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )
     temperature = network.temperature if use_temperature else None
     prediction_file = None
     if output is not None:
         metadata = {
-            "weights": _weights_fingerprint(run),
+            "weights": _weights_fingerprint(choice),
             "top_k": top_k,
             "temperature": temperature,
             "embeddings": embeddings,
@@ -162,16 +166,14 @@ def predict(
     _report_unreadable(predictions, as_json)
 
 
-def _check_not_graph(run: Path) -> None:
-    if run.suffix in _GRAPH_SUFFIXES and run.is_file():
-        step = "name the run it was exported from, with --backend and --precision"
-        raise invalid("a run, or its model.safetensors", f"{run}, an exported graph", next_step=step)
-
-
-def _calibration_images(run: Path, network: "ResidualNetwork") -> "Tensor":
+def _calibration_images(choice: ModelChoice, network: "Model", precision: str) -> "Tensor | None":
+    """Return the images that int8 needs; an exported graph has its scales already."""
     from reslab.deploy.export.verify import load_calibration_images
+    from reslab.nn.module_network import GraphModel
 
-    return load_calibration_images(run, network)
+    if precision != "int8" or isinstance(network, GraphModel):
+        return None
+    return load_calibration_images(choice.run, network)
 
 
 @contextlib.contextmanager
@@ -246,9 +248,11 @@ def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]"
         yield prediction
 
 
-def _weights_fingerprint(run: Path) -> str:
-    """Return the first digits of the SHA-256 of the weights; rows of other weights differ in it."""
+def _weights_fingerprint(choice: ModelChoice) -> str:
+    """Return the first digits of the SHA-256 of the weights, or the names of published ones; others differ in it."""
     from reslab.nn.checkpoints.download import file_hash
     from reslab.training.run import find_weights_path
 
-    return file_hash(find_weights_path(run))[:16]
+    if not choice.run.exists():
+        return str(choice)
+    return file_hash(find_weights_path(choice.run))[:16]

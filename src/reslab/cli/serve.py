@@ -5,10 +5,11 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reslab.cli.model_options import MODEL_HELP, MODEL_METAVAR, AllowCode, NamedModel, WeightsOption, choose_model
 from reslab.cli.options import (
     Device,
     InferenceBackend,
@@ -20,13 +21,20 @@ from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
 from reslab.training.run import require_weights_source
 
+if TYPE_CHECKING:
+    from reslab.deploy.server.model_handle import ServedModel
+    from reslab.training.run import Run
+
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 _ANY_ADDRESSES = ("0.0.0.0", "::", "")
 _TOKEN_VARIABLE = "RESLAB_TOKEN"
 
 
 def serve(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or their model.safetensors.")],
+    runs: Annotated[list[str] | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
+    model: NamedModel = None,
+    weights: WeightsOption = None,
+    allow_code: AllowCode = False,
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 is every interface.")
     ] = "127.0.0.1",
@@ -120,6 +128,7 @@ def serve(
     from reslab.deploy.server.settings import ServerSettings
 
     settings = ServerSettings(
+        allow_code=allow_code,
         backend=backend,
         precision=precision,
         device=device,
@@ -141,8 +150,25 @@ def serve(
             print_json({"address": address, "models": list(models)})
         echo_err(f"serving {', '.join(models)} at {address} (Ctrl-C to stop)")
 
-    serve_forever(runs, settings, host, port, on_ready)
+    serve_forever(_served_models(runs or [], model, weights, allow_code), settings, host, port, on_ready)
     echo_err("stopped; all accepted requests were answered")
+
+
+def _served_models(
+    runs: list[str], model: str | None, weights: str | None, allow_code: bool
+) -> "list[str | Run | Path | ServedModel]":
+    """Return the models to serve: the runs, and with --model that network with its weights."""
+    if model is None:
+        if weights is not None:
+            raise invalid("--model NAME with --weights", f"--weights {weights} alone")
+        return list(runs)
+    from reslab.deploy.server.model_handle import ServedModel
+    from reslab.training.model_source import open_model
+
+    choice, others = choose_model(runs, model, weights)
+    opened = open_model(choice.source, weights=choice.weights, allow_code=allow_code)
+    path = choice.run if choice.run.exists() else Path()
+    return [ServedModel(opened.arch.name, opened, path), *others]
 
 
 def _is_loopback(host: str) -> bool:

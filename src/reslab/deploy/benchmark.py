@@ -11,6 +11,7 @@ from torch import Tensor
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
 from reslab.deploy.extras import has_extra
+from reslab.nn.module_network import GraphModel, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import has_native_bf16
 from reslab.runtime.memory import MemoryTracker
@@ -88,7 +89,7 @@ def quantile(sorted_values: Sequence[float], fraction: float) -> float:
 
 
 def benchmark_backends(
-    network: ResidualNetwork,
+    network: ResidualNetwork | ModuleNetwork | GraphModel,
     input_size: tuple[int, ...],
     batch_sizes: Sequence[int],
     backends: Sequence[str],
@@ -120,7 +121,7 @@ def benchmark_backends(
 
 
 def _make_cases(
-    network: ResidualNetwork,
+    network: ResidualNetwork | ModuleNetwork | GraphModel,
     backend: str,
     precision: str,
     x: Tensor,

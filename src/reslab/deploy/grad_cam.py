@@ -12,6 +12,7 @@ from torch.nn import functional
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.layers import default_layers
 from reslab.data.transforms.normalize import Normalize
+from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 
 MIN_OVERLAY_SIDE = 224
@@ -23,7 +24,7 @@ _COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (2
 class GradCam:
     """Grad-CAM at the output of the last block (Selvaraju et al. 2017), computed by torch in float32."""
 
-    def __init__(self, network: ResidualNetwork, device: torch.device) -> None:
+    def __init__(self, network: ResidualNetwork | ModuleNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
         self.network = copy.deepcopy(network).to(device).eval()  # the caller's network keeps its device and mode
         self.normalize = Normalize(network.preprocess, device)

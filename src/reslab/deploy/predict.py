@@ -27,11 +27,11 @@ from reslab.deploy.inputs import (
     prepare_tensor,
 )
 from reslab.nn.checkpoints.load import last_linear_name
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.module_network import GraphModel
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
 from reslab.training.image_size import with_image_size
-from reslab.training.run import Run, load
+from reslab.training.model_source import Model, Network, open_model
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Predictor:
 
 
 def build_predictor(
-    network: ResidualNetwork,
+    network: Model,
     backend: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
@@ -106,7 +106,9 @@ def build_predictor(
             f"{network.arch.name} without it",
             next_step="train it, load a run, or network.set_metadata(preprocess=...)",
         )
-    backbone, head = split_head(network) if embeddings else (network, None)
+    if embeddings and isinstance(network, GraphModel):
+        raise invalid("a network with its layers for embeddings", f"{network.path}, an exported graph")
+    backbone, head = split_head(network) if embeddings and not isinstance(network, GraphModel) else (network, None)
     opened_backend = open_backend(
         backbone,
         backend,
@@ -120,12 +122,12 @@ def build_predictor(
     return Predictor(opened_backend, class_names(network), temperature, head)
 
 
-def class_names(network: ResidualNetwork) -> tuple[str, ...]:
+def class_names(network: Model) -> tuple[str, ...]:
     """Return the network's class names, or `class 0`, `class 1`, ... if it has none."""
     return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes))
 
 
-def split_head(network: ResidualNetwork) -> tuple[ResidualNetwork, nn.Linear]:
+def split_head(network: Network) -> tuple[Network, nn.Linear]:
     """Return a copy of the network that ends before its last linear layer, and that layer; ValueError without one."""
     backbone = copy.deepcopy(network).eval()
     name = last_linear_name(backbone)
@@ -206,7 +208,7 @@ class PredictOptions:
 
 
 def predict(
-    model: Run | ResidualNetwork | str | Path,
+    model: Any,
     images: ImageInput | Iterable[ImageInput],
     *,
     top_k: int = 5,
@@ -219,11 +221,13 @@ def predict(
     grad_cam_dir: str | Path | None = None,
     calibration_images: Tensor | None = None,
     image_size: int | None = None,
+    weights: Any = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> list[Prediction]:
     """Return the `top_k` most probable classes, p = softmax(network(image) / T), of each of the `images`, in order.
 
-    `model` is a run or its folder, a `model.safetensors`, or a network with its preprocessing. `images` are files,
+    `model` is anything that `load` takes, with `weights` for a name, a factory or a module: a run or its folder, a
+    `model.safetensors`, an exported graph, a name, or a network with its preprocessing. `images` are files,
     folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
     `list_inputs`); for a network of signals or volumes, arrays and tensors of floats (N, C, T) or (N, C, D, H, W).
     Images are prepared as in evaluation; an image of
@@ -248,7 +252,7 @@ def predict(
         calibration_images=calibration_images,
         limits=limits,
     )
-    network = model if isinstance(model, ResidualNetwork) else load(model)
+    network = open_model(model, weights=weights)
     network = network if image_size is None else with_image_size(network, image_size)
     arch = network.arch
     items = list_inputs(images) if arch.dims == 2 else list_tensors(images, arch.in_channels, arch.dims)
@@ -257,7 +261,7 @@ def predict(
 
 
 def start_predictions(
-    network: ResidualNetwork, items: Sequence[InputItem], options: PredictOptions
+    network: Model, items: Sequence[InputItem], options: PredictOptions
 ) -> tuple[Backend, Iterator[Prediction]]:
     """Open the backend; return it with an iterator that computes one prediction per item, in order.
 
@@ -288,7 +292,7 @@ def start_predictions(
 
 
 def iter_predictions(
-    network: ResidualNetwork,
+    network: Model,
     predictor: Predictor,
     items: Sequence[InputItem],
     *,
@@ -302,7 +306,13 @@ def iter_predictions(
     transform: Callable[..., PreparedImage] = prepare_tensor
     if network.arch.dims == 2:
         transform = InferenceTransform(network.preprocess, network.arch.height_width)
-    write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
+    if grad_cam_dir is not None and isinstance(network, GraphModel):
+        raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
+    write_grad_cam = (
+        None
+        if grad_cam_dir is None or isinstance(network, GraphModel)
+        else _GradCamWriter(network, predictor, grad_cam_dir)
+    )
     for chunk, images in _prefetch(items, batch_size, partial(transform, limits=limits)):
         yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)
 
@@ -353,7 +363,7 @@ def _predict_batch(
 class _GradCamWriter:
     """Writes the Grad-CAM heatmaps of images into a folder and returns their paths."""
 
-    def __init__(self, network: ResidualNetwork, predictor: Predictor, folder: Path) -> None:
+    def __init__(self, network: Network, predictor: Predictor, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.grad_cam = folder, GradCam(network, predictor.backend.device)
 

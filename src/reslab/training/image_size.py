@@ -7,13 +7,14 @@ transform that the user set, or from a network that is described for smaller ima
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import DATASETS
+from reslab.nn.module_network import GraphModel, ModuleFactory, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
@@ -120,19 +121,19 @@ def fixed_image_size(data: DatasetSplits) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def described_dims(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> int:
+def described_dims(model: Any, overrides: Mapping[str, Any]) -> int:
     """Return the dimensions of the maps that a network takes: 1 for signals, 2 for images, 3 for volumes."""
     arch = _described_arch(model, overrides)
     return 2 if arch is None else arch.dims
 
 
-def _described_arch(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> Arch | None:
+def _described_arch(model: Any, overrides: Mapping[str, Any]) -> Arch | None:
     if isinstance(model, nn.Module):
         return model.arch if isinstance(model, ResidualNetwork) else None
-    return None if model is None else resolve_arch(model, overrides)
+    return None if model is None or isinstance(model, ModuleFactory) else resolve_arch(model, overrides)
 
 
-def described_size(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> int | None:
+def described_size(model: Any, overrides: Mapping[str, Any]) -> int | None:
     """Return the side of the square images that a network is described for; None if it is not a network of ours."""
     arch = _described_arch(model, overrides)
     is_square = arch is not None and arch.dims == 2 and len(set(arch.image_size)) == 1
@@ -207,7 +208,10 @@ def resize_preprocess(preprocess: Preprocess, size: int, image_size: tuple[int, 
     return replace(preprocess, transform=fit_eval_transform(preprocess.transform, size, image_size))
 
 
-def with_image_size(network: ResidualNetwork, size: int) -> ResidualNetwork:
+ModelT = TypeVar("ModelT", bound=ResidualNetwork | ModuleNetwork | GraphModel)
+
+
+def with_image_size(network: ModelT, size: int) -> ModelT:
     """Return the network, with the same weights, described for images of `size` pixels and preprocessing them so.
 
     Raises ValueError if the network can only take images of its own size, or has too large a stride.
@@ -215,11 +219,13 @@ def with_image_size(network: ResidualNetwork, size: int) -> ResidualNetwork:
     own_size = network.arch.image_size
     if own_size == (size, size):
         return network
-    if network.needs_fixed_size:
+    if isinstance(network, GraphModel):
+        raise invalid(f"images of {own_size[0]}x{own_size[1]}, the size of {network.path}", f"--size {size}")
+    if isinstance(network, ResidualNetwork) and network.needs_fixed_size:
         expected = "x".join(map(str, own_size))
         got = f"--size {size}"
         raise invalid(f"images of {expected} for {network.arch.name}, whose head flattens maps of one size", got)
-    if size < network.total_stride:
+    if isinstance(network, ResidualNetwork) and size < network.total_stride:
         raise invalid(f"a size of at least {network.total_stride}, the total stride", size, str(network.total_stride))
     resized = copy.copy(network)
     resized.arch = replace(network.arch, image_size=(size, size))

@@ -14,6 +14,7 @@ from reslab.data.registry import DATASETS
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.nn.checkpoints.pretrained import Pretrained
+from reslab.nn.module_network import ModuleFactory, as_factory
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
@@ -51,11 +52,12 @@ class TrainOptions:
     """The arguments of `train` that decide what is trained; None means not given.
 
     `recipe_overrides` change the recipe, `arch_overrides` the network; `recipe_arch_overrides` are the recipe's own
-    changes of the network, which apply to axes that the user did not set; `transform_functions` are the user's own
-    transforms, which `train_transform` names as `callable(NAME)`.
+    changes of the network, which apply to axes that the user did not set; a `model` that is a factory, or names
+    one or a library's network, becomes a `ModuleFactory`, whose arguments are `arch_overrides`. `transform_functions`
+    are the user's own transforms, which `train_transform` names as `callable(NAME)`.
     """
 
-    model: str | Arch | nn.Module | None = None
+    model: str | Arch | nn.Module | ModuleFactory | Callable[..., nn.Module] | None = None
     data: Any = None
     recipe: str | Recipe | None = None
     seed: int | None = None
@@ -76,6 +78,7 @@ class TrainOptions:
     transform_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_factory(self.model) or self.model)
         _check_kinds(self.model, self.data, self.recipe)
         for key in _RECIPE_ARGUMENTS:
             value = getattr(self, key)
@@ -222,7 +225,7 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
         changes["val_fraction"] = defaults.val_fraction
         changes["is_default_fraction"] = "val_fraction" not in options.recipe_overrides
         messages.append(f"the recipe splits off {defaults.val_fraction:.0%} of the training images for validation")
-    if not isinstance(options.model, nn.Module):
+    if not isinstance(options.model, nn.Module | ModuleFactory):
         if options.model is None and defaults.model:
             changes["model"] = defaults.model
         if options.pretrained is None and defaults.pretrained:

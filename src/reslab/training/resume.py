@@ -8,6 +8,7 @@ from torch import nn
 
 from reslab.data.registry import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
+from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line
@@ -19,6 +20,7 @@ from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
+from reslab.training.model_source import recorded_factory
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
 from reslab.training.run_data import infer_input_size, reopen_data
@@ -144,13 +146,16 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
     """Return the network of the run; its weights are overwritten if there is a checkpoint."""
+    if isinstance(options.model, ModuleFactory) or (options.model is None and _library_factory(run) is not None):
+        return _resume_factory(options, run).build()
     if isinstance(options.model, nn.Module) and not isinstance(options.model, ResidualNetwork):
         _check_module(options.model, run)
         return options.model
     arch = run.arch
     if arch is None:
+        reference = (run.metadata["model"].get("factory") or {}).get("factory")
         required = f"the module that the run trained, a {run.metadata['model']['name']}, again"
-        raise invalid(required, options.model, next_step="train(model=...)")
+        raise invalid(required, options.model, next_step=f"--model {reference}" if reference else "train(model=...)")
     _check_arch(options, arch)
     with temporary_seed(step_seed(run.metadata["seed"], -1)):
         if isinstance(options.model, ResidualNetwork):
@@ -159,6 +164,25 @@ def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
         return create_model_quietly(
             arch, True if pretrained == PUBLISHED_WEIGHTS else options.pretrained or pretrained, options.allow_extra
         )
+
+
+def _library_factory(run: Run) -> ModuleFactory | None:
+    """Return the factory of a run of timm's or torchvision's network, whose code is no file of the user's."""
+    factory = recorded_factory(run.metadata["model"])
+    return factory if factory is not None and factory.library else None
+
+
+def _resume_factory(options: TrainOptions, run: Run) -> ModuleFactory:
+    """Return the factory with the arguments of the run. Raises ValueError if another was given."""
+    recorded = recorded_factory(run.metadata["model"])
+    given = options.model if isinstance(options.model, ModuleFactory) else recorded
+    if recorded is None or given is None or given.reference != recorded.reference:
+        raise conflict_error("model", getattr(given, "reference", None), run.metadata["model"]["name"])
+    arguments = given.with_arguments(options.arch_overrides).arguments
+    for key, value in arguments.items():
+        if recorded.arguments.get(key) != value:
+            raise conflict_error(f"model.{key}", value, recorded.arguments.get(key))
+    return replace(given, arguments=recorded.arguments)
 
 
 def _check_module(model: nn.Module, run: Run) -> None:

@@ -173,6 +173,7 @@ def weights_header(run: Run) -> dict[str, Any]:
         "seed": run.metadata["seed"],
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
+        **({"module": run.metadata["model"]} if run.metadata["model"]["arch"] is None else {}),
     }
 
 

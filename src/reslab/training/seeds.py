@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -24,7 +24,7 @@ _RESULT_OPTIONS = ("epochs", "batch_size", "lr", "image_size", "overrides", "pre
 
 
 def train_seeds(
-    model: str | Arch | nn.Module | None = None,
+    model: str | Arch | nn.Module | Callable[..., nn.Module] | None = None,
     data: Any = None,
     recipe: str | Recipe | None = None,
     *,

@@ -16,7 +16,9 @@ from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
+from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.factory import named_weights
+from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_num_threads, hardware_info, has_native_bf16
 from reslab.runtime.distributed import ProcessGroup
@@ -42,6 +44,7 @@ from reslab.training.image_size import (
 )
 from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler
 from reslab.training.losses import DistillationLoss, LossFn, build_loss, compute_class_weights, prepare_teacher
+from reslab.training.model_source import build_published, load_state
 from reslab.training.nonfinite import is_finite, non_finite_images
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import unreached_milestones
@@ -110,6 +113,7 @@ def setup_run(
     data = with_eval_preprocess(data, defaults)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
     model, pretrained, messages = build_model(options, data, input_size, seed)
+    factory = module_factory(options, data.num_classes, input_size)
     data = _use_pretrained_preprocess(data, model)
     recipe, recipe_messages = _resolve_recipe(options, data, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
@@ -134,7 +138,7 @@ def setup_run(
     metadata = {
         "format": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": model_metadata(model),
+        "model": model_metadata(model, factory, data.num_classes, input_size),
         "pretrained": pretrained,
         "recipe": to_dict(recipe),
         "loss": qualified_name(options.loss),
@@ -289,9 +293,15 @@ def build_model(
     options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], seed: int
 ) -> tuple[nn.Module, str | None, tuple[str, ...]]:
     """Return the network at step 0, a description of its initial weights (None: random), and messages for the user."""
+    factory = module_factory(options, data.num_classes, input_size)
+    if factory is not None:
+        with temporary_seed(step_seed(seed, -1)):
+            return (*_build_from_factory(factory, options.pretrained), ())
     if isinstance(options.model, nn.Module):
         _check_module_options(options)
         return options.model, None, ()
+    if options.model is not None and not isinstance(options.model, str | Arch):
+        raise invalid("a name, an Arch, a module or a factory as model", f"a {type(options.model).__name__}")
     arch = resolve_arch_for_data(
         options.model or default_model(input_size),
         data,
@@ -310,6 +320,27 @@ def build_model(
             messages = _load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
     return model, pretrained, messages
+
+
+def module_factory(options: TrainOptions, num_classes: int, input_size: tuple[int, ...]) -> ModuleFactory | None:
+    """Return the factory of a network that is not of the zoo, with the user's arguments and the sizes of the data."""
+    if not isinstance(options.model, ModuleFactory):
+        return None
+    return options.model.with_arguments(options.arch_overrides).for_data(num_classes, input_size[0])
+
+
+def _build_from_factory(factory: ModuleFactory, pretrained: Any) -> tuple[nn.Module, str | None]:
+    """Build the module, with published weights or those of a file, and a new head where the classes are others."""
+    if not pretrained:
+        return factory.build(), None
+    if isinstance(pretrained, str | Path) and Path(pretrained).exists():
+        module = factory.build()
+        load_state(module, read_checkpoint(pretrained), new_head=True)
+    elif factory.library:
+        module, _ = build_published(factory, pretrained, new_head=True)
+    else:
+        raise invalid(f"a file of weights for {factory.reference}", repr(pretrained), next_step="--pretrained FILE")
+    return module, describe_pretrained(pretrained)
 
 
 def create_model_quietly(arch: Arch, pretrained: Any, allow_extra: bool = False) -> ResidualNetwork:
@@ -474,9 +505,20 @@ def _unfreeze_messages(loop: TrainLoop, recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def model_metadata(model: nn.Module) -> dict[str, Any]:
-    """Return what run.json records of the network; `arch` is None for a user's own module."""
+def model_metadata(
+    model: nn.Module, factory: ModuleFactory | None, num_classes: int, input_size: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return what run.json records of the network.
+
+    `arch` is None for one that is not of the zoo; `factory` then tells how to build it again, if that is known.
+    """
     if isinstance(model, ResidualNetwork):
         return {"name": model.arch.name, "reference": model.arch.reference, "arch": to_dict(model.arch)}
-    reference = f"user module {qualified_name(type(model))}"
-    return {"name": type(model).__name__, "reference": reference, "arch": None}
+    return {
+        "name": factory.name if factory else type(model).__name__,
+        "reference": f"user module {qualified_name(type(model))}",
+        "arch": None,
+        "factory": None if factory is None else factory.to_dict(),
+        "input_size": list(input_size),
+        "num_classes": num_classes,
+    }

@@ -1,7 +1,8 @@
 """`train`: train a network on data by a recipe, and write the folder of the run."""
 
 import contextlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from reslab.data.loader import TrainLoader
 from reslab.data.transforms.third_party import TransformSource
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.graph_file import save_program
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
 from reslab.runtime.distributed import ProcessGroup, init_process_group, rank_device
-from reslab.runtime.files import disk_full_guard
+from reslab.runtime.files import DiskFullError, disk_full_guard
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
@@ -25,6 +27,7 @@ from reslab.training.evaluation.loop import Evaluation
 from reslab.training.evaluation.predictions_file import save_predicted_classes
 from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
+from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
 from reslab.training.run import Run, interim_weights_path, is_non_empty, lock_run, weights_header
@@ -43,7 +46,7 @@ from reslab.training.weight_averaging import SelectedWeights
 
 
 def train(
-    model: str | Arch | nn.Module | None = None,
+    model: str | Arch | nn.Module | Callable[..., nn.Module] | None = None,
     data: Any = None,
     recipe: str | Recipe | None = None,
     *,
@@ -75,9 +78,11 @@ def train(
 ) -> Run:
     """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
 
-    Options that are not given suit the data (by default the bundled digits). `model` is a name, an `Arch` or any module
-    from (N, C, H, W) to (N, classes); `data` a name, a folder, a map-style dataset or (images, labels). `overrides`
-    change the recipe (`"optimizer.lr"`) and the network (`"model.order"`). Another `batch_size` scales the learning
+    Options that are not given suit the data (by default the bundled digits). `model` is a name (`timm/NAME` and
+    `torchvision/NAME` too), an `Arch`, any module from (N, C, H, W) to (N, classes), or a factory of one, as a function
+    or `"package.module:function"`, which the run records with its arguments (`model.KEY` in `overrides`); `data`
+    a name, a folder, a map-style dataset or (images, labels). `overrides` change the recipe (`"optimizer.lr"`) and the
+    network (`"model.order"`). Another `batch_size` scales the learning
     rate; `"auto"` keeps the recipe's and accumulates gradients over micro-batches that fit in memory.
     `image_size` (pixels) sets the size of training and evaluation images and the network's described input size.
     `train_transform` is an expression, a function from one image (C, H, W) in uint8 to another, or a list of both;
@@ -334,6 +339,20 @@ def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
     return trainer.run if trainer.process_group.is_main else Run(trainer.run.path)
 
 
+def _write_graph(trainer: Trainer, input_size: tuple[int, ...]) -> None:
+    """Write the network's exported graph, which predicts without its code; a message where it cannot be traced."""
+    path = trainer.run.path / GRAPH_FILE
+    path.unlink(missing_ok=True)
+    try:
+        with disk_full_guard(path):
+            save_program(copy.deepcopy(trainer.model).cpu(), input_size, path)
+    except DiskFullError:
+        raise
+    except Exception as error:  # torch.export raises errors without a common class for code that it cannot trace
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        trainer.logger.log_message(f"no {GRAPH_FILE}, so that predicting needs the network's code: {reason}")
+
+
 def _evaluate_val(trainer: Trainer, evaluation: Evaluation) -> Evaluation | None:
     """Evaluate the selected weights on the validation split, for the temperature; None if there is none."""
     if evaluation.split == "val" or "val" not in trainer.evaluator.data.splits:
@@ -357,6 +376,8 @@ def _write_results(
     with disk_full_guard(run.weights_path):
         save_weights(run.weights_path, model, metadata)
     interim_weights_path(run).unlink(missing_ok=True)
+    if run.arch is None:
+        _write_graph(trainer, setup.input_size)
     save_predicted_classes(run.predictions_path, evaluation)
     records = run.log.records()
     train_metrics = (

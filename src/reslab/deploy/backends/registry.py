@@ -10,6 +10,8 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.deploy.extras import has_extra, require_extra
+from reslab.nn.graph_file import load_program
+from reslab.nn.module_network import GraphModel, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, has_native_bf16
 from reslab.spec.errors import invalid, unknown_name
@@ -19,19 +21,19 @@ MIN_GRAPH_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
 
-def _build_torch(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+def _build_torch(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.torch_backend import build_torch_forward
 
     return build_torch_forward(network, options)
 
 
-def _build_onnxruntime(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+def _build_onnxruntime(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.onnxruntime_backend import build_onnxruntime_forward
 
     return build_onnxruntime_forward(network, options)
 
 
-def _build_openvino(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+def _build_openvino(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.openvino_backend import build_openvino_forward
 
     return build_openvino_forward(network, options)
@@ -45,7 +47,7 @@ class BackendInfo:
     extra: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
-    build: Callable[[ResidualNetwork, BackendOptions], ForwardFn]
+    build: Callable[[ResidualNetwork | ModuleNetwork, BackendOptions], ForwardFn]
 
 
 BACKENDS: dict[str, BackendInfo] = {
@@ -58,8 +60,12 @@ BACKENDS: dict[str, BackendInfo] = {
 }
 
 
+# The runtime of each kind of exported graph.
+GRAPH_BACKENDS = {".onnx": "onnxruntime", ".pt2": "torch", ".xml": "openvino"}
+
+
 def open_backend(
-    network: ResidualNetwork,
+    network: ResidualNetwork | ModuleNetwork | GraphModel,
     name: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
@@ -71,11 +77,15 @@ def open_backend(
 ) -> Backend:
     """Return the network as the backend of this name; the network itself is not changed.
 
+    An exported graph is run by its own runtime, in its own precision.
+
     `auto` is the fastest installed backend for the device (`choose_backend`); precision `auto` is bf16 if backend and
     device support it natively, else float32. int8 needs normalized `calibration_images` (N, C, H, W). `num_images` is
     the expected number of images. Raises ValueError for an unknown backend and an unsupported device or precision;
     MissingExtraError if its package is not installed.
     """
+    if isinstance(network, GraphModel):
+        return _open_graph_backend(network, name, precision, compiled, num_threads)
     resolved_device = choose_device(device)
     name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
     if name not in BACKENDS:
@@ -98,6 +108,39 @@ def open_backend(
         make_normalize(network, resolved_device),
         compiled,
     )
+
+
+def _open_graph_backend(
+    graph: GraphModel, name: str, precision: str, compiled: bool, num_threads: int | None
+) -> Backend:
+    """Return an exported graph as a backend on the CPU. Raises ValueError for another backend or precision."""
+    own_name, device = GRAPH_BACKENDS[graph.path.suffix], torch.device("cpu")
+    if name not in ("auto", own_name):
+        raise invalid(f"the backend {own_name} for {graph.path.name}", name, own_name)
+    if precision not in ("auto", "float32", graph.precision):
+        raise invalid(f"{graph.precision}, the precision of {graph.path.name}", precision, graph.precision)
+    if compiled:
+        raise invalid("a network with its layers to compile", f"{graph.path}, an exported graph")
+    if extra := BACKENDS[own_name].extra:
+        require_extra(extra, f"the graph {graph.path.name}")
+    options = BackendOptions(graph.precision, device, num_threads or torch.get_num_threads())
+    return Backend(own_name, graph.precision, device, _graph_forward(graph, options), make_normalize(graph, device))
+
+
+def _graph_forward(graph: GraphModel, options: BackendOptions) -> ForwardFn:
+    if graph.path.suffix == ".pt2":
+        return load_program(graph.path)
+    try:
+        if graph.path.suffix == ".xml":
+            from reslab.deploy.backends.openvino_backend import openvino_forward
+
+            return openvino_forward(graph.path, options)
+        from reslab.deploy.backends.onnxruntime_backend import onnx_forward
+
+        return onnx_forward(graph.path, options)
+    except Exception as error:  # each runtime raises its own classes for a damaged file
+        step = "export the network again"
+        raise invalid(f"a graph of {options.precision}", f"{graph.path} ({error})", next_step=step) from error
 
 
 def choose_backend(device: torch.device, precision: str = "float32", num_images: int | None = None) -> str:

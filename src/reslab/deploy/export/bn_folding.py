@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,17 +11,22 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.nn.network import ResidualNetwork
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 _BATCH_NORM_TYPES = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
-def fold_batch_norms(network: ResidualNetwork) -> ResidualNetwork:
+def fold_batch_norms(network: NetworkT) -> NetworkT:
     """Return a copy in eval mode with every batch norm that directly follows a convolution folded into it.
 
     w' = w g / sqrt(v + eps), b' = beta + (b - m) g / sqrt(v + eps) for a convolution (w, b) and a norm with weight g,
     bias beta, mean m, variance v, which becomes an Identity. Exact up to rounding; computed in float64. Norms before
-    their convolution (pre-activation), after the addition, and of other types are kept.
+    their convolution (pre-activation), after the addition, and of other types are kept, as are those after convolutions
+    that compute their weights (standardized ones), and all of a module that is not a `ResidualNetwork`, whose order of
+    computation is not known.
     """
     folded = copy.deepcopy(network).eval()
+    if not isinstance(folded, ResidualNetwork):
+        return folded
     with torch.no_grad():
         for conv, parent, name in list(_conv_norm_pairs(folded)):
             norm = getattr(parent, name)
@@ -39,7 +45,8 @@ def _conv_norm_pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.M
     for parent, names in _module_sequences(network):
         for conv_name, norm_name in itertools.pairwise(names):
             conv, norm = _last_module(getattr(parent, conv_name)), getattr(parent, norm_name)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BATCH_NORM_TYPES):
+            # A subclass may compute with other weights than it stores, as a standardized convolution does.
+            if type(conv) is nn.Conv2d and isinstance(norm, _BATCH_NORM_TYPES):
                 yield conv, parent, norm_name
 
 

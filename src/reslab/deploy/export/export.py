@@ -23,12 +23,13 @@ from reslab.deploy.export.verify import (
 )
 from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.extras import EXTRAS, require_extra
-from reslab.nn.checkpoints.safetensors_io import read_header
-from reslab.nn.factory import load_network
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.checkpoints.read import read_checkpoint
+from reslab.nn.module_network import ModuleNetwork
 from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.zoo import ARCHS
+from reslab.training.model_source import Network, module_metadata, open_network
 from reslab.training.run import Run, find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
@@ -60,14 +61,14 @@ class ExportResult:
 class _ExportSource:
     """The source of an export: the network, the header of its weights, its run, and the path of the weights."""
 
-    network: ResidualNetwork
+    network: Network
     header: dict[str, Any]
     run: Run | None
     weights_path: Path | None
 
 
 def export(
-    source: Run | ResidualNetwork | str | Path,
+    source: Any,
     to: str,
     output: str | Path | None = None,
     *,
@@ -77,8 +78,12 @@ def export(
     max_drop: float = 1.0,
     num_images: int | None = None,
     force: bool = False,
+    weights: Any = None,
+    allow_code: bool = False,
 ) -> ExportResult:
-    """Write a network (of a run, or of its `model.safetensors`) in the format `to` (EXPORT_FORMATS) and verify it.
+    """Write a network in the format `to` (EXPORT_FORMATS) and verify it.
+
+    `source`, `weights` and `allow_code` are those of `open_model`: a run, its `model.safetensors`, a name, a module.
 
     The export is loaded in the format's own runtime and compared on images of the evaluation split of `data` (by
     default the run's own): in float32, outputs must be within 1e-4 of the network's largest output and the class equal
@@ -88,12 +93,13 @@ def export(
     unknown format, an unsupported precision or network, and unsuitable images; MissingExtraError.
     """
     export_format = _get_format(to, precision)
-    export_source = _open_source(source)
+    export_source = _open_source(source, weights, allow_code)
     target = _resolve_output(export_source, export_format, precision, output, force)
     num_requested = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
     verification_data = load_verification_data(export_source.network, export_source.run, data, data_dir, num_requested)
     network = fold_batch_norms(export_source.network) if export_format.fold_bn else export_source.network
     calibration_images = verification_data.calibration_images() if precision == "int8" else None
+    _check_zoo_format(export_source.network, export_format)
     job = ExportJob(network, precision, export_source.header, calibration_images)
     with _temporary_folder(target) as folder, _disk_full_guard(target):
         temporary_path = folder / target.name
@@ -127,6 +133,12 @@ def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
         raise
 
 
+def _check_zoo_format(network: Network, export_format: ExportFormat) -> None:
+    if isinstance(network, ModuleNetwork) and not export_format.is_graph:
+        step = "--to onnx, torch or openvino take any network"
+        raise invalid(f"a network of the zoo for the format {export_format.name}", network.arch.name, next_step=step)
+
+
 def _get_format(to: str, precision: str) -> ExportFormat:
     if to not in EXPORT_FORMATS:
         raise unknown_name("format", to, EXPORT_FORMATS)
@@ -142,12 +154,21 @@ def _get_format(to: str, precision: str) -> ExportFormat:
     return export_format
 
 
-def _open_source(source: Run | ResidualNetwork | str | Path) -> _ExportSource:
-    if isinstance(source, ResidualNetwork):
-        return _ExportSource(source.cpu().eval(), {}, None, None)
-    run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
-    weights_path = find_weights_path(run or source)
-    return _ExportSource(load_network(weights_path), read_header(weights_path), run, weights_path)
+def _open_source(source: Any, weights: Any, allow_code: bool) -> _ExportSource:
+    network = open_network(source, weights=weights, allow_code=allow_code)
+    place = source if weights is None else weights
+    is_name = isinstance(place, str) and (place in ARCHS or not Path(place).exists())
+    if is_name or not isinstance(place, Run | str | Path):
+        return _ExportSource(network, {}, None, None)
+    run = place if isinstance(place, Run) else Run(place) if (Path(place) / "run.json").is_file() else None
+    weights_path = find_weights_path(run or place)
+    return _ExportSource(network, _read_header(weights_path), run, weights_path)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Return the header of a file of reslab; that of another library's has none."""
+    checkpoint = read_checkpoint(path) if path.suffix == ".safetensors" else None
+    return dict(checkpoint.header) if checkpoint else {}
 
 
 def _resolve_output(
@@ -220,6 +241,7 @@ def _report_metadata(
     num_batch_norms = count_batch_norms(export_source.network)
     return {
         "model": export_source.network.arch.name,
+        **module_metadata(export_source.network),
         "weights": None if export_source.weights_path is None else str(export_source.weights_path),
         "format": export_format.name,
         "precision": job.precision,

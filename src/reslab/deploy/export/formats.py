@@ -25,6 +25,11 @@ class ExportFormat:
     fold_bn: bool = False
     precisions: tuple[str, ...] = ("float32",)
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether the format holds a graph of any network, rather than the weights of a known one."""
+        return self.fold_bn
+
 
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     export_format.name: export_format

@@ -1,36 +1,27 @@
-"""Conversion of a network to a torch.export program, an ONNX graph or an OpenVINO model, with any batch size."""
+"""Conversion of a network to an ONNX graph or an OpenVINO model, with any batch size."""
 
-import contextlib
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.export import Dim, ExportedProgram
 
+from reslab.nn.graph_file import export_program, suppress_warnings
+from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 
 INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
 _OPSET_VERSION = 18
 
 
-def export_program(network: ResidualNetwork) -> ExportedProgram:
-    """Return the network in eval mode as a torch.export program: float32 (batch, C, H, W) to logits, batch >= 1."""
-    device = next(network.parameters()).device
-    x = torch.zeros(2, *network.arch.input_size, device=device)
-    with torch.no_grad(), _suppress_warnings():
-        return torch.export.export(network.eval(), (x,), dynamic_shapes=({0: Dim("batch", min=1)},))
-
-
-def to_onnx(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
+def to_onnx(network: ResidualNetwork | ModuleNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """Return the network as an `onnx.ModelProto` from `images` to `logits`; `metadata` as JSON under `reslab`."""
     import onnx
 
-    with _suppress_warnings():
+    with suppress_warnings():
         program = torch.onnx.export(
-            export_program(network),
+            export_program(network, network.arch.input_size),
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
@@ -55,11 +46,11 @@ def _name_batch_axis(model: Any) -> None:
                 axis.dim_param = "batch"
 
 
-def to_openvino(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
+def to_openvino(network: ResidualNetwork | ModuleNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """Return the network as a float32 `openvino.Model` with a dynamic batch; `metadata` as JSON in its `rt_info`."""
     openvino = import_openvino()
-    with _suppress_warnings():
-        model = openvino.convert_model(export_program(network))
+    with suppress_warnings():
+        model = openvino.convert_model(export_program(network, network.arch.input_size))
     model.reshape([-1, *network.arch.input_size])
     model.inputs[0].get_tensor().set_names({INPUT_NAME})
     model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
@@ -79,11 +70,3 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
-
-
-@contextlib.contextmanager
-def _suppress_warnings() -> Iterator[None]:
-    """Suppress the exporters' warnings about their internals, which users cannot act on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslab.deploy.export.graphs import INPUT_NAME
+from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 
@@ -110,7 +111,7 @@ MIN_CALIBRATION_IMAGES = 16
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
-def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -> Any:
+def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork | ModuleNetwork) -> Any:
     """Return the graph of `network`, an `onnx.ModelProto`, with all blocks but the first in int8, quantized statically.
 
     QDQ format; weights int8, symmetric, with a scale per output channel; activations uint8 with ranges measured on
@@ -148,9 +149,12 @@ def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -
         return onnx.load(int8_path)
 
 
-def quantized_blocks(network: ResidualNetwork) -> list[str]:
-    """Return the blocks to quantize: all but the first, or the only one."""
-    names = [name for name, _ in network.blocks()]
+def quantized_blocks(network: ResidualNetwork | ModuleNetwork) -> list[str]:
+    """Return the blocks to quantize, or the convolutions of another module: all but the first, or the only one."""
+    if isinstance(network, ModuleNetwork):
+        names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    else:
+        names = [name for name, _ in network.blocks()]
     return names[1:] or names
 
 

@@ -12,9 +12,9 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.deploy.backends.backend import ForwardFn
-from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
+from reslab.training.model_source import Network
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data, reopen_data
 
@@ -50,7 +50,7 @@ class VerificationData:
 
 
 def load_verification_data(
-    network: ResidualNetwork, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
+    network: Network, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
 ) -> VerificationData:
     """Return the evaluation images of `data`, by default the run's own; all of them or a sample of `num_images`.
 
@@ -83,7 +83,7 @@ def choose_num_calibration_images(image_size: tuple[int, int]) -> int:
     return max(_MIN_CALIBRATION_IMAGES, min(_MAX_CALIBRATION_IMAGES, _CALIBRATION_PIXELS // (height * width)))
 
 
-def load_calibration_images(source: str | Path, network: ResidualNetwork) -> Tensor:
+def load_calibration_images(source: str | Path, network: Network) -> Tensor:
     """Return calibration images for int8: training images of the run in the folder `source`.
 
     Raises ValueError if `source` is not a run's folder, or its data is not available.

@@ -16,7 +16,7 @@ from torchvision.models import list_models as list_torchvision
 from reslab.deploy.backends import onnxruntime_backend as onnx_engine
 from reslab.deploy.backends import openvino_backend as openvino_engine
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
-from reslab.deploy.export.graphs import METADATA_KEY, export_program, import_openvino, to_onnx, to_openvino
+from reslab.deploy.export.graphs import METADATA_KEY, import_openvino, to_onnx, to_openvino
 from reslab.deploy.export.quantization import quantize
 from reslab.nn.checkpoints.diagnose import differing_axes
 from reslab.nn.checkpoints.match_keys import match_by_name
@@ -24,6 +24,7 @@ from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safetensors
 from reslab.nn.factory import load_network
+from reslab.nn.graph_file import export_program, load_program
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_percent
 from reslab.spec.arch import Arch
@@ -33,6 +34,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.zoo import ARCHS
+from reslab.training.model_source import Network
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,21 @@ class ExportJob:
     """An export to write: the `network` (batch norms folded if the format does so), the `header` of its weights, the
     `precision`, and normalized `calibration_images` for int8."""
 
-    network: ResidualNetwork
+    network: Network
     precision: str = "float32"
     header: Mapping[str, Any] = field(default_factory=dict)
     calibration_images: Tensor | None = None
 
     @property
+    def zoo_network(self) -> ResidualNetwork:
+        """The network, which is one of the zoo in the formats of weights."""
+        assert isinstance(self.network, ResidualNetwork)  # checked by `export`
+        return self.network
+
+    @property
     def arch(self) -> Arch:
         """The network's arch."""
-        return self.network.arch
+        return self.zoo_network.arch
 
     @property
     def num_threads(self) -> int:
@@ -56,12 +64,12 @@ class ExportJob:
         return torch.get_num_threads()
 
 
-def graph_metadata(network: ResidualNetwork) -> Mapping[str, Any]:
+def graph_metadata(network: Network) -> Mapping[str, Any]:
     """Return the metadata of a graph: arch, classes, preprocessing, temperature."""
     return {
-        "arch": to_dict(network.arch),
+        "arch": to_dict(network.arch) if isinstance(network, ResidualNetwork) else None,
         "classes": list(network.classes) if network.classes else None,
-        "preprocess": to_dict(network.preprocess),
+        "preprocess": None if network.preprocess is None else to_dict(network.preprocess),
         "temperature": network.temperature,
     }
 
@@ -87,20 +95,14 @@ def write_torch(job: ExportJob, path: Path) -> None:
     """Write the torch.export program, with the metadata in the extra file `reslab.json`."""
     extra_files = {f"{METADATA_KEY}.json": json.dumps(graph_metadata(job.network))}
     buffer = io.BytesIO()
-    torch.export.save(export_program(job.network), buffer, extra_files=extra_files)
+    torch.export.save(export_program(job.network, job.network.arch.input_size), buffer, extra_files=extra_files)
     # By Python: torch's own writer of files ends the process when the disk is full.
     path.write_bytes(buffer.getbuffer())
 
 
 def load_torch(job: ExportJob, path: Path) -> ForwardFn:
     """Load the file with torch.export."""
-    module = torch.export.load(path).module()
-
-    def forward(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return module(x)
-
-    return forward
+    return load_program(path)
 
 
 def write_openvino(job: ExportJob, path: Path) -> None:
@@ -226,8 +228,8 @@ def load_torchvision(job: ExportJob, path: Path) -> ForwardFn:
 def write_timm(job: ExportJob, path: Path) -> None:
     """Write a folder for timm: weights with timm's keys, and config.json."""
     name = find_equivalent_name(job.arch, _timm_model_names(), "timm")
-    state_dict = _renamed_state_dict(_timm_network(name, job.arch), job.network)
-    _write_folder(path, hub_config(job.network, name), model_card(job.network, job.header))
+    state_dict = _renamed_state_dict(_timm_network(name, job.arch), job.zoo_network)
+    _write_folder(path, hub_config(job.zoo_network, name), model_card(job.zoo_network, job.header))
     save_safetensors(path / WEIGHTS_FILE, state_dict, {"format": "pt"})
 
 
@@ -242,7 +244,7 @@ def load_timm(job: ExportJob, path: Path) -> ForwardFn:
 
 def write_safetensors(job: ExportJob, path: Path) -> None:
     """Write model.safetensors with its header, config.json and the model card README.md."""
-    _write_folder(path, hub_config(job.network, job.arch.name), model_card(job.network, job.header))
+    _write_folder(path, hub_config(job.zoo_network, job.arch.name), model_card(job.zoo_network, job.header))
     reserved_keys = ("arch", "classes", "preprocess", "aliases")
     save_weights(
         path / WEIGHTS_FILE, job.network, {key: job.header[key] for key in job.header if key not in reserved_keys}

@@ -25,6 +25,7 @@ from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.schemas import RejectedBlock
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
+from reslab.training.model_source import Network
 
 
 def require_finite(probabilities: Tensor) -> Tensor:
@@ -41,17 +42,19 @@ class AnalysisModel:
     Predictions use another copy, so ablations never affect them. `slots` are the blocks' positions by name, in order.
     """
 
-    def __init__(self, network: ResidualNetwork, device: str = "auto") -> None:
+    def __init__(self, network: Network, device: str = "auto") -> None:
         assert network.preprocess is not None
         self.device = choose_device(device)
         self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
         self._normalize = Normalize(network.preprocess, self.device)
         self._lock = threading.Lock()
         self.temperature = network.temperature or 1.0
-        self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in block_slots(self._network)}
+        # Of other modules neither the layout of a block nor its paths are known.
+        slots = block_slots(self._network) if isinstance(network, ResidualNetwork) else []
+        self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in slots}
 
     @contextmanager
-    def exclusive(self) -> Iterator[ResidualNetwork]:
+    def exclusive(self) -> Iterator[Network]:
         """Lock the network for one caller."""
         with self._lock:
             yield self._network
@@ -60,7 +63,7 @@ class AnalysisModel:
         """Normalize uint8 images (N, C, H, W)."""
         return self._normalize(images.to(self.device))
 
-    def probabilities(self, network: ResidualNetwork, x: Tensor) -> Tensor:
+    def probabilities(self, network: Network, x: Tensor) -> Tensor:
         """Return softmax(logits / temperature), (N, classes). Raises HTTPError unless all are finite."""
         with torch.no_grad():
             return require_finite((network(x).float() / self.temperature).softmax(1)).cpu()
@@ -145,7 +148,7 @@ def run_ablation(analysis_model: AnalysisModel, image: Tensor, ablation: Ablatio
 
 
 @contextmanager
-def apply_ablation(network: ResidualNetwork, ablation: AblationRequest) -> Iterator[AppliedAblation]:
+def apply_ablation(network: Network, ablation: AblationRequest) -> Iterator[AppliedAblation]:
     """Apply an ablation to `network` within a `with` block (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
 
     Blocks that cannot be ablated are left as they are, with the reason. Raises HTTPError (422) for an unknown block.
@@ -169,7 +172,7 @@ def apply_ablation(network: ResidualNetwork, ablation: AblationRequest) -> Itera
         yield applied
 
 
-def _measure_model(analysis_model: AnalysisModel, network: ResidualNetwork, x: Tensor) -> AblationMeasurement:
+def _measure_model(analysis_model: AnalysisModel, network: Network, x: Tensor) -> AblationMeasurement:
     if not analysis_model.slots:  # a network without blocks, whose layers would be recorded instead
         return AblationMeasurement(analysis_model.probabilities(network, x)[0], {})
     with record_block_calls(network) as calls:

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from reslab.deploy.server.connections import DrainingServer, connection_class
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.middleware import MetricsMiddleware, SecurityMiddleware
+from reslab.deploy.server.model_handle import ServedModel
 from reslab.deploy.server.routes.blocks import block_routes, lesion_routes
 from reslab.deploy.server.routes.health import health_routes
 from reslab.deploy.server.routes.models import model_routes
@@ -32,8 +33,8 @@ from reslab.training.run import Run
 _DEFAULT_SETTINGS = ServerSettings()
 
 
-def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEFAULT_SETTINGS) -> FastAPI:
-    """Return the application that serves these runs (folders or weights files), for any ASGI server.
+def create_app(runs: Sequence[Run | str | Path | ServedModel], settings: ServerSettings = _DEFAULT_SETTINGS) -> FastAPI:
+    """Return the application that serves these runs (folders, files, names or opened models), for any ASGI server.
 
     Raises ValueError for a run that cannot be served and a backend that does not support the settings.
     """
@@ -133,7 +134,7 @@ _BACKLOG = 512
 
 
 def serve_forever(
-    runs: Sequence[Run | str | Path],
+    runs: Sequence[Run | str | Path | ServedModel],
     settings: ServerSettings,
     host: str,
     port: int,

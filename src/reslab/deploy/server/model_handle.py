@@ -19,12 +19,14 @@ from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.factory import load_network
+from reslab.nn.module_network import GraphModel, ModuleArch
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
+from reslab.training.model_source import Model, open_model
 from reslab.training.run import Run
 
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
@@ -46,24 +48,41 @@ def reading_run(name: str, path: Path) -> Iterator[None]:
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A loaded network: `batcher` computes the probabilities (classes,) of prepared images; `analysis_executor` is the
-    one thread that runs analyses of `analysis_model`, a copy of the network.
+    one thread that runs analyses of `analysis_model`, a copy of the network, which an exported graph does not have.
 
     `checkpoint_step` is the step of the weights of a run in training, None for final weights.
     """
 
-    network: ResidualNetwork
+    network: Model
     classes: tuple[str, ...]
     predictor: Predictor
     transform: InferenceTransform
     batcher: DynamicBatcher[Tensor, Tensor]
-    analysis_model: AnalysisModel
+    layers: AnalysisModel | None
     analysis_executor: ThreadPoolExecutor
     checkpoint_step: int | None = None
+
+    @property
+    def analysis_model(self) -> AnalysisModel:
+        """The copy of the network for analyses. Raises HTTPError (422) for an exported graph."""
+        if self.layers is None:
+            step = "serve the run or the network that it was exported from"
+            raise http_error(422, "a network with its layers", "an exported graph", step)
+        return self.layers
 
     def close(self) -> None:
         """Finish pending work and end the threads."""
         self.batcher.close()
         self.analysis_executor.shutdown(wait=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A model that was opened already; `path` is its run, its file or, without one, the current folder."""
+
+    name: str
+    model: Model
+    path: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -78,19 +97,24 @@ class _WeightsFile:
 class ModelHandle:
     """A served model by `name`; it is loaded on first use.
 
-    Of a run in training the best weights of the last checkpoint are served, and newer ones once there are any.
+    Of a run in training the best weights of the last checkpoint are served, and newer ones once there are any. A model
+    that was opened before is served as it is.
     """
 
-    def __init__(self, name: str, path: Path, settings: ServerSettings, on_batch: Callable[[int], None]) -> None:
-        self.name, self.path, self.settings, self.on_batch = name, path, settings, on_batch
-        self.run = Run(path) if path.is_dir() else None
-        self.weights_path = path if self.run is None else self.run.weights_path
-        self.arch = self._read_arch()
+    def __init__(
+        self, name: str, source: Path | ServedModel, settings: ServerSettings, on_batch: Callable[[int], None]
+    ) -> None:
+        self.name, self.settings, self.on_batch = name, settings, on_batch
+        self.opened = source if isinstance(source, ServedModel) else None
+        self.path = source.path if isinstance(source, ServedModel) else source
+        self.run = Run(self.path) if (self.path / "run.json").is_file() else None
+        self.weights_path = self.path if self.run is None else self.run.weights_path
+        self.arch = self._read_arch() if self.opened is None else self.opened.model.arch
         self._lock = threading.Lock()
         self._loaded: LoadedModel | None = None
         self._loaded_file: _WeightsFile | None = None
 
-    def _read_arch(self) -> Arch:
+    def _read_arch(self) -> Arch | ModuleArch:
         """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
         if self.run is None:
             arch_dict = read_header(self.weights_path)["arch"]
@@ -104,12 +128,16 @@ class ModelHandle:
     @property
     def is_finished(self) -> bool:
         """Whether the final weights exist, or existed when they were loaded."""
-        return self.weights_path.is_file() or (self._loaded_file is not None and self._loaded_file.is_final)
+        return (
+            self.opened is not None
+            or self.weights_path.is_file()
+            or (self._loaded_file is not None and self._loaded_file.is_final)
+        )
 
     @property
     def has_weights(self) -> bool:
         """Whether there are weights to serve: final ones, or those of a checkpoint."""
-        return self._loaded is not None or self._weights_file() is not None
+        return self.opened is not None or self._loaded is not None or self._weights_file() is not None
 
     @property
     def loaded(self) -> LoadedModel | None:
@@ -119,6 +147,8 @@ class ModelHandle:
     @property
     def is_current(self) -> bool:
         """Whether the model is loaded and, for a run in training, from the newest checkpoint."""
+        if self._loaded is not None and self.opened is not None:
+            return True
         if self._loaded is None or self._loaded_file is None:
             return False
         return self._loaded_file.is_final or self._weights_file() in (None, self._loaded_file)
@@ -158,11 +188,14 @@ class ModelHandle:
         file = self._weights_file()
         try:
             with reading_run(self.name, self.path):
-                if file is None:
+                if self.opened is not None:
+                    network, checkpoint_step = self.opened.model, None
+                elif file is None:
                     if not self.path.exists():
                         raise FileNotFoundError(self.path)
                     raise http_error(503, "a run with weights", f"{self.name}, before its first checkpoint", "wait")
-                network, checkpoint_step = self._read_network(file)
+                else:
+                    network, checkpoint_step = self._read_network(file)
             loaded = self._build(network, checkpoint_step)
         except (HTTPError, ValueError) as error:
             if self._loaded is not None:
@@ -178,9 +211,11 @@ class ModelHandle:
             return load_network(file.path), None
         return load_training_network(self.run)
 
-    def _build(self, network: ResidualNetwork, checkpoint_step: int | None) -> LoadedModel:
+    def _build(self, network: Model, checkpoint_step: int | None) -> LoadedModel:
         settings = self.settings
-        calibration_images = load_calibration_images(self.path, network) if settings.precision == "int8" else None
+        calibration_images = None
+        if settings.precision == "int8" and not isinstance(network, GraphModel):
+            calibration_images = load_calibration_images(self.path, network)
         predictor = build_predictor(
             network, settings.backend, settings.precision, settings.device, calibration_images=calibration_images
         )
@@ -195,7 +230,7 @@ class ModelHandle:
             predictor=predictor,
             transform=InferenceTransform(network.preprocess, network.arch.height_width),
             batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
-            analysis_model=AnalysisModel(network, settings.device),
+            layers=None if isinstance(network, GraphModel) else AnalysisModel(network, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
             checkpoint_step=checkpoint_step,
         )
@@ -229,14 +264,30 @@ def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
     return network.eval(), step
 
 
-def model_names(paths: Sequence[Path]) -> list[str]:
-    """Return a unique name for each path: the folder's or file's, with `-2` if taken. ValueError for no paths."""
-    if not paths:
+def open_served(source: Run | str | Path | ServedModel, allow_code: bool = False) -> Path | ServedModel:
+    """Return the path of a run or file of a network of the zoo, which is read again as it changes; else the model."""
+    if isinstance(source, ServedModel):
+        return source
+    path = source.path if isinstance(source, Run) else Path(source)
+    if (path / "run.json").is_file() and (isinstance(source, Run) or Run(path).arch is not None):
+        return path
+    if path.is_file() and path.suffix == ".safetensors" and read_header(path)["arch"] is not None:
+        return path
+    name = path.name if path.exists() else str(source)
+    return ServedModel(name, open_model(source, allow_code=allow_code), path if path.exists() else Path())
+
+
+def model_names(sources: Sequence[Path | ServedModel]) -> list[str]:
+    """Return a unique name for each source: the folder's or file's, with `-2` if taken. ValueError for no sources."""
+    if not sources:
         raise invalid("at least one run", "none", next_step="`reslab runs` lists them")
     names: list[str] = []
-    for source in paths:
-        path = source.resolve()
-        name = path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
-        candidates = (name if number == 1 else f"{name}-{number}" for number in range(1, len(paths) + 1))
+    for source in sources:
+        name = source.name if isinstance(source, ServedModel) else _path_name(source.resolve())
+        candidates = (name if number == 1 else f"{name}-{number}" for number in range(1, len(sources) + 1))
         names.append(next(candidate for candidate in candidates if candidate not in names))
     return names
+
+
+def _path_name(path: Path) -> str:
+    return path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem

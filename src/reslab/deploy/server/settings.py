@@ -31,6 +31,7 @@ class ServerSettings:
     `decode_seconds`. `token`: required of callers. `allowed_hosts`: host names the server answers to, besides IP
     addresses (all if empty). `allowed_origins`: origins, such as https://example.org, whose web pages may send
     requests, besides the server's own.
+    `allow_code`: whether the factory that a run of the user's own module records is imported.
     Raises ValueError for a limit below 1 and for limits that a full request does not fit into.
     """
 
@@ -52,6 +53,7 @@ class ServerSettings:
     max_analyses: int = 16
     max_connections: int = 512
     header_timeout_seconds: float = 20.0
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
         for name in _POSITIVE_FIELDS:

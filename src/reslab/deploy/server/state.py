@@ -14,7 +14,7 @@ from reslab.deploy.server.connections import client_key
 from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.middleware import ServerMetrics
-from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, model_names
+from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, ServedModel, model_names, open_served
 from reslab.deploy.server.requests import RequestBody, parse_body, read_request_bytes
 from reslab.deploy.server.settings import ServerSettings
 from reslab.spec.errors import unknown_name
@@ -27,7 +27,7 @@ _LARGE_BODY_BYTES = 1 << 16
 class AppState:
     """The state shared by all routes. Raises ValueError for a run that cannot be served."""
 
-    def __init__(self, runs: Sequence[Run | str | Path], settings: ServerSettings) -> None:
+    def __init__(self, runs: Sequence[Run | str | Path | ServedModel], settings: ServerSettings) -> None:
         self.settings = settings
         self.limiter = AdmissionLimiter(
             settings.max_in_flight,
@@ -37,10 +37,10 @@ class AppState:
         self.analysis_limiter = AdmissionLimiter(settings.max_analyses, 0)
         self.metrics = ServerMetrics(lambda: self.limiter.num_images)
         self.decode_pool = DecodePool(settings.num_decode_workers, settings.decode_seconds, settings.max_pixels)
-        paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+        sources = [open_served(run, settings.allow_code) for run in runs]
         self.models = {
-            name: ModelHandle(name, path, settings, self.metrics.batch_size_observer(name))
-            for name, path in zip(model_names(paths), paths, strict=True)
+            name: ModelHandle(name, source, settings, self.metrics.batch_size_observer(name))
+            for name, source in zip(model_names(sources), sources, strict=True)
         }
 
     def load_models(self) -> None:

@@ -13,8 +13,9 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
-from reslab.nn.factory import create_model, load_network, named_weights
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model, named_weights
+from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, rank_device
@@ -25,6 +26,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import find_model_name
 from reslab.training.evaluation.input_values import InputValues
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
@@ -36,9 +38,10 @@ from reslab.training.image_size import (
     resize_preprocess,
 )
 from reslab.training.losses import LossFn
+from reslab.training.model_source import open_network
 from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
-from reslab.training.run import Run, run_weights_path
+from reslab.training.run import Run
 from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
 
 EVAL_BATCH_SIZE = 256
@@ -93,7 +96,8 @@ class EvaluateOptions:
     image_size: int | None = None
     tta: str = ""
     loss: LossFn | None = None
-    module: nn.Module | None = None
+    module: Any = None
+    allow_code: bool = False
     batch_size: int | None = None
     data_dir: str | Path | None = None
     val_fraction: float | None = None
@@ -128,7 +132,8 @@ def evaluate(
     image_size: int | None = None,
     tta: str = "",
     loss: LossFn | None = None,
-    module: nn.Module | None = None,
+    module: Any = None,
+    allow_code: bool = False,
     batch_size: int | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
@@ -141,8 +146,10 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on a split of `data` in float32: every sample once, with exact counts.
 
-    `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
-    a network with `pretrained`, any module, or a list of these: then their probabilities are averaged (an ensemble).
+    `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, a name of
+    the
+    zoo, `timm/NAME`, `torchvision/NAME` or a factory with `pretrained`, any module, or a list of these: then their
+    probabilities are averaged (an ensemble).
     `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
     normalization (also `mean_image`, `channel_order` and `pixel_max`: see `InputValues`), `eval_transform` the
     resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the size alone, in pixels. `tta`
@@ -150,7 +157,8 @@ def evaluate(
     averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
     prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
     names the columns of a CSV file, as of `open_dataset`. `keep_probabilities` keeps the probabilities for
-    `save_predictions` and `calibrate`. A run that trained the user's own module needs it as `module`. With
+    `save_predictions` and `calibrate`. A run that trained the user's own module needs it or its factory as `module`,
+    or `allow_code`, which imports the factory that the run records. With
     `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
     ValueError if the classes or channels of model and data differ, or images hold NaN or infinite values.
     """
@@ -170,6 +178,7 @@ def evaluate(
         tta=tta,
         loss=loss,
         module=module,
+        allow_code=allow_code,
         batch_size=batch_size,
         data_dir=data_dir,
         val_fraction=val_fraction,
@@ -187,10 +196,11 @@ def evaluate(
 
 
 def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Evaluation:
-    target = _open_run(model)
-    dataset = _resolve_size(target, _resolve_data(target, data, options), options)
+    target = _open_run(model, options)
+    named = target if isinstance(target, Run) else model
+    dataset = _resolve_size(named, _resolve_data(target, data, options), options)
     network = _resolve_model(target, dataset, options)
-    dataset = _resolve_preprocess(target, network, dataset, options)
+    dataset = _resolve_preprocess(named, network, dataset, options)
     device = _resolve_device(model, network, options.device)
     process_group = _make_process_group(device, options.distributed)
     network = network.to(process_group.device)
@@ -295,7 +305,7 @@ def _evaluate_split(
 def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: EvaluateOptions) -> Evaluation:
     if not models:
         raise invalid("at least one model to evaluate", "none")
-    targets = [_open_run(model) for model in models]
+    targets = [_open_run(model, options) for model in models]
     first_target = targets[0]
     if data is None and isinstance(first_target, Run):
         data = reopen_data(first_target.metadata["data"], None, options.data_dir)
@@ -303,8 +313,15 @@ def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: Evaluate
     return average_evaluations(evaluations) if len(evaluations) > 1 else evaluations[0]
 
 
-def _open_run(model: ModelLike) -> ModelLike:
-    return Run(model) if isinstance(model, str | Path) and Path(model).is_dir() else model
+def _open_run(model: ModelLike, options: EvaluateOptions) -> ModelLike:
+    """Return a run for its folder, a network for what is not of the zoo, and anything else as it is."""
+    if isinstance(model, str | Path) and model not in ARCHS and (Path(model) / "run.json").is_file():
+        return Run(model)
+    is_zoo_name = isinstance(model, str) and not Path(model).exists() and find_model_name(model) is not None
+    if isinstance(model, nn.Module | Run | Arch) or is_zoo_name:
+        return model
+    network = open_network(model, weights=options.pretrained, allow_code=options.allow_code)
+    return network
 
 
 def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> DatasetSplits:
@@ -335,9 +352,8 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
     if isinstance(target, nn.Module):
         return target
     if isinstance(target, Run):
-        return _load_run_model(target, options.module)
-    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".safetensors")):
-        return load_network(target)
+        return _load_run_model(target, options)
+    assert isinstance(target, str | Arch)
     if not options.pretrained:
         raise invalid(f"weights for {target}", "none", next_step="give a file or tag: --pretrained FILE")
     _, arch_overrides = split_overrides(options.overrides)
@@ -357,30 +373,22 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
     return network
 
 
-def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
-    path = run_weights_path(run)
-    if run.arch is not None:
-        return load_network(path)
-    if module is None:
-        raise invalid(
-            f"the module that {run.path} trained, a {run.metadata['model']['name']}",
-            "none",
-            next_step="evaluate(run, module=...)",
-        )
-    module.load_state_dict(read_tensors(path))
-    return module
+def _load_run_model(run: Run, options: EvaluateOptions) -> nn.Module:
+    if run.arch is not None or options.module is None:
+        return open_network(run, allow_code=options.allow_code)
+    return open_network(options.module, weights=run)
 
 
 def _base_preprocess(network: nn.Module, data: DatasetSplits) -> Preprocess:
     """Return the network's own normalization if it has one, else the data's."""
-    own_preprocess = network.preprocess if isinstance(network, ResidualNetwork) else None
+    own_preprocess = network.preprocess if isinstance(network, ResidualNetwork | ModuleNetwork) else None
     has_own = own_preprocess is not None and own_preprocess.channels == data.preprocess.channels
     return own_preprocess if has_own and own_preprocess is not None else data.preprocess
 
 
 def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
     """Raise ValueError if the network knows its classes and the data has others, or another order."""
-    classes = network.classes if isinstance(network, ResidualNetwork) else None
+    classes = network.classes if isinstance(network, ResidualNetwork | ModuleNetwork) else None
     if classes is None or tuple(classes) == data.classes:
         return
     differences = [

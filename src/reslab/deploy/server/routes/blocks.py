@@ -39,8 +39,8 @@ from reslab.deploy.server.schemas import (
 )
 from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.block import ResidualBlock
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import unknown_name
+from reslab.training.model_source import Network
 
 _MAX_FEATURE_MAPS = 16
 
@@ -104,7 +104,7 @@ def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) ->
     return torch.zeros_like(parts.branch), block_input if block.merge is None else parts.shortcut
 
 
-def _record_block(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _record_block(network: Network, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the block's input, its output, and the gradient of the top class's logit with respect to the output."""
     recorded: list[tuple[Tensor, Tensor]] = []
     with _recording(slot.block, slot.repeat_index, recorded), torch.enable_grad():

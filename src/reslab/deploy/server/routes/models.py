@@ -12,6 +12,7 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
+from reslab.deploy.predict import class_names
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
 from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelsResponse, StageInfo
@@ -21,6 +22,7 @@ from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_split
 from reslab.spec.arch import Arch
+from reslab.spec.config import to_dict
 from reslab.training.run import Run
 
 
@@ -51,8 +53,11 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
     run, arch, loaded = handle.run, handle.arch, handle.loaded
     preprocess = header.get("preprocess") or (run.metadata["data"]["preprocess"] if run else None)
     classes = header.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(arch.num_classes)])
+    if handle.opened is not None:
+        model = handle.opened.model
+        preprocess, classes = to_dict(model.preprocess) if model.preprocess else None, list(class_names(model))
     try:
-        network = _describe_arch(arch)
+        network = _describe_arch(arch) if isinstance(arch, Arch) else _describe_module(handle)
     except Exception:  # a network without a description is still served
         _LOGGER.exception("the network of %s cannot be described", handle.name)
         network, problem = _ArchInfo(0, 0, []), "the blocks of this network cannot be listed; see the server's log"
@@ -72,10 +77,10 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         problem=problem,
         depth=network.depth,
         params=network.params,
-        order=arch.order,
-        merge=str(arch.merge),
-        stem=arch.stem,
-        head=arch.head,
+        order=arch.order if isinstance(arch, Arch) else "",
+        merge=str(arch.merge) if isinstance(arch, Arch) else "",
+        stem=arch.stem if isinstance(arch, Arch) else "",
+        head=arch.head if isinstance(arch, Arch) else "",
         stages=network.stages,
     )
 
@@ -91,7 +96,8 @@ def _read_header(handle: ModelHandle) -> tuple[dict[str, Any], str]:
     try:
         with reading_run(handle.name, handle.path):
             handle.path.stat()
-            return (read_header(handle.weights_path) if handle.weights_path.is_file() else {}), ""
+            is_weights = handle.weights_path.suffix == ".safetensors" and handle.weights_path.is_file()
+            return (read_header(handle.weights_path) if is_weights else {}), ""
     except HTTPError as error:
         return {}, error.message
 
@@ -103,6 +109,13 @@ class _ArchInfo:
     depth: int
     params: int
     stages: list[StageInfo]
+
+
+def _describe_module(handle: ModelHandle) -> _ArchInfo:
+    """Describe a network that is not of the zoo: its parameters (0 for an exported graph), without blocks."""
+    model = None if handle.opened is None else handle.opened.model
+    params = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
+    return _ArchInfo(0, params, [])
 
 
 @cache

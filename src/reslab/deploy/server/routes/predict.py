@@ -34,8 +34,8 @@ from reslab.deploy.server.schemas import (
     PredictResponse,
 )
 from reslab.deploy.server.state import AppState, single_image
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import unknown_name
+from reslab.training.model_source import Network
 
 _MAX_TOP_K = 1000
 
@@ -154,9 +154,7 @@ def _explain(
     )
 
 
-def _heatmap(
-    analysis_model: AnalysisModel, network: ResidualNetwork, x: Tensor, target_class: int, method: str
-) -> Tensor:
+def _heatmap(analysis_model: AnalysisModel, network: Network, x: Tensor, target_class: int, method: str) -> Tensor:
     """(H, W) from 0 to 1, the largest 1 where there is any."""
     target = torch.tensor([target_class], device=x.device)
     if method == "grad-cam":

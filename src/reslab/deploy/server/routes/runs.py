@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
+from reslab.deploy.predict import ModelOutput
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import encode_png
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run

@@ -1,0 +1,82 @@
+"""The options that name a model, the same for `predict`, `export`, `serve`, `bench`, `eval` and `analyze`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reslab.cli.options import Panel, complete_model
+from reslab.spec.errors import invalid
+
+MODEL_METAVAR = "MODEL"
+MODEL_HELP = (
+    "A run, weights file or exported graph, or a name: zoo, timm/NAME, torchvision/NAME, package.module:factory."
+)
+_CHECKPOINT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th", ".ckpt", ".bin", ".pkl")
+
+NamedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        rich_help_panel=Panel.MODEL,
+        autocompletion=complete_model,
+        help="A name of the zoo, timm/NAME, torchvision/NAME, hf-hub:ORG/NAME or package.module:factory.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="RUN|FILE|TAG",
+        rich_help_panel=Panel.MODEL,
+        help="Weights of --model: a run, a file, or the tag of published weights (DEFAULT: the library's default).",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        rich_help_panel=Panel.MODEL,
+        help="Import the factory that a run of your own module records.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What the user named: the `source` of `open_model`, and its weights."""
+
+    source: str
+    weights: str | None = None
+
+    @property
+    def run(self) -> Path:
+        """The folder or file of the weights, by which calibration images and fingerprints are found."""
+        return Path(self.source if self.weights is None else self.weights)
+
+    def __str__(self) -> str:
+        return self.source if self.weights is None else f"{self.source} with {self.weights}"
+
+
+def choose_model(
+    positional: Sequence[str], model: str | None, weights: str | None, required: str = "a run, or --model NAME"
+) -> tuple[ModelChoice, list[str]]:
+    """Return the model that the arguments name, and the arguments that remain.
+
+    The first argument names the model. With --model it is a run or a file of weights for it, if it is one.
+    """
+    first, rest = (positional[0], list(positional[1:])) if positional else (None, [])
+    if model is None:
+        if first is None:
+            raise invalid(required, "neither", next_step="`reslab runs` and `reslab models` list them")
+        return ModelChoice(first, weights), rest
+    if weights is None and first is not None and _is_weights(Path(first)):
+        return ModelChoice(model, first), rest
+    return ModelChoice(model, weights), list(positional)
+
+
+def _is_weights(path: Path) -> bool:
+    return (path / "run.json").is_file() or (path.suffix in _CHECKPOINT_SUFFIXES and path.is_file())

@@ -1,0 +1,419 @@
+"""One function for all commands: from what the user named (a run, a file, a name, a factory, a module) to a model."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab.nn.checkpoints.load import last_linear_name
+from reslab.nn.checkpoints.pretrained import HUB_PREFIX, fetch_from_hub, fetch_published, hub_file
+from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, timm_classes, timm_preprocess
+from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.factory import create_model, load_network
+from reslab.nn.module_network import (
+    GraphModel,
+    ModelMetadata,
+    ModuleArch,
+    ModuleFactory,
+    ModuleNetwork,
+    as_factory,
+    count_outputs,
+    load_module_weights,
+)
+from reslab.nn.network import ResidualNetwork
+from reslab.nn.third_party import library_input_size
+from reslab.runtime.device import choose_device
+from reslab.spec.config import from_dict, to_dict
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.zoo import ARCHS
+from reslab.training.run import Run, find_weights_path
+
+Network = ResidualNetwork | ModuleNetwork
+Model = Network | GraphModel
+
+GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
+GRAPH_FILE = "model.pt2"
+MODEL_FORMS = (
+    "a run, a file of weights, an exported .onnx, .pt2 or .xml, a model of the zoo, timm/NAME, torchvision/NAME, "
+    "hf-hub:ORGANIZATION/NAME, or package.module:factory"
+)
+_NO_CODE = "opening a file imports no code"
+
+
+class GraphFallbackWarning(UserWarning):
+    """A run's own module is not built, and its exported graph is used."""
+
+
+def open_model(
+    source: Any,
+    *,
+    weights: Any = None,
+    allow_code: bool = False,
+    random_weights: bool = False,
+    input_size: tuple[int, int, int] | None = None,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Return the model that `source` names, in eval mode, with its classes, preprocessing and temperature if known.
+
+    `source` is a run or its folder, a `model.safetensors`, an exported graph (`.onnx`, `.pt2`, `.xml`, with its report
+    beside it), a name of the zoo, `timm/NAME`, `torchvision/NAME`, `hf-hub:ORGANIZATION/NAME`, a factory
+    (`package.module:function`, or the function), or a module. `weights` are a run, a file or a published tag, for the
+    sources that have none; without them a name is an error unless `random_weights`.
+
+    Opening a run or a file imports no code. A run of the user's own module is opened by naming its factory
+    (`source`, with the run as `weights`), or with `allow_code`, which imports the factory that the run records; else
+    its exported graph is used, with a GraphFallbackWarning. `input_size` (C, H, W) is that of a module whose size
+    nothing tells. Raises ValueError for anything else, naming the forms.
+    """
+    model = _open(source, weights, allow_code=allow_code, random_weights=random_weights, input_size=input_size)
+    return model if isinstance(model, GraphModel) else model.to(choose_device(device)).eval()
+
+
+def open_network(source: Any, **options: Any) -> Network:
+    """Return what `open_model` returns, and raise ValueError for a graph, which has no layers to export or analyze."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GraphFallbackWarning)
+        model = open_model(source, **options)
+    if isinstance(model, GraphModel):
+        raise _needs_module(source, model)
+    return model
+
+
+def load(source: Any, device: str | torch.device = "cpu", *, weights: Any = None, allow_code: bool = False) -> Model:
+    """Load a model, in eval mode, with its `classes` and `preprocess`: a run, a file of weights, a name, a module.
+
+    `load("runs/mine")`, `load("resnet50", weights="IMAGENET1K_V2")`, `load(Net(), weights="runs/mine")`; the forms are
+    those of `open_model`. A run that has not ended gives its best weights so far, with a warning.
+    """
+    return open_model(source, weights=weights, allow_code=allow_code, device=device)
+
+
+def _needs_module(source: Any, model: GraphModel) -> ValueError:
+    if model.path.name != GRAPH_FILE:
+        step = "name the run or the network that it was exported from"
+        return invalid("a network with its layers", f"{model.path}, an exported graph", next_step=step)
+    return _own_module_error(Run(model.path.parent).metadata["model"], model.path.parent)
+
+
+def _open(
+    source: Any, weights: Any, *, allow_code: bool, random_weights: bool, input_size: tuple[int, int, int] | None
+) -> Model:
+    if isinstance(source, Path | Run) or (isinstance(source, str) and source not in ARCHS and Path(source).exists()):
+        if weights is not None:
+            raise invalid("weights for a name or a factory", f"{source}, which has its own", next_step="leave one out")
+        return _open_path(source, allow_code)
+    if isinstance(source, ResidualNetwork | ModuleNetwork | GraphModel) and weights is None:
+        return source
+    if isinstance(source, nn.Module):
+        return _wrap_module(source, weights, input_size)
+    factory = as_factory(source)
+    if factory is not None:
+        return _open_factory(factory, weights, random_weights, input_size)
+    if not isinstance(source, str):
+        raise invalid(MODEL_FORMS, f"a {type(source).__name__}")
+    if source.startswith(HUB_PREFIX):
+        return _open_hub(source)
+    return _open_zoo(source, weights, random_weights)
+
+
+def _open_zoo(name: str, weights: Any, random_weights: bool) -> ResidualNetwork:
+    base, dot, tag = name.partition(".")
+    if name not in ARCHS and not (dot and base in ARCHS):
+        raise unknown_model(name)
+    if dot and name not in ARCHS:
+        if weights is not None:
+            raise invalid("one kind of weights", f"{name} and {weights}", next_step="leave one of them out")
+        name, weights = base, tag
+    if weights is None and not random_weights:
+        step = "a tag of published weights (--weights DEFAULT), a file or a run: --weights FILE"
+        raise invalid(f"weights for {name}", "none", next_step=step)
+    if isinstance(weights, Run) or (isinstance(weights, str | Path) and Path(weights).is_dir()):
+        weights = find_weights_path(weights)
+    network = create_model(name, pretrained=weights)
+    assert isinstance(network, ResidualNetwork)
+    return network
+
+
+def unknown_model(name: str) -> ValueError:
+    """Return the error for a text that names no model: the nearest names, and the forms that are accepted."""
+    if Path(name).suffix in (*GRAPH_SUFFIXES, ".safetensors", ".pth", ".pt") or "/" in name:
+        return invalid(MODEL_FORMS, f"{name} (no such file)", next_step="`reslab models` and `reslab runs` list names")
+    return unknown_name("model", name, ARCHS, f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names")
+
+
+def _open_path(source: Run | str | Path, allow_code: bool) -> Model:
+    path = source.path if isinstance(source, Run) else Path(source)
+    if path.suffix in GRAPH_SUFFIXES and path.is_file():
+        return open_graph(path)
+    run = source if isinstance(source, Run) else Run(path) if (path / "run.json").is_file() else None
+    if run is not None and run.arch is None:
+        return _open_module_run(run, allow_code)
+    if path.is_dir() or run is not None:
+        return load_network(find_weights_path(run or path))
+    if path.suffix != ".safetensors":
+        step = f"name its network too: --model NAME --weights {path}"
+        raise invalid("weights saved by reslab, with the network in their header", str(path), next_step=step)
+    header = read_header(path)
+    if header["arch"] is None and header.get("module"):
+        return _open_own_module(header["module"], path, path, allow_code)
+    return load_network(path)
+
+
+def _open_module_run(run: Run, allow_code: bool) -> Model:
+    """Open a run of a module that is not of the zoo: build it where that is allowed, else use its graph."""
+    record, graph_path = run.metadata["model"], run.path / GRAPH_FILE
+    factory = recorded_factory(record)
+    if (factory is None or not (factory.library or allow_code)) and graph_path.is_file():
+        named = f"--model {factory.reference} builds" if factory else "a factory builds"
+        text = f"{run.path}: its exported graph {GRAPH_FILE} is used, as {_NO_CODE}; {named} the module"
+        warnings.warn(text, GraphFallbackWarning, stacklevel=2)
+        return _run_graph(run, graph_path)
+    return _open_own_module(record, run.path, find_weights_path(run), allow_code)
+
+
+def _open_own_module(record: Mapping[str, Any], place: Path, weights_path: Path, allow_code: bool) -> Network:
+    factory = recorded_factory(record)
+    if factory is None or not (factory.library or allow_code):
+        raise _own_module_error(record, place)
+    return _open_factory(factory, weights_path, False, None)
+
+
+def _own_module_error(record: Mapping[str, Any], place: Path) -> ValueError:
+    factory = recorded_factory(record)
+    name = factory.reference if factory else "package.module:factory"
+    step = f"name it: --model {name} --weights {place}" + (", or allow it: --allow-code" if factory else "")
+    required = f"the code of {record['name']}" + (f", the factory {name}" if factory else "")
+    return invalid(required, f"{place} alone ({_NO_CODE})", next_step=step)
+
+
+def recorded_factory(record: Mapping[str, Any]) -> ModuleFactory | None:
+    """Return the factory in what a run or a file records of its network; None if it has none."""
+    fields = record.get("factory")
+    if fields is None:
+        return None
+    reference, arguments = (fields.get(key) if isinstance(fields, dict) else None for key in ("factory", "arguments"))
+    factory = as_factory(reference) if isinstance(reference, str) and isinstance(arguments, dict) else None
+    if factory is None:
+        raise invalid("a factory package.module:function with arguments in the record of a network", fields)
+    return factory.with_arguments(arguments or {})
+
+
+def _run_graph(run: Run, path: Path) -> GraphModel:
+    record = run.metadata["model"]
+    model = GraphModel(path, _recorded_arch(record))
+    temperature = (run.metadata.get("temperature") or {}).get("value")
+    preprocess = from_dict(Preprocess, run.metadata["data"]["preprocess"])
+    model.set_metadata(classes=run.classes, preprocess=preprocess, temperature=temperature)
+    return model
+
+
+def _recorded_arch(record: Mapping[str, Any]) -> ModuleArch:
+    channels, height, width = record["input_size"]
+    return ModuleArch(record["name"], record["num_classes"], channels, (height, width), record.get("reference", ""))
+
+
+def open_graph(path: Path) -> GraphModel:
+    """Return an exported graph as a model; the report beside it tells classes and preprocessing.
+
+    Raises ValueError without the report, or with one of another file.
+    """
+    report_path = path.with_name(f"{path.name}.report.json")
+    step = "keep the report that `reslab export` wrote beside it, or export again"
+    try:
+        report = json.loads(report_path.read_text(encoding="utf-8"))
+        channels, height, width = map(int, report["input_size"])
+        arch = ModuleArch(str(report["model"]), int(report["num_classes"]), channels, (height, width))
+        preprocess = from_dict(Preprocess, report["preprocess"]) if report["preprocess"] else None
+        model = GraphModel(path, arch, str(report["precision"]))
+        model.set_metadata(classes=report["classes"], preprocess=preprocess, temperature=report["temperature"])
+    except FileNotFoundError:
+        raise invalid(f"the report {report_path.name} beside the graph", f"{path} alone", next_step=step) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise invalid(f"a complete {report_path.name}", f"{type(error).__name__}: {error}", next_step=step) from error
+    return model
+
+
+def _wrap_module(
+    module: nn.Module, weights: Any, input_size: tuple[int, int, int] | None, factory: ModuleFactory | None = None
+) -> ModuleNetwork | ResidualNetwork:
+    """Return a module as a network, with weights of a run or a file of reslab, or of another checkpoint."""
+    if isinstance(weights, Run) or (isinstance(weights, str | Path) and Path(weights).is_dir()):
+        weights = find_weights_path(weights)
+    header: Mapping[str, Any] = {}
+    if weights is not None:
+        header = _load_weights(module, Path(weights))
+    if isinstance(module, ResidualNetwork):
+        return module
+    record = header.get("module")
+    if record:
+        arch = _recorded_arch(record)
+    else:
+        size = input_size or library_input_size(module)
+        name = factory.name if factory else type(module).__name__
+        arch = ModuleArch(name, count_outputs(module, size), size[0], (size[1], size[2]))
+    network = ModuleNetwork(module, arch, factory)
+    preprocess = header.get("preprocess")
+    network.set_metadata(
+        classes=header.get("classes"),
+        preprocess=from_dict(Preprocess, preprocess) if preprocess else None,
+        temperature=(header.get("temperature") or {}).get("value"),
+    )
+    return network
+
+
+def _load_weights(module: nn.Module, path: Path) -> Mapping[str, Any]:
+    """Load a file into a module, strictly; return the header of a file of reslab, empty for others."""
+    if not path.exists():
+        raise invalid("a run, a file of weights or a tag", f"{path} (no such file)")
+    checkpoint = read_checkpoint(path)
+    if checkpoint.header:
+        load_module_weights(module, path)
+        return checkpoint.header
+    load_state(module, checkpoint)
+    return {}
+
+
+def load_state(module: nn.Module, checkpoint: Checkpoint, new_head: bool = False) -> None:
+    """Load a checkpoint of another library; with `new_head` the last linear layer keeps its own where shapes differ.
+
+    Raises ValueError if names or shapes differ otherwise.
+    """
+    own, tensors = module.state_dict(), dict(checkpoint.tensors)
+    if new_head:
+        head = f"{last_linear_name(module)}."
+        tensors = {
+            key: value
+            for key, value in tensors.items()
+            if not (key.startswith(head) and key in own and own[key].shape != value.shape)
+        }
+        own = {key: value for key, value in own.items() if key in tensors or not key.startswith(head)}
+    required = {key for key in own if not key.endswith("num_batches_tracked")}
+    differing = sorted(
+        key
+        for key in required | set(tensors)
+        if key not in own or key not in tensors or own[key].shape != tensors[key].shape
+    )
+    if differing:
+        got = f"{checkpoint.name}, where {len(differing)} tensors differ, such as {differing[0]!r}"
+        raise invalid(f"the weights of a {type(module).__name__}", got)
+    module.load_state_dict(tensors, strict=False)
+
+
+def _open_factory(
+    factory: ModuleFactory, weights: Any, random_weights: bool, input_size: tuple[int, int, int] | None
+) -> Network:
+    path = _weights_path(weights)
+    if path is not None:
+        factory = _with_recorded_arguments(factory, path)
+        return _wrap_module(factory.build(), path, input_size, factory)
+    tag = weights
+    if factory.library == "timm" and tag is None and "." in factory.name:
+        tag = True
+    if tag is not None and not factory.library:
+        raise invalid("a run or a file as weights", f"{weights} (no such file)")
+    if tag is None and not random_weights:
+        tag_text = ", or a tag of published weights: --weights DEFAULT" if factory.library else ""
+        raise invalid(f"weights for {factory.reference}", "none", next_step=f"--weights FILE or a run{tag_text}")
+    if tag is None:
+        return _wrap_module(factory.build(), None, input_size, factory)
+    module, published = build_published(factory, tag)
+    network = _wrap_module(module, None, input_size, factory)
+    network.set_metadata(classes=published.classes, preprocess=published.preprocess)
+    return network
+
+
+def _weights_path(weights: Any) -> Path | None:
+    """Return the file of weights given as a run or a path; None for a tag."""
+    if isinstance(weights, Run):
+        return find_weights_path(weights)
+    if isinstance(weights, Path) or (isinstance(weights, str) and Path(weights).exists()):
+        return find_weights_path(weights)
+    return None
+
+
+def _with_recorded_arguments(factory: ModuleFactory, path: Path) -> ModuleFactory:
+    """Return the factory with the arguments that a file of reslab records for it; the user's own come first."""
+    if path.suffix != ".safetensors":
+        return factory
+    try:
+        record = (read_header(path).get("module") or {}).get("factory")
+    except ValueError:
+        return factory
+    if not record or record["factory"].partition(".")[0] != factory.reference.partition(".")[0]:
+        return factory
+    return replace(factory, arguments={**record["arguments"], **factory.arguments})
+
+
+def build_published(factory: ModuleFactory, tag: Any, new_head: bool = False) -> tuple[nn.Module, PublishedWeights]:
+    """Return a library's model with its published weights (a tag; True or DEFAULT: its default), and their metadata.
+
+    With `new_head` another number of classes keeps a fresh head. Raises WeightsUnavailableError without a connection.
+    """
+    name = factory.name
+    if factory.library == "torchvision":
+        published = _torchvision_weights(name, tag)
+        module = factory.build()
+        load_state(module, fetch_published(published), new_head)
+        return module, published
+    import timm
+
+    full_name = name if tag in (True, "DEFAULT") or "." in name else f"{name}.{tag}"
+    module = replace(factory, reference=f"timm/{full_name}").build()
+    cfg: Any = module.pretrained_cfg
+    if not cfg.get("hf_hub_id"):
+        raise invalid(f"a timm model with weights on the Hugging Face hub for {name}", f"the tag {cfg.get('tag')!r}")
+    fetch_from_hub(cfg["hf_hub_id"])  # from the cache, else checked and downloaded; says what to do offline
+    module = timm.create_model(full_name, pretrained=True, **factory.arguments)
+    preprocess, messages = timm_preprocess(cfg)
+    published = PublishedWeights(name, str(cfg.get("tag", "")), repo=cfg["hf_hub_id"], preprocess=preprocess)
+    return module, replace(published, classes=timm_classes(cfg), messages=messages)
+
+
+def _torchvision_weights(name: str, tag: Any) -> PublishedWeights:
+    from torchvision.models import get_model_weights
+
+    members = get_model_weights(name)
+    if tag not in (True, "DEFAULT") and str(tag) not in members.__members__:
+        raise unknown_name(f"weights of torchvision/{name}", str(tag), members.__members__, "or give a file")
+    return find_published_weights(name, members["DEFAULT"].name if tag in (True, "DEFAULT") else str(tag))
+
+
+def _open_hub(source: str) -> Network:
+    """Open `hf-hub:ORGANIZATION/NAME`: a network of the zoo if its config.json names one, else one of timm."""
+    repo = source.removeprefix(HUB_PREFIX)
+    fetch_from_hub(repo)  # first, so that an unreachable hub gives one error
+    try:
+        config = json.loads(hub_file(repo, "config.json").read_text(encoding="utf-8"))
+        name = config["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        required = f"a repository with a config.json that names its architecture, as timm's have, as {source}"
+        raise invalid(required, f"{type(error).__name__}: {error}") from error
+    if name in ARCHS:
+        network = create_model(name, num_classes=config.get("num_classes"), pretrained=source)
+        assert isinstance(network, ResidualNetwork)
+        return network
+    import timm
+
+    module = timm.create_model(source, pretrained=True)
+    cfg = {"num_classes": config.get("num_classes"), **config.get("pretrained_cfg", {})}
+    wrapped = _wrap_module(module, None, None, ModuleFactory(f"timm/{name}"))
+    wrapped.set_metadata(classes=timm_classes(cfg), preprocess=timm_preprocess(cfg)[0])
+    return wrapped
+
+
+def module_metadata(metadata: ModelMetadata | ResidualNetwork) -> dict[str, Any]:
+    """Return what a report records of a model: input size, classes, preprocessing, temperature."""
+    return {
+        "input_size": list(metadata.arch.input_size),
+        "num_classes": metadata.arch.num_classes,
+        "classes": list(metadata.classes) if metadata.classes else None,
+        "preprocess": None if metadata.preprocess is None else to_dict(metadata.preprocess),
+        "temperature": metadata.temperature,
+    }

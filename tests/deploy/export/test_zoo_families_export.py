@@ -1,0 +1,115 @@
+"""Graphs, folded batch norms and int8 of one small network of each family of the zoo."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.deploy.backends.registry import open_backend
+from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
+from reslab.nn.factory import create_model
+from reslab.nn.graph_file import load_program, save_program
+from reslab.nn.network import ResidualNetwork
+from reslab.nn.operations.convs import StandardizedConv2d
+
+FAMILIES = (
+    "convnext_atto",
+    "regnety_002",
+    "regnetz_005",
+    "nf_resnet26",
+    "res2net50_26w_4s",
+    "skresnet18",
+    "resnest14d",
+    "resnetv2_50x1_bit",
+    "resnetblur18",
+    "resnetaa34d",
+    "seresnet18",
+    "ecaresnet26t",
+)
+STANDARDIZED = {"shortcut": "project", "stem": "conv3(8) norm act", "depths": (1, 1, 1), "widths": (8, 12, 16)}
+
+
+def small_network(name: str) -> ResidualNetwork:
+    """Return the network with norms whose statistics and weights are not those of the start."""
+    torch.manual_seed(0)
+    network = create_model(name, depths=(1, 1, 1, 1), num_classes=4)
+    assert isinstance(network, ResidualNetwork)
+    return perturb(network)
+
+
+def perturb(network: ResidualNetwork) -> ResidualNetwork:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim == 1:
+                tensor += 0.2 * torch.rand(tensor.shape, generator=generator)
+    return network.eval()
+
+
+def images(num: int = 3, side: int = 64) -> torch.Tensor:
+    return torch.randn(num, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def assert_same_outputs(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_folding_keeps_the_outputs_of_every_family(name: str) -> None:
+    network = small_network(name)
+    with torch.no_grad():
+        assert_same_outputs(fold_batch_norms(network)(images()), network(images()))
+
+
+def test_folding_leaves_standardized_convolutions_as_they_are() -> None:
+    """A standardized convolution divides out whatever scale a norm would fold into its weights."""
+    torch.manual_seed(0)
+    network = create_model("resnet20_cifar", conv="standardized", num_classes=4, **STANDARDIZED)
+    assert isinstance(network, ResidualNetwork)
+    perturb(network)
+    folded = fold_batch_norms(network)
+    norms_after_standardized = sum(isinstance(module, StandardizedConv2d) for module in network.modules())
+    assert norms_after_standardized > 3
+    assert count_batch_norms(folded) == count_batch_norms(network) > 0
+    x = images(side=16)
+    with torch.no_grad():
+        assert_same_outputs(folded(x), network(x))
+        plain = create_model("resnet20_cifar", num_classes=4, **STANDARDIZED).eval()
+        assert isinstance(plain, ResidualNetwork)
+        assert count_batch_norms(fold_batch_norms(plain)) < count_batch_norms(plain)
+
+
+def test_a_module_that_is_not_of_the_zoo_is_not_folded() -> None:
+    """The order of computation inside another module is not that of its names."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    assert count_batch_norms(fold_batch_norms(module)) == 1
+
+
+@pytest.mark.parametrize("name", ["convnext_atto"])
+def test_a_program_of_a_network_with_transitions_computes_the_same(name: str, tmp_path: Path) -> None:
+    network = small_network(name)
+    x = images(side=network.arch.image_size[0])
+    path = tmp_path / "model.pt2"
+    save_program(fold_batch_norms(network), network.arch.input_size, path)
+    with torch.no_grad():
+        assert_same_outputs(load_program(path)(x), network(x))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_graph_and_int8_of_every_family(name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = create_model(name, depths=(1, 1, 1, 1), num_classes=4, image_size=(64, 64))
+    assert isinstance(network, ResidualNetwork)
+    perturb(network)
+    x = images(16)
+    with torch.no_grad():
+        expected = network(x)
+    for backend in ("onnxruntime", "openvino"):
+        assert_same_outputs(open_backend(network, backend, device="cpu")(x), expected)
+    quantized = open_backend(network, "onnxruntime", "int8", "cpu", calibration_images=x)(x)
+    error = float((quantized - expected).norm() / (expected - expected.mean(0)).norm())
+    assert 0 < error < 0.5
