@@ -73,7 +73,9 @@ def open_model(
     nothing tells. Raises ValueError for anything else, naming the forms.
     """
     model = _open(source, weights, allow_code=allow_code, random_weights=random_weights, input_size=input_size)
-    return model if isinstance(model, GraphModel) else model.to(choose_device(device)).eval()
+    if model is source or isinstance(model, GraphModel):
+        return model  # a network in memory keeps its mode and device
+    return model.to(choose_device(device)).eval()
 
 
 def open_network(source: Any, **options: Any) -> Network:

@@ -155,7 +155,7 @@ def _get_format(to: str, precision: str) -> ExportFormat:
 
 
 def _open_source(source: Any, weights: Any, allow_code: bool) -> _ExportSource:
-    network = open_network(source, weights=weights, allow_code=allow_code)
+    network = open_network(source, weights=weights, allow_code=allow_code).cpu().eval()
     place = source if weights is None else weights
     is_name = isinstance(place, str) and (place in ARCHS or not Path(place).exists())
     if is_name or not isinstance(place, Run | str | Path):
