@@ -256,9 +256,7 @@ def _training_summary(
     ]
 
 
-def _open_other(
-    choice: ModelChoice, task: str, input_size: tuple[int, int, int] | None, allow_code: bool
-) -> "Model | None":
+def _open_other(choice: ModelChoice, task: str, input_size: tuple[int, ...] | None, allow_code: bool) -> "Model | None":
     """Return a model that is not of the zoo; None for one that is. Raises ValueError for it with --task train."""
     from reslab.nn.module_network import as_factory
     from reslab.nn.network import ResidualNetwork

@@ -57,7 +57,7 @@ def open_model(
     weights: Any = None,
     allow_code: bool = False,
     random_weights: bool = False,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     device: str | torch.device = "cpu",
 ) -> Model:
     """Return the model that `source` names, in eval mode, with its classes, preprocessing and temperature if known.
@@ -105,7 +105,7 @@ def _needs_module(source: Any, model: GraphModel) -> ValueError:
 
 
 def _open(
-    source: Any, weights: Any, *, allow_code: bool, random_weights: bool, input_size: tuple[int, int, int] | None
+    source: Any, weights: Any, *, allow_code: bool, random_weights: bool, input_size: tuple[int, ...] | None
 ) -> Model:
     if isinstance(source, Path | Run) or (isinstance(source, str) and source not in ARCHS and Path(source).exists()):
         if weights is not None:
@@ -243,7 +243,7 @@ def open_graph(path: Path) -> GraphModel:
 
 
 def _wrap_module(
-    module: nn.Module, weights: Any, input_size: tuple[int, int, int] | None, factory: ModuleFactory | None = None
+    module: nn.Module, weights: Any, input_size: tuple[int, ...] | None, factory: ModuleFactory | None = None
 ) -> ModuleNetwork | ResidualNetwork:
     """Return a module as a network, with weights of a run or a file of reslab, or of another checkpoint."""
     if isinstance(weights, Run) or (isinstance(weights, str | Path) and Path(weights).is_dir()):
@@ -258,6 +258,8 @@ def _wrap_module(
         arch = _recorded_arch(record)
     else:
         size = input_size or library_input_size(module)
+        if len(size) != 3:
+            raise invalid("an input of images, CxHxW, for a network that is not of the zoo", "x".join(map(str, size)))
         name = factory.name if factory else type(module).__name__
         arch = ModuleArch(name, count_outputs(module, size), size[0], (size[1], size[2]))
     network = ModuleNetwork(module, arch, factory)
@@ -309,7 +311,7 @@ def load_state(module: nn.Module, checkpoint: Checkpoint, new_head: bool = False
 
 
 def _open_factory(
-    factory: ModuleFactory, weights: Any, random_weights: bool, input_size: tuple[int, int, int] | None
+    factory: ModuleFactory, weights: Any, random_weights: bool, input_size: tuple[int, ...] | None
 ) -> Network:
     path = _weights_path(weights)
     if path is not None:
