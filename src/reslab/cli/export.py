@@ -13,7 +13,6 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_result
 from reslab.report.format import format_int, format_number, format_percent
-from reslab.training.run import require_weights_source
 
 if TYPE_CHECKING:
     from reslab.deploy.export.export import ExportResult
@@ -76,7 +75,6 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Export a network, reload it in the target runtime and verify it against the original on real images."""
-    require_weights_source(run)
     from reslab.deploy.export.export import export as export_network
 
     choice, _ = choose_model([run] if run else [], model, weights)

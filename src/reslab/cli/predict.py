@@ -25,7 +25,6 @@ from reslab.cli.options import (
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_number, format_percent
 from reslab.spec.errors import invalid
-from reslab.training.run import require_weights_source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,6 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
-from reslab.training.run import require_weights_source
 
 if TYPE_CHECKING:
     from reslab.deploy.server.model_handle import ServedModel
@@ -120,8 +119,6 @@ def serve(
     """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /."""
     token_text = os.environ.get(_TOKEN_VARIABLE, "") if token is None else token
     _check_token(token, host, token_text, insecure)
-    for run in runs:
-        require_weights_source(run)
     from reslab.deploy.extras import require_extra
 
     require_extra("serve", "reslab serve")

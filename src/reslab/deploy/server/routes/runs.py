@@ -125,10 +125,14 @@ def _evaluate_batch(
     loaded: LoadedModel, sample_set: SampleSet, indices: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the predicted class, its probability, and the loss of each image."""
-    analysis_model = loaded.analysis_model
-    x = sample_set.load_batch(indices).to(analysis_model.device)
-    with analysis_model.exclusive() as network:
-        probabilities = analysis_model.probabilities(network, x).cpu()
+    if loaded.layers is None:  # an exported graph
+        output = ModelOutput(loaded.predictor.backend(sample_set.load_batch(indices)))
+        probabilities = loaded.predictor.probabilities(output)
+    else:
+        analysis_model = loaded.analysis_model
+        x = sample_set.load_batch(indices).to(analysis_model.device)
+        with analysis_model.exclusive() as network:
+            probabilities = analysis_model.probabilities(network, x).cpu()
     confidences, predicted = probabilities.max(1)
     return predicted, confidences, sample_losses(probabilities, sample_set.images.labels[list(indices)])
 
