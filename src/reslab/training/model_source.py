@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reslab.nn.checkpoints.load import last_linear_name
-from reslab.nn.checkpoints.pretrained import HUB_PREFIX, fetch_from_hub, fetch_published, hub_file
+from reslab.nn.checkpoints.pretrained import fetch_from_hub, fetch_published, hub_file
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, timm_classes, timm_preprocess
 from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint
 from reslab.nn.checkpoints.safetensors_io import read_header
@@ -33,6 +33,7 @@ from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import HUB_PREFIX
 from reslab.training.run import Run, find_weights_path
 
 Network = ResidualNetwork | ModuleNetwork
