@@ -158,7 +158,7 @@ def test_width_laws():
         ({"expansion": 0}, "expansion of whole numbers"),
         ({"in_channels": 0}, "in_channels of whole numbers"),
         ({"num_classes": 0}, "num_classes of whole numbers"),
-        ({"image_size": (8,)}, "height,width"),
+        ({"image_size": (8,)}, "image_size with 2 sides"),
         ({"image_size": (8, 0)}, "image_size of whole numbers"),
         ({"drop_rate": 1.0}, "drop_rate in"),
         ({"drop_rate": float("nan")}, "drop_rate in"),
