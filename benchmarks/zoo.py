@@ -89,7 +89,7 @@ def count_macs(model: nn.Module, size: tuple[int, int, int]) -> int:
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal total
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
             total += output[0].numel() * math.prod(module.kernel_size) * module.in_channels // module.groups
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features

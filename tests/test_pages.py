@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.cli.app import load_command
+from reslab.cli.app import _split_plugins, load_command
 from reslab.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +29,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def parse(args: list[str]) -> None:
     """Parse a command line without running it; raises typer's error for a word that the command does not take."""
+    args, _ = _split_plugins(args)
     command, args = load_command(COMMANDS[args[0]]), args[1:]
     if hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]

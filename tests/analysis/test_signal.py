@@ -52,7 +52,11 @@ def test_the_telescoping_sum_holds_where_shortcut_and_output_are_identities(orde
         ("order=bn-after-add", IdentityObstacle.OPERATION_AFTER_MERGE, "the addition is followed by norm act"),
         ("order=full-preact:merge=scale(0.5,1)", IdentityObstacle.CHANGED_SHORTCUT, "the merge changes the shortcut"),
         ("merge=none", IdentityObstacle.NO_SHORTCUT, "there is no shortcut"),
-        ("order=full-preact:shortcut=project-all", IdentityObstacle.SHORTCUT_TYPE, "the shortcut is project"),
+        (
+            "order=full-preact:shortcut=project-all",
+            IdentityObstacle.SHORTCUT_TYPE,
+            "the shortcut is 1x1 convolution and norm in every block (option C)",
+        ),
     ],
 )
 def test_a_broken_telescoping_sum_names_its_reason_and_error(

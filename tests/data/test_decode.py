@@ -318,7 +318,7 @@ def test_random_bytes_in_the_head_do_no_harm() -> None:
 def test_without_the_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.JPG").write_bytes(written())
     quick = read_image(tmp_path / "a.JPG")
-    monkeypatch.setattr(jpeg, "_has_torchvision_decoder", lambda: False)
+    monkeypatch.setattr(jpeg, "has_torchvision_decoder", lambda: False)
     assert decode_jpeg(written()) is None
     assert torch.equal(read_image(tmp_path / "a.JPG"), quick)
 

@@ -32,7 +32,7 @@ def with_v1_strides(model: nn.Module) -> nn.Module:
         (lambda: torchvision.models.resnet50(num_classes=5), "resnet50", "original"),
         (lambda: with_v1_strides(torchvision.models.resnet50()), "resnet50_v1", "original"),
         (lambda: timm.create_model("resnet18d", num_classes=5), "resnet18d", "original"),  # its branches end in zeros
-        (lambda: timm.create_model("resnetv2_50", num_classes=5), "resnet50", "full-preact"),
+        (lambda: timm.create_model("resnetv2_50", num_classes=5), "resnet50", "full-preact-identity"),
         (lambda: create_model("resnet20_cifar", shortcut="pad-split"), "resnet20_cifar", "original"),
     ],
     ids=["basic", "bottleneck", "v1", "timm", "preactivation", "ours"],

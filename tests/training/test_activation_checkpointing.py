@@ -87,7 +87,7 @@ def test_afterwards_the_network_is_as_before_and_evaluation_is_untouched() -> No
 
 
 def test_a_module_without_units_is_refused() -> None:
-    with pytest.raises(ValueError, match="network of residual blocks"), checkpoint_activations(nn.Linear(2, 2)):
+    with pytest.raises(ValueError, match="a network of the zoo"), checkpoint_activations(nn.Linear(2, 2)):
         pass
     with checkpoint_activations(nn.Linear(2, 2), enabled=False):
         pass

@@ -81,7 +81,7 @@ def test_mistakes_are_found_before_the_folder_is_created(
 def test_activation_checkpointing_needs_blocks(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     options = TrainOptions(model=module, data="digits", recipe_overrides={"activation_checkpointing": "true"})
-    with pytest.raises(ValueError, match="residual blocks"):
+    with pytest.raises(ValueError, match="a network of the zoo"):
         setup_run(options, tmp_path / "run", ProcessGroup())
 
 

@@ -164,10 +164,17 @@ def test_what_cannot_be_is_told_before_anything_is_written(
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
-    images = torch.rand(64, 1, 8, 8)
-    images[5, 0, 2, 2] = float("nan")
+    class Damaged(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+        """Images on demand, which are not searched for NaN before the run."""
+
+        def __len__(self) -> int:
+            return 64
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            return torch.full((1, 8, 8), float("nan") if i == 5 else 0.5), i % 3
+
     with pytest.raises(NonFiniteError) as told:
-        train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
+        train(data=Damaged(), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
     found = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert (found["phase"], found["module"]) == ("input", "")
     assert 5 in [sample["index"] for sample in found["batch"]]

@@ -5,8 +5,10 @@ SciPy is imported inside the functions: its statistics take half a second to loa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PairedTest:
     ci_high: float
 
 
-def run_paired_test(first: Tensor, second: Tensor, labels: Tensor) -> PairedTest:
+def run_paired_test(first: "Tensor", second: "Tensor", labels: "Tensor") -> PairedTest:
     """Compare the predicted classes of two classifiers, (N,) each, with the labels."""
     first_correct, second_correct = first == labels, second == labels
     only_first, only_second = int((first_correct & ~second_correct).sum()), int((~first_correct & second_correct).sum())

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -19,4 +20,6 @@ def map_axes(x: Tensor) -> tuple[int, ...]:
 
 def per_channel(vector: Tensor, x: Tensor) -> Tensor:
     """Return a vector of channels in a shape that multiplies N C ..."""
+    if isinstance(x, Proxy):  # torch.fx traces images
+        return vector.view(1, -1, 1, 1)
     return vector.view(1, -1, *([1] * (x.ndim - 2)))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,15 @@ class ResidualNetwork(nn.Module):
         if preprocess is not None:
             size = self.arch.height_width if self.arch.dims == 2 else None
             self._preprocess = ImagePreprocess.for_network(preprocess, size)
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> "ResidualNetwork":
+        """Move to a device without values, as `torch.nn.Module.to_empty`; buffers that no file holds keep theirs."""
+        super().to_empty(device=device, recurse=recurse)
+        for module in self.modules():
+            reset: Any = getattr(module, "reset_buffers", None)
+            if reset is not None:
+                reset()
+        return self
 
     def set_metadata(
         self,

@@ -76,15 +76,13 @@ class PadChannels(nn.Module):
     He et al. 2015, Sec. 4.1. N C H W to N (before + C + after) H/stride W/stride; no parameters. Maps of any dimension.
     """
 
-    def __init__(self, stride: int, before: int, after: int) -> None:
+    def __init__(self, stride: int, before: int, after: int, dims: int = 2) -> None:
         super().__init__()
-        self.stride, self.before, self.after = stride, before, after
+        self.stride, self.before, self.after, self.dims = stride, before, after, dims
 
     def forward(self, x: Tensor) -> Tensor:
-        strided = x[:, :, :: self.stride] if x.ndim == 3 else x[:, :, :: self.stride, :: self.stride]
-        if x.ndim == 5:
-            strided = strided[..., :: self.stride]
-        return F.pad(strided, (0, 0) * (x.ndim - 2) + (self.before, self.after))
+        strided = x[(slice(None), slice(None), *([slice(None, None, self.stride)] * self.dims))]
+        return F.pad(strided, (0, 0) * self.dims + (self.before, self.after))
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, before={self.before}, after={self.after}"
@@ -97,18 +95,20 @@ def identity(block: BlockSpec, site: Site) -> nn.Module | None:
 
 @shortcut_builder("pad")
 def pad(block: BlockSpec, site: Site) -> nn.Module:
-    return PadChannels(block.stride, 0, block.out_channels - block.in_channels)
+    return PadChannels(block.stride, 0, block.out_channels - block.in_channels, site.arch.dims)
 
 
 @shortcut_builder("pad-split")
 def pad_split(block: BlockSpec, site: Site) -> nn.Module:
     num_added = block.out_channels - block.in_channels
-    return PadChannels(block.stride, num_added // 2, num_added - num_added // 2)
+    return PadChannels(block.stride, num_added // 2, num_added - num_added // 2, site.arch.dims)
 
 
 @shortcut_builder("avg-pad")
 def average_and_pad(block: BlockSpec, site: Site) -> nn.Module:
-    return nn.Sequential(_avg_pool(block.stride, site), PadChannels(1, 0, block.out_channels - block.in_channels))
+    return nn.Sequential(
+        _avg_pool(block.stride, site), PadChannels(1, 0, block.out_channels - block.in_channels, site.arch.dims)
+    )
 
 
 @shortcut_builder("conv1x1")

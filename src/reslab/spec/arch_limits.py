@@ -21,9 +21,12 @@ _NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE]\+?\d+)?|\.\d+(?:[eE]\+?\d+)?")
 
 def check_arch_size(arch: Arch, source: object) -> None:
     """Raise ValueError, naming the axis and `source`, for a size that no network has."""
-    if len(arch.image_size) != 2 or min(arch.image_size) < 1 or max(arch.image_size) > MAX_IMAGE_SIDE:
-        got = f"{list(arch.image_size)} in {source}"
-        raise invalid(f"arch.image_size as two sides from 1 to {MAX_IMAGE_SIDE}", got)
+    sides = arch.image_size
+    if arch.dims not in (1, 2, 3):
+        raise invalid("arch.dims of 1, 2 or 3", f"{str(arch.dims)[:40]} in {source}")
+    if len(sides) != arch.dims or min(sides) < 1 or max(sides) > MAX_IMAGE_SIDE:
+        number = {1: "one side", 2: "two sides", 3: "three sides"}[arch.dims]
+        raise invalid(f"arch.image_size as {number} from 1 to {MAX_IMAGE_SIDE}", f"{list(sides)} in {source}")
     for field in fields(arch):
         if field.name not in ("name", "reference"):
             _check_axis(field.name, getattr(arch, field.name), source)

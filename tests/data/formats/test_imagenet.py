@@ -105,7 +105,7 @@ def refused(root: Path) -> str:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    assert "train/WNID/*.JPEG and val/ with --data-dir" in refused(tmp_path / "nothing")
+    assert "train/WNID/*.JPEG and val/ as --data-dir" in refused(tmp_path / "nothing")
     write_train(tmp_path), write_flat(tmp_path)
     said = refused(tmp_path)
     assert "the labels of the 5 images" in said

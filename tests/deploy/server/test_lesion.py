@@ -13,6 +13,7 @@ from reslab.analysis.surgery import disabled_blocks, swapped_blocks
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.checkpoints.weight_values import allow_nonfinite_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
 from tests.deploy.server.expected import PLAN, cut, probabilities, told
@@ -92,7 +93,7 @@ def test_a_network_that_has_diverged_says_so(
     with torch.no_grad():
         network.conv1.weight.fill_(torch.nan)
     save_weights(folder / "model.safetensors", network)
-    with TestClient(create_app([folder], settings)) as client:
+    with allow_nonfinite_weights(), TestClient(create_app([folder], settings)) as client:
         for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
             found = client.post(way, content=png)
             assert (found.status_code, "with finite outputs; got: nan" in found.json()["error"]) == (500, True), way

@@ -265,6 +265,7 @@ def _write_folder(path: Path, config: Mapping[str, Any], card: str) -> None:
 def find_equivalent_name(arch: Arch, known_names: list[str], library: str) -> str:
     """Return the name of the library's equivalent network; ValueError with the reason if there is none."""
     candidates = [name for name in dict.fromkeys((arch.name, *ARCHS)) if name in known_names and name in ARCHS]
+    candidates = [name for name in candidates if ARCHS[name].dims == arch.dims]
     for name in candidates:
         if not _architecture_differences(arch, ARCHS[name]):
             return name

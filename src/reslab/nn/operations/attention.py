@@ -19,9 +19,10 @@ class SqueezeExcite(nn.Module):
         self.fc1 = conv(channels, reduced_channels, 1)
         self.act = make_activation(act)
         self.fc2 = conv(reduced_channels, channels, 1)
+        self.axes = tuple(range(2, dims + 2))  # known before an input, so that torch.fx can trace it
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean(map_axes(x), keepdim=True)
+        squeezed = x.mean(self.axes, keepdim=True)
         return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
 
 

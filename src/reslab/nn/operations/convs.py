@@ -88,8 +88,14 @@ class _Dirac(_WeightedConv):
         super().__init__(*args, **kwargs)
         self.a = nn.Parameter(torch.ones(len(self.weight)))
         self.b = nn.Parameter(torch.full((len(self.weight),), 0.1))
-        delta = nn.init.dirac_(torch.empty(self.weight.shape, device="cpu"), self.groups)
-        self.register_buffer("delta", delta, persistent=False)
+        self.register_buffer("delta", self._identity(), persistent=False)
+
+    def _identity(self) -> Tensor:
+        return nn.init.dirac_(torch.empty(self.weight.shape, device="cpu"), self.groups)
+
+    def reset_buffers(self) -> None:
+        """Compute the identity again, after `to_empty` has left it without values."""
+        self.delta.copy_(self._identity())
 
     def kernel(self) -> Tensor:
         shape = (-1, *([1] * (self.weight.ndim - 1)))

@@ -59,13 +59,20 @@ class BlurPool(nn.Module):
         super().__init__()
         self.size, self.stride, self.dims = size, stride, dims
         # On the CPU also under a `meta` device context: no checkpoint holds the filter.
+        self.register_buffer("filter", self._binomial_filter(), persistent=False)
+
+    def _binomial_filter(self) -> Tensor:
         row = torch.ones(1, dtype=torch.float32, device="cpu")
-        for _ in range(size - 1):
+        for _ in range(self.size - 1):
             row = F.pad(row, (0, 1)) + F.pad(row, (1, 0))
         kernel = row / row.sum()
-        for _ in range(dims - 1):
+        for _ in range(self.dims - 1):
             kernel = kernel.unsqueeze(-1) * row / row.sum()
-        self.register_buffer("filter", kernel, persistent=False)
+        return kernel
+
+    def reset_buffers(self) -> None:
+        """Compute the filter again, after `to_empty` has left it without values."""
+        self.filter.copy_(self._binomial_filter())
 
     def forward(self, x: Tensor) -> Tensor:
         padding = (self.size - 1) // 2
