@@ -65,12 +65,12 @@ def test_mistakes_raise_helpful_errors(
     assert "unexpected error" not in outcome.err
 
 
-def test_predict_rejects_an_exported_graph(command: Command, tmp_path: Path) -> None:
+def test_predict_rejects_an_exported_graph_without_its_report(command: Command, tmp_path: Path) -> None:
     graph = tmp_path / "net.onnx"
     graph.write_bytes(b"anything")
     outcome = command("predict", graph, "0.png")
     assert outcome.code == 1
-    assert "name the run it was exported from" in outcome.err
+    assert "net.onnx.report.json beside the graph" in outcome.err
 
 
 @pytest.mark.parametrize("ending", ["json", "csv", "parquet"])

@@ -132,7 +132,14 @@ def test_merge_of_recipe_combines_with_merge_of_model(tmp_path: Path) -> None:
 def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
     run = dry_run("d2l-fashion", tmp_path / "run")
     kept = run.metadata["data"]["preprocess"]
-    assert kept == {"channels": 1, "transform": "resize(96)", "mean": [0.0], "std": [1.0], "mean_image": ""}
+    assert kept == {
+        "channels": 1,
+        "transform": "resize(96)",
+        "mean": [0.0],
+        "std": [1.0],
+        "mean_image": "",
+        "channel_order": "rgb",
+    }
     assert run.arch is not None
     assert run.arch.image_size == (96, 96)
     assert (run.arch.shortcut, run.arch.init) == ("conv1x1", "xavier")

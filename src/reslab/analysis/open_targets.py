@@ -24,7 +24,8 @@ from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
-from reslab.training.model_source import MODEL_FORMS, Network, open_network, recorded_factory
+from reslab.training.model_forms import MODEL_FORMS
+from reslab.training.model_source import Network, open_network, recorded_factory
 from reslab.training.run import Run, list_runs
 from reslab.training.run_data import open_train_data, reopen_data
 

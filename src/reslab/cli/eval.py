@@ -460,7 +460,7 @@ def _check_calibration_options(model_source: Any, model: str | None, changed_opt
 
 
 def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | None) -> Any:
-    if model and len(runs) == 1 and not pretrained:  # the factory of a run, named again
+    if model and len(runs) == 1 and not pretrained and ":" in model:  # the factory of a run, named again
         return Path(runs[0])
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"

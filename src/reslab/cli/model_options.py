@@ -9,6 +9,7 @@ import typer
 
 from reslab.cli.options import Panel, complete_model
 from reslab.spec.errors import invalid
+from reslab.training.model_forms import check_model_source
 
 MODEL_METAVAR = "MODEL"
 MODEL_HELP = (
@@ -66,8 +67,17 @@ def choose_model(
 ) -> tuple[ModelChoice, list[str]]:
     """Return the model that the arguments name, and the arguments that remain.
 
-    The first argument names the model. With --model it is a run or a file of weights for it, if it is one.
+    The first argument names the model. With --model it is a run or a file of weights for it, if it is one. Raises
+    ValueError for a name that no model has, before torch is imported.
     """
+    choice, rest = _split_model(positional, model, weights, required)
+    check_model_source(choice.source)
+    return choice, rest
+
+
+def _split_model(
+    positional: Sequence[str], model: str | None, weights: str | None, required: str
+) -> tuple[ModelChoice, list[str]]:
     first, rest = (positional[0], list(positional[1:])) if positional else (None, [])
     if model is None:
         if first is None:

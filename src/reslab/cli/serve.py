@@ -19,6 +19,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
+from reslab.training.model_forms import check_model_source
 
 if TYPE_CHECKING:
     from reslab.deploy.server.model_handle import ServedModel
@@ -158,6 +159,8 @@ def _served_models(
     if model is None:
         if weights is not None:
             raise invalid("--model NAME with --weights", f"--weights {weights} alone")
+        for run in runs:
+            check_model_source(run)
         return list(runs)
     from reslab.deploy.server.model_handle import ServedModel
     from reslab.training.model_source import open_model

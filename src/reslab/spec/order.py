@@ -210,7 +210,10 @@ def get_order(name: str) -> Order:
             final_ops=preact_ops,
             projection_norm=False,
         )
-    stem_ops = " ".join(str(ops[names.index(role)]) for role in ("norm", "act") if role in names)
+    # The kind of a block's norm, such as `norm(ibn)`, is the block's alone; the stem has the network's.
+    stem_ops = " ".join(
+        role if role == "norm" else str(ops[names.index(role)]) for role in ("norm", "act") if role in names
+    )
     return Order(name, reference="custom layout", stem_ops=stem_ops, projection_norm="norm" in names)
 
 

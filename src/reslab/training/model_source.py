@@ -34,17 +34,13 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.names import HUB_PREFIX
+from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
 from reslab.training.run import Run, find_weights_path
 
 Network = ResidualNetwork | ModuleNetwork
 Model = Network | GraphModel
 
-GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 GRAPH_FILE = "model.pt2"
-MODEL_FORMS = (
-    "a run, a file of weights, an exported .onnx, .pt2 or .xml, a model of the zoo, timm/NAME, torchvision/NAME, "
-    "hf-hub:ORGANIZATION/NAME, or package.module:factory"
-)
 _NO_CODE = "opening a file imports no code"
 
 
@@ -142,13 +138,6 @@ def _open_zoo(name: str, weights: Any, random_weights: bool) -> ResidualNetwork:
     network = create_model(name, pretrained=weights)
     assert isinstance(network, ResidualNetwork)
     return network
-
-
-def unknown_model(name: str) -> ValueError:
-    """Return the error for a text that names no model: the nearest names, and the forms that are accepted."""
-    if Path(name).suffix in (*GRAPH_SUFFIXES, ".safetensors", ".pth", ".pt") or "/" in name:
-        return invalid(MODEL_FORMS, f"{name} (no such file)", next_step="`reslab models` and `reslab runs` list names")
-    return unknown_name("model", name, ARCHS, f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names")
 
 
 def _open_path(source: Run | str | Path, allow_code: bool) -> Model:

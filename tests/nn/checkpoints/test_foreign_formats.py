@@ -31,10 +31,13 @@ def random_network(name, **axes):
 
 
 def assert_loads(network, path, scheme, name=None, **axes):
-    """The file gives a network like this one; a warning would be an error except that of matching by order."""
+    """The file gives a network like this one.
+
+    A warning is an error, except those of matching by order and of other networks of the zoo with the same weights.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "the state dict uses no known|.*matched by order")
+        warnings.filterwarnings("ignore", "the state dict uses no known|.*matched by order|nothing in .* tells")
         ours = create_model(name or network.arch.name, pretrained=path, **axes).eval()
     assert ours.load_report.is_complete
     assert ours.load_report.key_scheme == scheme

@@ -118,7 +118,7 @@ def test_a_training_checkpoint_with_optimizer_and_average_is_within_the_limits(t
     optimizer.step()
     content = {"model": network.state_dict(), "ema": network.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(content | {"history": [0.1] * 50_000}, tmp_path / "w.pth")
-    loaded: Any = create_model("resnet20_cifar", **AXES, pretrained=tmp_path / "w.pth")
+    loaded: Any = create_model("resnet20_cifar", **AXES, merge="add", pretrained=tmp_path / "w.pth")
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 

@@ -48,7 +48,18 @@ _RS = replace(
     stem=DEEP_STEM.replace("maxpool3/2", "conv3/2(64) norm act"),
 )
 
+_IBN_A = replace(
+    BOTTLENECK,
+    reference="Pan et al. 2018, arXiv:1807.09441, Fig. 3(a) and Sec. 3.2; github.com/XingangPan/IBN-Net",
+    order=(
+        "conv norm(ibn) act | conv norm act | conv norm + act; conv norm(ibn) act | conv norm act | conv norm + act; "
+        "conv norm(ibn) act | conv norm act | conv norm + act; original"
+    ),
+)
+
 VARIANTS: dict[str, Arch] = {
+    "resnet50_ibn_a": _IBN_A,
+    "resnet101_ibn_a": replace(_IBN_A, depths=DEPTHS_101),
     "r3d_18": replace(
         BASIC,
         reference="Tran et al. 2018, arXiv:1711.11248, Sec. 3 (R3D); torchvision models/video/resnet.py",

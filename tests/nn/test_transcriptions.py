@@ -1,0 +1,108 @@
+"""Operations that timm's networks do not cover, against short transcriptions of their papers and authors' code."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from agreement import assert_same, images, randomise
+from torch import Tensor, nn
+
+from reslab.nn.checkpoints.load import load_checkpoint
+from reslab.nn.checkpoints.read import unwrap_checkpoint
+from reslab.nn.factory import create_model
+from reslab.nn.layers import make_conv, make_layer
+from reslab.nn.registry import Site
+from reslab.spec.grammar import Op
+from reslab.spec.layout import ConvSpec
+from reslab.spec.zoo.resolve import get_arch
+
+
+class IBN(nn.Module):
+    """github.com/XingangPan/IBN-Net, ibnnet/modules.py, with its names."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.half = int(planes * 0.5)
+        self.IN = nn.InstanceNorm2d(self.half, affine=True)
+        self.BN = nn.BatchNorm2d(planes - self.half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = torch.split(x, self.half, 1)
+        return torch.cat((self.IN(split[0].contiguous()), self.BN(split[1].contiguous())), 1)
+
+
+def test_resnet50_ibn_a_is_torchvisions_with_the_authors_norm():
+    theirs = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=5)
+    for layer in (theirs.layer1, theirs.layer2, theirs.layer3):
+        for block in layer:
+            block.bn1 = IBN(block.conv1.out_channels)
+    theirs = theirs.double()
+    randomise(theirs)
+    ours = create_model("resnet50_ibn_a", depths=(1, 1, 1, 1), num_classes=5).double()
+    load_checkpoint(ours, unwrap_checkpoint("ibn", theirs.state_dict()))
+    assert_same(ours, theirs, images(2, 3, 48, 48))
+
+
+def test_the_convolution_of_diracnet():
+    """y = conv(x, diag(a) I + diag(b) W / |W|) (Zagoruyko and Komodakis 2017, Eqs. 3 and 4)."""
+    site = Site(get_arch("resnet20_cifar"), 4, None)
+    conv = make_conv(site, ConvSpec(3, 4, 6, 2), False, "dirac").double()
+    randomise(conv)
+    x = images(2, 4, 7, 8)
+    identity = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
+    for k in range(4):
+        identity[k, k, 1, 1] = 1
+    norms = conv.weight.flatten(1).square().sum(1).sqrt()
+    kernel = conv.a.view(-1, 1, 1, 1) * identity + (conv.b / norms).view(-1, 1, 1, 1) * conv.weight
+    assert torch.allclose(conv(x), F.conv2d(x, kernel, stride=2, padding=1), rtol=1e-12)
+
+
+def test_a_new_dirac_convolution_is_nearly_the_identity():
+    torch.manual_seed(0)
+    conv = make_conv(Site(get_arch("resnet20_cifar"), 4, None), ConvSpec(3, 4, 4), False, "dirac")
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.corrcoef(torch.stack((conv(x).flatten(), x.flatten())))[0, 1] > 0.9
+
+
+def test_the_attention_of_cbam():
+    """M_c = sigmoid(mlp(mean) + mlp(max)), M_s = sigmoid(conv7([mean; max])) (Woo et al. 2018, Eqs. 2 and 3)."""
+    module = make_layer(Op("cbam", (0.25,)), Site(get_arch("resnet50"), 16, None)).double()
+    randomise(module)
+    x = images(2, 16, 9, 8)
+    first, second = module.mlp[0], module.mlp[2]
+
+    def mlp(vector: Tensor) -> Tensor:
+        hidden = (vector @ first.weight[:, :, 0, 0].T + first.bias).clamp_min(0)
+        return hidden @ second.weight[:, :, 0, 0].T + second.bias
+
+    channel = torch.sigmoid(mlp(x.mean((2, 3))) + mlp(x.amax((2, 3))))
+    y = x * channel[:, :, None, None]
+    pooled = torch.stack((y.mean(1), y.amax(1)), 1)
+    spatial = torch.sigmoid(F.conv2d(pooled, module.spatial.conv.weight, padding=3))
+    assert torch.allclose(module(x), y * spatial, rtol=1e-12)
+
+
+def test_the_global_context_block():
+    """x + W2 relu(LN(W1 sum_j softmax_j(w x) x_j)) (Cao et al. 2019, Fig. 4(d))."""
+    module = make_layer(Op("gc", (0.25,)), Site(get_arch("resnet50"), 16, None)).double()
+    randomise(module)
+    x = images(2, 16, 5, 6)
+    flat = x.flatten(2)
+    weights = torch.einsum("c,ncp->np", module.score.weight.flatten(), flat).softmax(1)
+    context = torch.einsum("np,ncp->nc", weights, flat)
+    hidden = context @ module.transform[0].weight[:, :, 0, 0].T + module.transform[0].bias
+    hidden = F.layer_norm(hidden, (4,), module.transform[1].weight, module.transform[1].bias).clamp_min(0)
+    added = hidden @ module.transform[3].weight[:, :, 0, 0].T + module.transform[3].bias
+    assert torch.allclose(module(x), x + added[:, :, None, None], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "law"), [(1 / math.sqrt(9), "1/sqrt(L)"), (0.5, "l/(2*l)")])
+def test_stable_resnet_scales_branches_by_a_law_of_depth(factor, law):
+    """y = x + F(x) / sqrt(L) for L blocks (Hayou et al. 2021, arXiv:2010.12859)."""
+    ours = create_model("resnet20_cifar", merge=f"scale(1,{law})").double()
+    randomise(ours)
+    plain = create_model("resnet20_cifar", merge=f"scale(1,{factor!r})").double()
+    plain.load_state_dict(ours.state_dict())
+    assert_same(ours, plain, images(2, 3, 16, 16))
