@@ -75,9 +75,9 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Export a network, reload it in the target runtime and verify it against the original on real images."""
+    choice, _ = choose_model([run] if run else [], model, weights)
     from reslab.deploy.export.export import export as export_network
 
-    choice, _ = choose_model([run] if run else [], model, weights)
     result = export_network(
         choice.source,
         to,

@@ -120,6 +120,8 @@ def serve(
     """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /."""
     token_text = os.environ.get(_TOKEN_VARIABLE, "") if token is None else token
     _check_token(token, host, token_text, insecure)
+    for run in runs or []:
+        check_model_source(run)
     from reslab.deploy.extras import require_extra
 
     require_extra("serve", "reslab serve")
@@ -159,8 +161,6 @@ def _served_models(
     if model is None:
         if weights is not None:
             raise invalid("--model NAME with --weights", f"--weights {weights} alone")
-        for run in runs:
-            check_model_source(run)
         return list(runs)
     from reslab.deploy.server.model_handle import ServedModel
     from reslab.training.model_source import open_model

@@ -20,7 +20,7 @@ def check_model_source(source: str) -> None:
     Names of libraries, factories and files are left to `reslab.training.model_source.open_model`.
     """
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and not (path / "model.safetensors").exists():
         Run(path)
     elif not path.exists() and "/" not in source and ":" not in source:
         if path.suffix in (*GRAPH_SUFFIXES, ".safetensors", ".pth", ".pt"):

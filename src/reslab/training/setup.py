@@ -315,7 +315,7 @@ def build_model(
             model, pretrained, messages = _try_pretrained(arch)
         else:
             weights = named_weights(options.model, options.pretrained) if options.model else options.pretrained
-            model = create_model_quietly(arch, weights, options.allow_extra)
+            model = create_model_quietly(arch, weights, options.allow_extra, tuple(options.arch_overrides))
             pretrained = describe_pretrained(weights)
             messages = _load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
@@ -343,15 +343,26 @@ def _build_from_factory(factory: ModuleFactory, pretrained: Any) -> tuple[nn.Mod
     return module, describe_pretrained(pretrained)
 
 
-def create_model_quietly(arch: Arch, pretrained: Any, allow_extra: bool = False) -> ResidualNetwork:
-    """Create the network; its head or first convolution is adapted to the data's classes and channels."""
+def create_model_quietly(
+    arch: Arch, pretrained: Any, allow_extra: bool = False, chosen_axes: tuple[str, ...] = ()
+) -> ResidualNetwork:
+    """Create the network; its head or first convolution is adapted to the data's classes and channels.
+
+    `chosen_axes`: those that the user set, so that no warning names other networks with the same weights.
+    """
     logger = logging.getLogger("reslab.nn.checkpoints.load")
     level = logger.level
     logger.setLevel(logging.ERROR)  # what it would log is among the run's messages, and shown once
     try:
         model = ResidualNetwork(arch)
         if pretrained is not None and pretrained is not False:
-            load_pretrained(model, pretrained, adapt=("num_classes", "in_channels"), allow_extra=allow_extra)
+            load_pretrained(
+                model,
+                pretrained,
+                adapt=("num_classes", "in_channels"),
+                allow_extra=allow_extra,
+                chosen_axes=chosen_axes,
+            )
     finally:
         logger.setLevel(level)
     return model

@@ -361,7 +361,7 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
     arch = resolve_arch_for_data(target, data, input_size, overrides=arch_overrides)
     warn_about_stem(arch, input_size)
     weights = named_weights(target, options.pretrained)
-    network = create_model(arch, pretrained=weights, allow_extra=options.allow_extra)
+    network = create_model(arch, pretrained=weights, allow_extra=options.allow_extra, **arch_overrides)
     assert isinstance(network, ResidualNetwork)
     if network.load_report is not None and network.load_report.reinitialized:
         got = (
