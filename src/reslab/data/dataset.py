@@ -28,6 +28,7 @@ from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import DEFAULT_TASK
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,7 +72,8 @@ class DatasetSplits:
     preprocessing of the evaluation. `split_record` is JSON from which `open_dataset` makes the same splits again;
     `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `decode_warnings`
     (path, warning) of the damaged JPEG files that could still be decoded, `messages` say what else a user should know:
-    files that were ignored, classes without images. A split indexes and iterates like a torch dataset: `split[i]` is
+    files that were ignored, classes without images. `task` is the one that its labels suit (`TASKS`); `classes` are the
+    names of the outputs: of the classes, or of the numbers in regression. A split indexes and iterates like a torch dataset: `split[i]` is
     (tensor, label), preprocessed as in evaluation.
     Raises ValueError if there is too little to train on or a label has no class name.
     """
@@ -86,6 +88,7 @@ class DatasetSplits:
     decode_warnings: tuple[tuple[str, str], ...] = ()
     location: str = ""
     messages: tuple[str, ...] = ()
+    task: str = DEFAULT_TASK
 
     @property
     def decode_warning_text(self) -> str:
