@@ -73,8 +73,8 @@ class DatasetSplits:
     `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `decode_warnings`
     (path, warning) of the damaged JPEG files that could still be decoded, `messages` say what else a user should know:
     files that were ignored, classes without images. `task` is the one that its labels suit (`TASKS`); `classes` are the
-    names of the outputs: of the classes, or of the numbers in regression. A split indexes and iterates like a torch dataset: `split[i]` is
-    (tensor, label), preprocessed as in evaluation.
+    names of the outputs: of the classes, or of the numbers in regression. A split indexes and iterates like a torch
+    dataset: `split[i]` is (tensor, label), preprocessed as in evaluation.
     Raises ValueError if there is too little to train on or a label has no class name.
     """
 

@@ -29,8 +29,8 @@ def _log_record(record: dict[str, Any]) -> None:
 
 def _notebook_log_callback() -> LogCallback | None:
     try:
-        from IPython import get_ipython  # type: ignore[import-not-found]
-        from IPython.display import HTML, display  # type: ignore[import-not-found]
+        from IPython import get_ipython
+        from IPython.display import HTML, display
     except ImportError:
         return None
     if type(get_ipython()).__name__ != "ZMQInteractiveShell":
