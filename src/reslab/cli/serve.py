@@ -122,7 +122,7 @@ def serve(
     _check_token(token, host, token_text, insecure)
     for run in runs or []:
         check_model_source(run)
-    from reslab.deploy.extras import require_extra
+    from reslab.runtime.extras import require_extra
 
     require_extra("serve", "reslab serve")
     from reslab.deploy.server.settings import ServerSettings

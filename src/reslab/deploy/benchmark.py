@@ -10,10 +10,10 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
-from reslab.deploy.extras import has_extra
 from reslab.nn.module_network import GraphModel, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import has_native_bf16
+from reslab.runtime.extras import has_extra
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 

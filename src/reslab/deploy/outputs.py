@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.extras import require_extra
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.predict import Prediction, prediction_from_dict
 from reslab.report.csv_file import encode_csv, original_cell
+from reslab.runtime.extras import require_extra
 from reslab.runtime.files import atomic_path, disk_full_guard
 from reslab.spec.errors import invalid
 

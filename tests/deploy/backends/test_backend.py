@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.deploy import extras
 from reslab.deploy.backends.registry import BACKENDS, can_compile, choose_backend, open_backend
-from reslab.deploy.extras import MissingExtraError
 from reslab.nn.network import ResidualNetwork
+from reslab.runtime import extras
+from reslab.runtime.extras import MissingExtraError
 
 CPU = torch.device("cpu")
 EVERY = [(kind.name, precision) for kind in BACKENDS.values() for precision in kind.precisions if precision != "fp16"]

@@ -10,10 +10,10 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.backends.onnxruntime_backend import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import import_openvino, to_openvino
-from reslab.deploy.extras import require_extra
 from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import has_native_bf16
+from reslab.runtime.extras import require_extra
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
-from reslab.deploy.extras import has_extra, require_extra
 from reslab.nn.graph_file import load_program
 from reslab.nn.module_network import GraphModel, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, has_native_bf16
+from reslab.runtime.extras import has_extra, require_extra
 from reslab.spec.errors import invalid, unknown_name
 
 # Building a graph takes seconds; for fewer images torch, which needs none, finishes earlier.

@@ -22,10 +22,10 @@ from reslab.deploy.export.verify import (
     load_verification_data,
 )
 from reslab.deploy.export.writers import ExportJob
-from reslab.deploy.extras import EXTRAS, require_extra
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.module_network import ModuleNetwork
 from reslab.report.pages.export_note import format_export_note
+from reslab.runtime.extras import EXTRAS, require_extra
 from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS

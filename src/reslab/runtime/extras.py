@@ -1,4 +1,4 @@
-"""Optional packages of formats and backends: whether they are installed, and the error with the install command."""
+"""Optional packages of formats, backends and metrics: which are installed, and the error with the install command."""
 
 import importlib.util
 
@@ -6,6 +6,7 @@ from reslab.spec.errors import invalid
 
 # Extra of pyproject.toml -> its packages that are imported here.
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "detection": ("faster_coco_eval",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
