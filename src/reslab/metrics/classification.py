@@ -42,8 +42,8 @@ def per_class_metrics(confusion: ConfusionMatrix, classes: Sequence[str]) -> lis
     metrics = []
     for index, (name, row) in enumerate(zip(classes, confusion, strict=True)):
         num_correct, num_true = row[index], sum(row)
-        precision, recall = _ratio_or_nan(num_correct, column_sums[index]), _ratio_or_nan(num_correct, num_true)
-        f1 = _ratio_or_nan(2 * num_correct, column_sums[index] + num_true)
+        precision, recall = ratio_or_nan(num_correct, column_sums[index]), ratio_or_nan(num_correct, num_true)
+        f1 = ratio_or_nan(2 * num_correct, column_sums[index] + num_true)
         metrics.append(ClassMetrics(index, name, precision, recall, f1, num_true))
     return metrics
 
@@ -58,7 +58,7 @@ def check_confusion_matrix(confusion: ConfusionMatrix, classes: Sequence[str]) -
 def macro_average(values: Sequence[float]) -> float:
     """Return the unweighted (macro) mean over the classes that have a value; NaN if none has."""
     defined = [value for value in values if not math.isnan(value)]
-    return _ratio_or_nan(sum(defined), len(defined))
+    return ratio_or_nan(sum(defined), len(defined))
 
 
 def most_confused_pairs(confusion: ConfusionMatrix, classes: Sequence[str], max_pairs: int = 6) -> list[ConfusedPair]:
@@ -82,5 +82,6 @@ def wilson_interval(num_correct: int, num_samples: int, z: float = 1.959964) -> 
     return max(0.0, round(center - half_width, 12)), min(1.0, round(center + half_width, 12))
 
 
-def _ratio_or_nan(numerator: float, denominator: float) -> float:
+def ratio_or_nan(numerator: float, denominator: float) -> float:
+    """Return the ratio; NaN where the denominator is 0."""
     return numerator / denominator if denominator else math.nan
