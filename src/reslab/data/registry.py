@@ -18,6 +18,7 @@ from reslab.data.dataset_names import unknown_dataset
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from reslab.data.formats.csv_table import is_csv, list_csv_paths
+from reslab.data.formats.drawn import read_drawn
 from reslab.data.formats.image_files import (
     label_images,
     list_csv_dataset,
@@ -171,6 +172,13 @@ DATASETS: dict[str, DatasetInfo] = {
             std=(0.2470, 0.2435, 0.2616),
             statistics_source="the book's, of all CIFAR-10 training images",
             layout=CIFAR10_LAYOUT,
+        ),
+        DatasetInfo(
+            name="birds-airplanes",
+            reference="our own: drawn by code, a stand-in for cifar2 that needs no download",
+            read=read_drawn,
+            classes=("airplane", "bird"),
+            channels=3,
         ),
         DatasetInfo(
             name="imagenet",
