@@ -1,6 +1,7 @@
 """Checks of the inputs of metrics: shapes, finite numbers and labels in range."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +45,13 @@ def check_label_range(name: str, labels: Tensor, num_classes: int) -> None:
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         outside = sorted(set(labels[(labels < 0) | (labels >= num_classes)].tolist()))
         raise invalid(f"{name} from 0 to {num_classes - 1}", first_few(outside))
+
+
+def check_unique(name: str, ids: Sequence[Hashable]) -> None:
+    """Raise ValueError, with the first repeated ones, unless the ids are unique."""
+    repeated = [one for one, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise invalid(f"{name} with unique ids", f"{len(repeated)} repeated: {first_few(repeated)}")
 
 
 def first_few(values: Sequence[object], max_shown: int = 5) -> str:

@@ -1,0 +1,137 @@
+"""Average precision of PASCAL VOC, at one IoU threshold (Everingham et al. 2010, IJCV 88: 303-338, Sec. 4.2).
+
+The rules are those of the Python version of the development kit, `voc_eval.py` of py-faster-rcnn.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reslab.metrics.classification import macro_average
+from reslab.metrics.detection import (
+    DetectionPrediction,
+    DetectionTarget,
+    Floats,
+    box_overlaps,
+    pair_images,
+    rank_by_score,
+    to_array,
+)
+from reslab.spec.errors import invalid
+
+_FALSE_POSITIVE, _IGNORED = -1, -2
+
+
+class Interpolation(StrEnum):
+    """How a precision-recall curve becomes a number; precision at r is the highest at a recall of at least r."""
+
+    ALL_POINT = "all-point"
+    """The area under the interpolated curve (VOC 2010 and later)."""
+    ELEVEN_POINT = "11-point"
+    """The mean of the interpolated precision at recall 0, 0.1, ... 1 (VOC 2007 to 2009)."""
+
+
+@dataclass(frozen=True)
+class VocClassResult:
+    """A class: its average precision (NaN without an object that counts), and its curve by falling score.
+
+    `num_objects` counts the objects that are neither difficult nor crowds. The curve has a point for each prediction
+    that counts.
+    """
+
+    ap: float
+    num_objects: int
+    scores: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class VocResult:
+    """The results of the classes, and the mean of their average precisions over the classes that have objects."""
+
+    classes: tuple[VocClassResult, ...]
+    mean_ap: float
+
+
+def voc_average_precision(
+    targets: Sequence[DetectionTarget],
+    predictions: Sequence[DetectionPrediction],
+    num_classes: int,
+    *,
+    iou_threshold: float = 0.5,
+    interpolation: Interpolation = Interpolation.ALL_POINT,
+    inclusive_pixels: bool = False,
+) -> VocResult:
+    """Return the average precision of each class over all images, which must have been gathered from all processes.
+
+    Each prediction belongs to the object of its class that it overlaps most, also if that object is taken. It is a true
+    positive if their IoU is above the threshold and no prediction of higher score has the object, else a false
+    positive. Predictions of difficult objects and of crowds do not count. `inclusive_pixels` adds 1 to the sides of
+    boxes, as the development kit does for its corners, which are pixels. Equal scores rank as
+    `reslab.metrics.detection` says. Raises ValueError as `pair_images` does, and for a threshold outside 0 to 1.
+    """
+    if not 0 <= iou_threshold <= 1:
+        raise invalid("an IoU threshold from 0 to 1", iou_threshold)
+    rows: list[list[Floats]] = [[] for _ in range(num_classes)]  # of each class, images: scores, object or kind
+    num_objects, first_object = np.zeros(num_classes, dtype=np.int64), 0
+    for target, prediction in pair_images(targets, predictions, num_classes):
+        objects = _find_objects(target, prediction, iou_threshold, inclusive_pixels)
+        objects = np.where(objects >= 0, objects + first_object, objects)
+        first_object += len(target.boxes)
+        labels, scores = to_array(prediction.labels).astype(int), to_array(prediction.scores)
+        for label in set(labels.tolist()):
+            is_label = labels == label
+            rows[label].append(np.stack([scores[is_label], objects[is_label]]))
+        counted = to_array(target.labels).astype(int)[~target.is_ignored]
+        num_objects += np.bincount(counted, minlength=num_classes)
+    classes = tuple(
+        _class_result(np.concatenate([np.zeros((2, 0)), *row], axis=1), int(count), interpolation)
+        for row, count in zip(rows, num_objects, strict=True)
+    )
+    return VocResult(classes, macro_average([one.ap for one in classes]))
+
+
+def _find_objects(
+    target: DetectionTarget, prediction: DetectionPrediction, iou_threshold: float, inclusive_pixels: bool
+) -> NDArray[np.int64]:
+    """Return the index of the object that each prediction belongs to, or that it is a false positive or ignored."""
+    if not len(target.boxes):
+        return np.full(len(prediction.boxes), _FALSE_POSITIVE)
+    overlaps = box_overlaps(to_array(prediction.boxes), to_array(target.boxes), inclusive_pixels=inclusive_pixels)
+    is_same_class = to_array(prediction.labels)[:, None] == to_array(target.labels)[None]
+    overlaps = np.where(is_same_class, overlaps, -1.0)
+    best = overlaps.argmax(1)
+    found = np.where(target.is_ignored[best], _IGNORED, best)
+    return np.where(overlaps.max(1) > iou_threshold, found, _FALSE_POSITIVE)
+
+
+def _class_result(rows: Floats, num_objects: int, interpolation: Interpolation) -> VocClassResult:
+    scores, objects = rows[:, rank_by_score(rows[0])]
+    counts = objects != _IGNORED
+    scores, objects = scores[counts], objects[counts]
+    is_first = np.zeros(len(objects), dtype=bool)
+    is_first[np.unique(objects, return_index=True)[1]] = True  # the highest score of each object
+    true_positives = np.cumsum(is_first & (objects != _FALSE_POSITIVE))
+    precision = true_positives / np.arange(1, len(objects) + 1)
+    recall = true_positives / num_objects if num_objects else np.full(len(objects), math.nan)
+    ap = _INTERPOLATIONS[interpolation](precision, recall) if num_objects else math.nan
+    return VocClassResult(ap, num_objects, tuple(scores.tolist()), tuple(precision.tolist()), tuple(recall.tolist()))
+
+
+def _area(precision: Floats, recall: Floats) -> float:
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+
+
+def _eleven_points(precision: Floats, recall: Floats) -> float:
+    # These recalls, not i / 10: the rounding of arange decides whether a recall of 3/10 reaches the fourth.
+    points = [precision[recall >= level].max(initial=0.0) for level in np.arange(0.0, 1.1, 0.1)]
+    return float(sum(points) / len(points))
+
+
+_INTERPOLATIONS = {Interpolation.ALL_POINT: _area, Interpolation.ELEVEN_POINT: _eleven_points}
