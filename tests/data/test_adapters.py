@@ -107,7 +107,7 @@ def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
     ("given", "said"),
     [
         ((PIXELS.permute(0, 2, 3, 1), LABELS), "images.permute(0, 3, 1, 2)"),
-        ((PIXELS, LABELS / 2), "labels.long()"),
+        ((PIXELS, LABELS.float()), "labels.long()"),
         ((PIXELS, LABELS[:3]), "got: 3 labels"),
         ((PIXELS[:1], LABELS[:1]), "at least 2"),
         ([], "an empty dataset"),

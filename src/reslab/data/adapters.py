@@ -22,9 +22,12 @@ from reslab.data.image_datasets import (
     WrappedImageDataset,
     item_to_tensor,
 )
+from reslab.data.label_tensors import INFERRED_TASK_MESSAGES, convert_labels, stack_labels, text_label_error
 from reslab.data.splits import check_label_coverage, is_stratified, rare_class_messages, restore_split, split_off
+from reslab.data.targets import TARGET_RULES, TASK_OF_TARGET, check_target_kind
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import DEFAULT_TASK, TargetKind
 
 _MIN_LABEL_LIMIT = 1000
 
@@ -42,6 +45,7 @@ def as_dataset(
     split_record: Mapping[str, Any] | None = None,
     is_default_fraction: bool = False,
     dims: int = 2,
+    task: str | None = None,
 ) -> DatasetSplits:
     """Return pairs of tensors (images, labels), or map-style datasets of (image, label) items, as `DatasetSplits`.
 
@@ -50,18 +54,22 @@ def as_dataset(
     (N, C, D, H, W), both already scaled floats. Class names default to the dataset's own, else "0", "1", ... Floats
     are not normalized (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by
     ImageNet's.
+    The labels are integers (N,), one class an image; or with `task="multi-label"` (N, C) of 0 and 1, and with
+    `task="regression"` numbers (N,) or (N, K), whose names are `classes`. Without `task` it is inferred where the
+    labels leave no doubt (`convert_labels`), which a message says.
     Items are fetched on demand; a dataset's random transforms become functions of (seed, epoch, sample).
     `is_default_fraction` is that of `open_dataset`. Raises ValueError if shapes, types or labels do not fit.
     """
     if isinstance(train, DatasetSplits):
         return train
-    sources = {"train": train, "val": val, "test": test}
-    splits: dict[str, ImageDataset] = {
-        split: _to_image_dataset(part, split, dims) for split, part in sources.items() if part is not None
-    }
+    requested_task = task if task or split_record is None else str(split_record.get("task", DEFAULT_TASK))
+    splits = _to_splits({"train": train, "val": val, "test": test}, dims, requested_task)
+    target_kind = splits["train"].target_kind
     known_classes = tuple(map(str, classes)) if classes is not None else _stored_class_names(train, splits)
-    class_names = known_classes or tuple(map(str, range(_count_labels(splits))))
+    class_names = known_classes or TARGET_RULES[target_kind].name_outputs(_count_labels(splits))
     messages = _label_messages(splits, class_names, bool(known_classes))
+    if requested_task is None and not isinstance(train, ImageDataset) and target_kind in INFERRED_TASK_MESSAGES:
+        messages = (INFERRED_TASK_MESSAGES[target_kind], *messages)
     record: Mapping[str, Any] = {"method": SplitMethod.GIVEN}
     if split_record is not None and is_stratified(split_record):
         splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
@@ -78,53 +86,72 @@ def as_dataset(
         splits=splits,
         split_record=record,
         messages=(*messages, *rare_class_messages(record), *float_range_messages(splits)),
+        task=requested_task or TASK_OF_TARGET[target_kind],
     )
+
+
+def _to_splits(sources: Mapping[str, Any], dims: int, task: str | None) -> dict[str, ImageDataset]:
+    """Return the splits that are given; without a task, the training labels decide on that of all."""
+    splits: dict[str, ImageDataset] = {}
+    for split, part in sources.items():
+        if part is not None:
+            splits[split] = _to_image_dataset(part, split, dims, task)
+            task = task or TASK_OF_TARGET[splits["train"].target_kind]
+            check_target_kind(splits[split].target_kind, task, SPLIT_TITLES[split])
+    return splits
 
 
 def _label_messages(
     splits: Mapping[str, ImageDataset], classes: tuple[str, ...], has_class_list: bool
 ) -> tuple[str, ...]:
-    labels = {split: dataset.labels for split, dataset in splits.items()}
-    if max(int(label.max()) for label in labels.values() if len(label)) >= len(classes):
+    if _count_outputs(splits) > len(classes):
         return ()  # `DatasetSplits` rejects it
-    return check_label_coverage(labels, classes, has_class_list=has_class_list)
+    labels = {split: dataset.labels for split, dataset in splits.items()}
+    kind = splits["train"].target_kind
+    return check_label_coverage(labels, classes, has_class_list=has_class_list, target_kind=kind)
+
+
+def _count_outputs(splits: Mapping[str, ImageDataset]) -> int:
+    return max(TARGET_RULES[part.target_kind].count_outputs(part.labels) for part in splits.values() if len(part))
 
 
 def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
-    """Return one more than the largest label. Raises ValueError if that is far beyond the number of images."""
-    largest = max(int(dataset.labels.max()) for dataset in splits.values() if len(dataset))
+    """Return the number of outputs. Raises ValueError if a label is far beyond the number of images."""
+    num_outputs = _count_outputs(splits)
     limit = max(_MIN_LABEL_LIMIT, sum(map(len, splits.values())))
-    if largest >= limit:
-        next_step = "pass classes=[...] with the name of every label, or number the labels from 0"
-        raise invalid(f"labels below {limit}, without a list of classes", largest, str(limit - 1), next_step)
-    return largest + 1
+    if num_outputs > limit and splits["train"].target_kind is TargetKind.CLASS:
+        next_step = "pass classes=[...] with the name of every label, number the labels from 0, "
+        next_step += "or pass task='regression' if they are amounts"
+        raise invalid(f"labels below {limit}, without a list of classes", num_outputs - 1, str(limit - 1), next_step)
+    return num_outputs
 
 
-def _to_image_dataset(part: Any, split: str, dims: int) -> ImageDataset:
+def _to_image_dataset(part: Any, split: str, dims: int, task: str | None) -> ImageDataset:
     if isinstance(part, ImageDataset):
         return part
     if isinstance(part, TensorDataset):
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and hasattr(part[0], "shape") and _is_label_list(part[1]):
-        return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]), dims)
+        return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]), dims, task)
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
         required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
         next_step = "collect an iterable dataset into tensors first"
         raise invalid(required, f"a {type(part).__name__}", next_step=next_step)
     if len(part) == 0:
         raise invalid(f"{SPLIT_TITLES[split]} data with images", "an empty dataset")
-    return _from_items(part)
+    return _from_items(part, task)
 
 
-def _from_tensors(images: Tensor, labels: Tensor, dims: int) -> TensorImageDataset:
+def _from_tensors(images: Tensor, labels: Tensor, dims: int, task: str | None) -> TensorImageDataset:
+    labels, target_kind = convert_labels(labels, task)
     if dims != 2:
-        return TensorImageDataset(images, _to_int_labels(labels), dims=dims)
+        return TensorImageDataset(images, labels, dims=dims, target_kind=target_kind)
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         got = f"shape {tuple(images.shape)}, channels last"
         raise invalid("images of shape (N, C, H, W)", got, nearest="images.permute(0, 3, 1, 2)")
-    return TensorImageDataset(images, _to_int_labels(labels))
+    return TensorImageDataset(images, labels, target_kind=target_kind)
 
 
 def _is_label_list(values: Any) -> bool:
@@ -135,26 +162,11 @@ def _as_label_tensor(values: Any) -> Tensor:
     """Return labels as a tensor. Raises ValueError for texts, with the way to number them."""
     first = values[0] if len(values) else 0
     if isinstance(first, str):
-        raise _text_label(first)
+        raise text_label_error(first)
     return torch.as_tensor(values)
 
 
-def _text_label(label: str) -> ValueError:
-    nearest = "torch.tensor([classes.index(label) for label in labels])"
-    next_step = "with classes = sorted(set(labels)), and pass as_dataset(..., classes=classes)"
-    return invalid("labels as integers, one class an image", f"the text {str(label)!r}", nearest, next_step)
-
-
-def _to_int_labels(labels: Tensor) -> Tensor:
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
-        nearest = "labels.argmax(1)" if is_one_hot else "labels.long()"
-        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise invalid("labels as integers, one class an image", got, nearest=nearest)
-    return labels.to(torch.int64)
-
-
-def _from_items(dataset: Any) -> WrappedImageDataset:
+def _from_items(dataset: Any, task: str | None) -> WrappedImageDataset:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
         length = f" of {len(first)}" if isinstance(first, tuple | list) else ""
@@ -162,24 +174,17 @@ def _from_items(dataset: Any) -> WrappedImageDataset:
     channels = item_to_tensor(first[0], 3).shape[0]
     if getattr(first[0], "mode", "") in ("1", "L", "I;16"):  # Pillow's grayscale modes
         channels = 1
-    return WrappedImageDataset(dataset, _read_labels(dataset), channels, tuple(range(len(dataset))))
+    labels, target_kind = convert_labels(_read_labels(dataset), task)
+    indices = tuple(range(len(dataset)))
+    return WrappedImageDataset(dataset, labels, channels, indices, target_kind=target_kind)
 
 
 def _read_labels(dataset: Any) -> Tensor:
     """Return the labels that a dataset stores, as torchvision's do; else fetch every item once."""
     stored = _stored_labels(dataset)
-    labels = [_to_number(dataset[i][1]) for i in range(len(dataset))] if stored is None else stored
-    return _to_int_labels(_as_label_tensor(labels))
-
-
-def _to_number(label: Any) -> int:
-    if isinstance(label, str):
-        raise _text_label(label)
-    size = label.numel() if isinstance(label, Tensor) else getattr(label, "size", 1)
-    if size != 1:
-        got = f"shape {tuple(label.shape)}"
-        raise invalid("a label as one integer, the class", got, nearest="label.argmax()")
-    return int(label)
+    if stored is None:
+        return stack_labels([dataset[i][1] for i in range(len(dataset))])
+    return _as_label_tensor(stored)
 
 
 def _stored_labels(dataset: Any) -> Any:
@@ -194,10 +199,13 @@ def _stored_labels(dataset: Any) -> Any:
 
 def _stored_class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
     """Return the class names that a dataset stores, as torchvision's do; empty if it has none or too few."""
-    num_labels = max(int(part.labels.max()) for part in splits.values() if len(part)) + 1
+    num_labels = _count_outputs(splits)
     dataset = train.dataset if isinstance(train, Subset) else train
     stored_names = getattr(dataset, "classes", None)
-    return tuple(map(str, stored_names)) if stored_names is not None and len(stored_names) >= num_labels else ()
+    exact = TARGET_RULES[splits["train"].target_kind].exact_outputs
+    if stored_names is None or len(stored_names) < num_labels or (exact and len(stored_names) != num_labels):
+        return ()
+    return tuple(map(str, stored_names))
 
 
 def _default_preprocess(train: ImageDataset) -> Preprocess:

@@ -24,11 +24,12 @@ from reslab.data.image_datasets import (
     TensorImageDataset,
 )
 from reslab.data.rng import hash_key
+from reslab.data.targets import TARGET_RULES, check_outputs, check_target_kind, count_images, format_outputs
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.task import DEFAULT_TASK
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,8 +75,9 @@ class DatasetSplits:
     (path, warning) of the damaged JPEG files that could still be decoded, `messages` say what else a user should know:
     files that were ignored, classes without images. `task` is the one that its labels suit (`TASKS`); `classes` are the
     names of the outputs: of the classes, or of the numbers in regression. A split indexes and iterates like a torch
-    dataset: `split[i]` is (tensor, label), preprocessed as in evaluation.
-    Raises ValueError if there is too little to train on or a label has no class name.
+    dataset: `split[i]` is (tensor, label), preprocessed as in evaluation. A task other than classification is recorded
+    in `split_record`.
+    Raises ValueError if there is too little to train on, or the labels do not suit the task or the names.
     """
 
     name: str
@@ -101,9 +103,12 @@ class DatasetSplits:
 
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLIT_TITLES), sorted(self.splits)
-        if len(self.classes) < 2:
-            got = f"a single class, {self.classes[0]}" if self.classes else "none"
-            raise invalid(f"at least 2 classes in {self.name}", got, next_step="add a second class")
+        rules = TARGET_RULES[self.target_kind]
+        if len(self.classes) < rules.min_outputs:
+            noun = rules.nouns[0]
+            got = f"a single {noun}, {self.classes[0]}" if self.classes else "none"
+            required = f"at least {format_outputs(self.target_kind, rules.min_outputs)} in {self.name}"
+            raise invalid(required, got, next_step="add a second class" if self.classes else f"name the {noun}")
         if "train" in self.splits and len(self.splits["train"]) < 2:
             num_images = len(self.splits["train"])
             raise invalid(
@@ -113,9 +118,10 @@ class DatasetSplits:
                 next_step="add images",
             )
         for split, dataset in self.splits.items():
-            if len(dataset) and int(dataset.labels.max()) >= len(self.classes):
-                required = f"{SPLIT_TITLES[split]} labels from 0 to {len(self.classes) - 1}"
-                raise invalid(required, f"label {int(dataset.labels.max())}")
+            check_target_kind(dataset.target_kind, self.task, SPLIT_TITLES[split])
+            check_outputs(dataset.labels, self.target_kind, self.classes, SPLIT_TITLES[split])
+        if self.task != DEFAULT_TASK:
+            object.__setattr__(self, "split_record", {**self.split_record, "task": self.task})
         transform = EvalTransform(self.preprocess)
         indexable = {
             name: dataset.with_input_transform(transform) if isinstance(dataset, IndexableImages) else dataset
@@ -126,7 +132,7 @@ class DatasetSplits:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(dataset):,}" for name, dataset in self.splits.items())
         classes = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
-        return f"{self.name} ({self.source})\n  images: {sizes}\n  {len(self.classes)} classes: {classes}"
+        return f"{self.name} ({self.source})\n  images: {sizes}\n  {self._outputs_text}: {classes}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,7 +141,17 @@ class DatasetSplits:
 
     @property
     def num_classes(self) -> int:
+        """The number of outputs: of classes, or of values in regression."""
         return len(self.classes)
+
+    @property
+    def target_kind(self) -> TargetKind:
+        """The form of the labels."""
+        return find_task(self.task).target
+
+    @property
+    def _outputs_text(self) -> str:
+        return format_outputs(self.target_kind, self.num_classes)
 
     @property
     def eval_split(self) -> str:
@@ -152,7 +168,10 @@ class DatasetSplits:
     @property
     def imbalance(self) -> float:
         """The number of training images of the largest class by that of the smallest class with any; 1 without."""
-        counts = self.splits["train"].labels.bincount() if "train" in self.splits else torch.ones(1)
+        train = self.splits.get("train")
+        counts = None if train is None else count_images(train.labels, train.target_kind, self.num_classes)
+        if counts is None or not bool(counts.any()):
+            return 1.0
         return float(counts.max() / counts[counts > 0].min())
 
     def _repr_html_(self) -> str:
@@ -161,21 +180,22 @@ class DatasetSplits:
             f"<tr><td>{SPLIT_TITLES[name]}</td><td>{len(dataset):,}</td></tr>" for name, dataset in self.splits.items()
         )
         classes = html.escape(", ".join(self.classes[:20]) + (", ..." if self.num_classes > 20 else ""))
-        header = f"<b>{html.escape(self.name)}</b>: {self.num_classes} classes ({classes})"
+        header = f"<b>{html.escape(self.name)}</b>: {self._outputs_text} ({classes})"
         return f"<p>{header}</p><table><tr><th>split</th><th>images</th></tr>{rows}</table>"
 
     def describe(self) -> str:
         """Return one line: `digits: 1,438 train, 359 test, 10 classes`."""
         parts = [f"{len(dataset):,} {name}" for name, dataset in self.splits.items()]
-        return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
+        return f"{self.name}: {', '.join(parts)}, {self._outputs_text}"
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetListing:
     """The images at a path as far as they can be made out, listed without reading them, for `reslab data check`.
 
-    `unlabeled` has the images of a split outside of any class folder; `layout_error` is the error that training on
-    this path would raise, or empty; `ignored` are the files that are not read, `messages` as of `DatasetSplits`.
+    `classes` and `task` are those of `DatasetSplits`. `unlabeled` has the images of a split outside of any class
+    folder; `layout_error` is the error that training on this path would raise, or empty; `ignored` are the files that
+    are not read, `messages` as of `DatasetSplits`.
     """
 
     name: str
@@ -186,6 +206,7 @@ class DatasetListing:
     layout_error: str = ""
     ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
     messages: tuple[str, ...] = ()
+    task: str = DEFAULT_TASK
 
 
 def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from reslab.data.decode import read_image
 from reslab.data.decode_limits import DecodeLimits, current_limits
 from reslab.data.pil_pixels import pil_to_tensor
+from reslab.data.targets import TARGET_RULES, check_labels, describe_labels
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
 
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 """The splits in their order: the name in code, files and flags, and the word in texts for people."""
@@ -24,12 +26,17 @@ SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 @runtime_checkable
 class ImageDataset(Protocol):
-    """N labeled images: `labels` (N,) int64; `load_image(i)` for the network, `preview(i)` uint8 (C, H, W) to show."""
+    """N labeled images: `load_image(i)` for the network, `preview(i)` uint8 (C, H, W) to show.
+
+    `labels` are those of the `target_kind` (`TargetKind`): (N,) int64 for classes.
+    """
 
     @property
     def labels(self) -> Tensor: ...
+    @property
+    def target_kind(self) -> TargetKind: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> tuple[Tensor, int]: ...
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]: ...
     def name(self, i: int) -> str: ...
     def load_image(self, i: int) -> Tensor: ...
     def preview(self, i: int) -> Tensor: ...
@@ -44,10 +51,11 @@ class IndexableImages:
     """Adds `dataset[i]`, a pair (tensor, label) as of torch's map-style datasets, so that a DataLoader takes it.
 
     The tensor is float32 (C, H, W) by `input_transform`, which `DatasetSplits` sets to the preprocessing of evaluation;
-    without one uint8 is scaled to [0, 1].
+    without one uint8 is scaled to [0, 1]. The label is an int for a class, else the image's row of `labels`.
     """
 
     labels: Tensor
+    target_kind: TargetKind
     input_transform: InputTransform | None
 
     def __len__(self) -> int:
@@ -60,18 +68,18 @@ class IndexableImages:
         """Return the dataset with another input transform."""
         return replace(self, input_transform=transform)  # type: ignore[type-var]
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} of {len(self)} images")
         index = int(i) % len(self)
         transform = self.input_transform or _scale
-        return transform(self.load_image(index), index), int(self.labels[index])
+        return transform(self.load_image(index), index), TARGET_RULES[self.target_kind].item(self.labels[index])
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self):,} images, {len(self.labels.unique())} classes)"
+        return f"{type(self).__name__}({len(self):,} images, {describe_labels(self.labels, self.target_kind)})"
 
 
 def _scale(pixels: Tensor, _: int) -> Tensor:
@@ -80,7 +88,8 @@ def _scale(pixels: Tensor, _: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorImageDataset(IndexableImages):
-    """Images of one size in memory: `images` (N, C, H, W), uint8 or already scaled floats; `labels` (N,) int64.
+    """Images of one size in memory: `images` (N, C, H, W), uint8 or already scaled floats; `labels` (N,) int64,
+    or those of another `target_kind`.
 
     With `dims=1` they are signals (N, C, T), with `dims=3` volumes or clips (N, C, D, H, W).
     Raises ValueError if shapes, types or lengths do not fit.
@@ -91,6 +100,7 @@ class TensorImageDataset(IndexableImages):
     names: tuple[str, ...] | None = None
     input_transform: InputTransform | None = None
     dims: int = 2
+    target_kind: TargetKind = TargetKind.CLASS
 
     def __post_init__(self) -> None:
         if self.images.ndim != self.dims + 2:
@@ -102,7 +112,7 @@ class TensorImageDataset(IndexableImages):
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             required = "images in uint8 (0 to 255) or floating point"
             raise invalid(required, str(self.images.dtype), nearest="images.to(torch.uint8)")
-        check_labels(self.labels, len(self.images))
+        check_labels(self.labels, len(self.images), self.target_kind, self.name)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -138,9 +148,10 @@ class FileImageDataset(IndexableImages):
     root: Path | None = None
     input_transform: InputTransform | None = None
     limits: DecodeLimits = field(default_factory=current_limits)
+    target_kind: TargetKind = TargetKind.CLASS
 
     def __post_init__(self) -> None:
-        check_labels(self.labels, len(self.paths))
+        check_labels(self.labels, len(self.paths), self.target_kind, self.name)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -181,9 +192,10 @@ class WrappedImageDataset(IndexableImages):
     channels: int
     indices: tuple[int, ...]
     input_transform: InputTransform | None = None
+    target_kind: TargetKind = TargetKind.CLASS
 
     def __post_init__(self) -> None:
-        check_labels(self.labels, len(self.indices))
+        check_labels(self.labels, len(self.indices), self.target_kind, self.name)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -238,9 +250,10 @@ class ShardImageDataset(IndexableImages):
     root: Path | str | None = None
     input_transform: InputTransform | None = None
     limits: DecodeLimits = field(default_factory=current_limits)
+    target_kind: TargetKind = TargetKind.CLASS
 
     def __post_init__(self) -> None:
-        check_labels(self.labels, len(self.locations))
+        check_labels(self.labels, len(self.locations), self.target_kind, self.name)
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -294,7 +307,8 @@ def decode_all(dataset: FileImageDataset | ShardImageDataset) -> TensorImageData
     """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda i: dataset.load_image(i).numpy(), range(len(dataset))))
-    return TensorImageDataset(stack_images(images, [dataset.name(i) for i in range(len(dataset))]), dataset.labels)
+    pixels = stack_images(images, [dataset.name(i) for i in range(len(dataset))])
+    return TensorImageDataset(pixels, dataset.labels, target_kind=dataset.target_kind)
 
 
 def stack_images(images: list[np.ndarray], names: Sequence[str]) -> Tensor:
@@ -335,16 +349,3 @@ def to_uint8(pixels: Tensor) -> Tensor:
     if low < 0 or high > 1:
         pixels = (pixels - low) / (high - low).clamp_min(1e-12)
     return (pixels * 255).round().to(torch.uint8)
-
-
-def check_labels(labels: Tensor, num_images: int) -> None:
-    """Raise ValueError unless labels are int64 (N,), one an image, from 0 up."""
-    if labels.dtype != torch.int64 or labels.ndim != 1:
-        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
-        nearest = "labels.argmax(1)" if is_one_hot else "labels.long().flatten()"
-        raise invalid("labels (N,) in int64, one class an image", got, nearest=nearest)
-    if len(labels) != num_images:
-        raise invalid(f"one label for each of {num_images} images", f"{len(labels)} labels")
-    if len(labels) and int(labels.min()) < 0:
-        raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")

@@ -22,12 +22,15 @@ from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorIm
 from reslab.data.jpeg import has_torchvision_decoder
 from reslab.data.rng import RandomDraws, hash_key, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StatelessSampler, StepIndices
+from reslab.data.targets import TARGET_RULES, resolve_num_outputs
+from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
 from reslab.data.transforms.third_party import TransformSource
 from reslab.data.webdataset.stream import check_num_shards, iter_epoch_samples
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import TargetKind
 
 Batch = tuple[Tensor, Tensor, Tensor]
 KeyedIndex = tuple[int, int]
@@ -37,11 +40,13 @@ KeyedIndex = tuple[int, int]
 class TrainLoader:
     """Endless training batches (x, y, indices): normalized float32 (n, C, H, W), int64 (n,), int64 (n,).
 
+    Labels of several classes or of values are y (n, outputs) in float32.
     Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the last `num_dropped` samples of an epoch's
     permutation, which fill no batch, are dropped. `batch_size` is global: rank r of `world_size` gets its r-th part of
     every batch, n = batch_size / world_size samples. `transform` is an expression, a function of an image
     (C, H, W), or a list of both. With mixup or cutmix in the transform, y is float32
-    (n, num_classes) and its rows sum to 1; `num_classes` defaults to the largest label + 1.
+    (n, num_classes), mixed alike, and its rows sum to 1 where an image has one class; `num_classes` defaults to the
+    largest label + 1, or the columns of the labels.
     Images in memory stay on `device` and are transformed there, a batch at once; all others are read and transformed by
     `num_workers` processes (0: in this one). Shards by URL are streamed: their order depends on ranks and workers.
     Raises ValueError if the batch is larger than the dataset or cannot be divided, or the transform does not fit.
@@ -64,18 +69,21 @@ class TrainLoader:
         num_classes: int | None = None,
         transform_functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        self.sampler = StatelessSampler(dataset.labels, batch_size, seed, num_repeats, class_balanced)
+        self.sampler = StatelessSampler(
+            dataset.labels, batch_size, seed, num_repeats, class_balanced, dataset.target_kind
+        )
         _check_workers(num_workers)
         _check_rank(rank, world_size)
         self.transform, self.batch_mixer = parse_train_transform(transform, transform_functions)
         self.transform_functions = transform_functions
         _check_batch_split(batch_size, world_size, self.batch_mixer is not None)
+        _check_mixer(self.batch_mixer, dataset.target_kind)
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
         self.rank, self.world_size, self.local_batch_size = rank, world_size, batch_size // world_size
         self.device = torch.device(device)
         self.normalize = Normalize(preprocess, self.device)
         self.num_steps_per_epoch, self.num_dropped = self.sampler.num_steps_per_epoch, self.sampler.num_dropped
-        self.num_classes = _resolve_num_classes(dataset.labels, num_classes)
+        self.num_classes = resolve_num_outputs(dataset.labels, dataset.target_kind, num_classes)
         if isinstance(dataset, TensorImageDataset):
             # Try one image: a transform that does not fit should fail here, not when training has started.
             self._transform_in_memory(dataset.images[:1].to(device), torch.zeros(1, dtype=torch.int64, device=device))
@@ -195,14 +203,6 @@ def _eval_from_memory(
         yield normalize(x), dataset.labels[batch_slice].to(device), indices
 
 
-def _resolve_num_classes(labels: Tensor, num_classes: int | None) -> int:
-    min_classes = int(labels.max()) + 1
-    if num_classes is not None and num_classes < min_classes:
-        required = f"at least {min_classes} classes for labels up to {min_classes - 1}"
-        raise invalid(required, num_classes, nearest=str(min_classes))
-    return num_classes or min_classes
-
-
 def _check_workers(num_workers: int) -> None:
     if num_workers < 0:
         raise invalid("0 or more workers", num_workers, nearest="0")
@@ -211,6 +211,12 @@ def _check_workers(num_workers: int) -> None:
 def _check_rank(rank: int, world_size: int) -> None:
     if world_size < 1 or not 0 <= rank < world_size:
         raise invalid("a rank from 0 to world_size - 1", f"rank {rank} of {world_size}", nearest="rank 0 of 1")
+
+
+def _check_mixer(batch_mixer: BatchMixer | None, target_kind: TargetKind) -> None:
+    if batch_mixer is not None and batch_mixer.cutmix and not TARGET_RULES[target_kind].can_be_cut:
+        required = "a transform without cutmix for regression (a part of an image has not a part of its values)"
+        raise invalid(required, f"cutmix({batch_mixer.cutmix:g})", nearest=f"mixup({batch_mixer.cutmix:g})")
 
 
 def _check_batch_split(batch_size: int, world_size: int, mixes_pairs: bool) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from reslab.data.rng import RandomDraws, hash_key, hash_keys, permutation, repeat_keys
+from reslab.data.targets import TASK_OF_TARGET
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +43,24 @@ class StatelessSampler:
     are augmented differently and apart from each other in their batch (Hoffer et al. 2020, Augment Your Batch; the
     length of an epoch as in timm's RepeatAugSampler). `class_balanced` draws every class equally often, with
     replacement.
-    Raises ValueError if the batch is larger than the dataset, or `num_repeats` is less than 1.
+    Raises ValueError if the batch is larger than the dataset, `num_repeats` is less than 1, or `class_balanced` is set
+    for images that have not one class each (`target_kind`).
     """
 
     def __init__(
-        self, labels: Tensor, batch_size: int, seed: int, num_repeats: int = 1, class_balanced: bool = False
+        self,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        num_repeats: int = 1,
+        class_balanced: bool = False,
+        target_kind: TargetKind = TargetKind.CLASS,
     ) -> None:
         _check_batch_size(batch_size, len(labels))
+        if class_balanced and target_kind is not TargetKind.CLASS:
+            required = "one class an image for class-balanced sampling"
+            got = f"labels for {TASK_OF_TARGET[target_kind]}"
+            raise invalid(required, got, next_step="set class_balanced_sampling=false")
         if num_repeats < 1:
             raise invalid("num_repeats of 1 or more", num_repeats, nearest="1")
         self.labels, self.batch_size, self.seed = labels, batch_size, seed

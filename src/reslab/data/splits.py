@@ -13,12 +13,18 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits, SplitMethod
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.rng import permutation
+from reslab.data.targets import TARGET_RULES, count_images
 from reslab.spec.errors import invalid
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 
 VAL_FRACTION = 0.2
 _SUBSET_SEED = 0
 _SMALL_IMAGE_SIDE = 64
 PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
+
+
+ColumnNames = Mapping[str, str | Sequence[str]]
+"""The names of a CSV file's columns by role: "image", "label" (one or several) and "split"."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,30 @@ class SplitOptions:
 
     `record` is the split record of an earlier opening, which makes the same splits again. `columns` names the columns
     of a CSV file: of image, label and split. `is_default_fraction` says that a recipe chose the fraction, not the user:
-    it gives way to a validation split of the data's own, and to classes with too few images.
-    Raises ValueError if the validation fraction is not strictly between 0 and 1.
+    it gives way to a validation split of the data's own, and to classes with too few images. `task` is the requested
+    one, None to infer it from the data.
+    Raises ValueError if the validation fraction is not strictly between 0 and 1, or there is no such task.
     """
 
     val_fraction: float | None = None
     seed: int = 0
     skip_bad_images: bool = False
     record: Mapping[str, Any] | None = None
-    columns: Mapping[str, str] | None = None
+    columns: ColumnNames | None = None
     is_default_fraction: bool = False
+    task: str | None = None
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None:
             _check_fraction(self.val_fraction)
+        if self.task is not None:
+            find_task(self.task)
+
+    @property
+    def requested_task(self) -> str | None:
+        """The task that was requested, or that the record has (classification if it names none); None without."""
+        recorded = None if self.record is None else str(self.record.get("task", DEFAULT_TASK))
+        return self.task or recorded
 
     @property
     def keeps_rare_classes(self) -> bool:
@@ -49,14 +65,54 @@ class SplitOptions:
 
 
 def stratified_split(
-    labels: Tensor, fraction: float, seed: int, classes: Sequence[str], *, keep_rare: bool = False
+    labels: Tensor,
+    fraction: float,
+    seed: int,
+    classes: Sequence[str],
+    *,
+    keep_rare: bool = False,
+    target_kind: TargetKind = TargetKind.CLASS,
 ) -> tuple[list[int], list[int]]:
     """Return the indices to keep and to hold out, both sorted: floor(n fraction + 1/2) of each class, chosen by seed.
 
-    With `keep_rare`, a class with too few images to hold one out is kept whole. Raises ValueError if the fraction is
-    not within (0, 1), or leaves a class without an image on one side, or holds no image out.
+    With `keep_rare`, a class with too few images to hold one out is kept whole. Labels that are not one class an image
+    are divided by `systematic_indices`. Raises ValueError if the fraction is not within (0, 1), or leaves a class
+    without an image on one side, or holds no image out.
     """
     _check_fraction(fraction)
+    if TARGET_RULES[target_kind].keeps_classes:
+        held_out = _hold_out_of_classes(labels, fraction, seed, classes, keep_rare)
+    else:
+        held_out = _hold_out_of_groups(labels, fraction, seed, target_kind)
+    is_kept = torch.ones(len(labels), dtype=torch.bool)
+    is_kept[held_out] = False
+    return is_kept.nonzero().flatten().tolist(), held_out
+
+
+def systematic_indices(groups: Tensor, num_images: int, seed: int) -> list[int]:
+    """Return the sorted indices of `num_images` images, the same share of every group to within one image.
+
+    Systematic sampling: the images in the order of their groups, within a group in an order chosen by seed; of these N
+    the images floor((k + 1/2) N / num_images), k = 0, 1, ...
+    """
+    members = [(group, (groups == group).nonzero().flatten()) for group in groups.unique().tolist()]
+    order = torch.cat([indices[permutation(len(indices), seed, group)] for group, indices in members])
+    positions = (torch.arange(num_images) * 2 + 1) * len(groups) // (2 * num_images)
+    return sorted(order[positions].tolist())
+
+
+def _hold_out_of_groups(labels: Tensor, fraction: float, seed: int, target_kind: TargetKind) -> list[int]:
+    num_images = len(labels)
+    num_held_out = int(num_images * fraction + 0.5)
+    if not 0 < num_held_out < num_images:
+        got = f"{fraction:g} of {num_images} images, which holds out {num_held_out}"
+        raise invalid("a validation fraction that leaves images on both sides", got, next_step="add images")
+    return systematic_indices(TARGET_RULES[target_kind].groups(labels), num_held_out, seed)
+
+
+def _hold_out_of_classes(
+    labels: Tensor, fraction: float, seed: int, classes: Sequence[str], keep_rare: bool
+) -> list[int]:
     held_out: list[int] = []
     rare: list[tuple[str, str]] = []
     for label, name in enumerate(classes):
@@ -74,10 +130,7 @@ def stratified_split(
         held_out += members[permutation(len(members), seed, label)[:num_held_out]].tolist()
     if not held_out and rare:
         raise _empty_class_error(labels, fraction, *rare[0])
-    held_out.sort()
-    is_kept = torch.ones(len(labels), dtype=torch.bool)
-    is_kept[held_out] = False
-    return is_kept.nonzero().flatten().tolist(), held_out
+    return sorted(held_out)
 
 
 def _check_fraction(fraction: float) -> None:
@@ -111,7 +164,9 @@ def split_off(
     The record lists the images held out: those in files by name, as files may be added later, others by index; and
     the classes that `keep_rare` kept whole.
     """
-    kept, held_out = stratified_split(dataset.labels, fraction, seed, classes, keep_rare=keep_rare)
+    kept, held_out = stratified_split(
+        dataset.labels, fraction, seed, classes, keep_rare=keep_rare, target_kind=dataset.target_kind
+    )
     record: dict[str, Any] = {
         "method": SplitMethod.STRATIFIED, "from": "train", "into": into, "fraction": fraction, "seed": seed,
     }  # fmt: skip
@@ -119,10 +174,19 @@ def split_off(
         record["names"] = [dataset.name(i) for i in held_out]
     else:
         record["indices"] = held_out
-    rare = set(dataset.labels.tolist()) - set(dataset.labels[held_out].tolist())
+    rare = _classes_without_images(dataset, held_out, len(classes))
     if rare:
-        record["kept_classes"] = [classes[label] for label in sorted(rare)]
+        record["kept_classes"] = [classes[label] for label in rare]
     return {"train": dataset.subset(kept), into: dataset.subset(held_out)}, record
+
+
+def _classes_without_images(dataset: ImageDataset, indices: Sequence[int], num_classes: int) -> list[int]:
+    """Return the classes of a dataset that none of these images has."""
+    everywhere = count_images(dataset.labels, dataset.target_kind, num_classes)
+    there = count_images(dataset.labels[list(indices)], dataset.target_kind, num_classes)
+    if everywhere is None or there is None:
+        return []
+    return ((everywhere > 0) & (there == 0)).nonzero().flatten().tolist()
 
 
 def rare_class_messages(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -169,18 +233,26 @@ def stratified_subset(data: DatasetSplits, num_images: int) -> DatasetSplits:
     """Return the dataset with only `num_images` training images, the same share of every class; other splits stay.
 
     The choice depends on the labels alone, so runs of every seed train on the same images; the split record notes the
-    number. Raises ValueError if there are fewer images, or fewer are requested than there are classes.
+    number. Labels that are not one class an image are divided by `systematic_indices`.
+    Raises ValueError if there are fewer images, or fewer are requested than there are classes.
     """
     if data.split_record.get("num_images") == num_images:
         return data
     dataset = data.split("train")
-    num_present = int((dataset.labels.bincount(minlength=data.num_classes) > 0).sum())
-    least = max(2, num_present)
+    rules = TARGET_RULES[dataset.target_kind]
+    least = max(2, len(dataset.labels.unique())) if rules.keeps_classes else 2
     if not least <= num_images <= len(dataset):
-        required = f"num_images from {least}, one a class, to the {len(dataset):,} training images of {data.name}"
+        lowest = f"{least}, one a class," if rules.keeps_classes else str(least)
+        required = f"num_images from {lowest} to the {len(dataset):,} training images of {data.name}"
         raise invalid(required, num_images, nearest=str(min(max(num_images, least), len(dataset))))
-    splits = {**data.splits, "train": dataset.subset(stratified_indices(dataset.labels, num_images))}
+    choose = stratified_indices if rules.keeps_classes else _systematic_subset
+    indices = choose(rules.groups(dataset.labels), num_images)
+    splits = {**data.splits, "train": dataset.subset(indices)}
     return replace(data, splits=splits, split_record={**data.split_record, "num_images": num_images})
+
+
+def _systematic_subset(groups: Tensor, num_images: int) -> list[int]:
+    return systematic_indices(groups, num_images, _SUBSET_SEED)
 
 
 def stratified_indices(labels: Tensor, num_images: int) -> list[int]:
@@ -234,23 +306,34 @@ def collect_skipped(
 
 
 def check_label_coverage(
-    labels_by_split: Mapping[str, Tensor], classes: Sequence[str], *, has_class_list: bool
+    labels_by_split: Mapping[str, Tensor],
+    classes: Sequence[str],
+    *,
+    has_class_list: bool,
+    target_kind: TargetKind = TargetKind.CLASS,
 ) -> tuple[str, ...]:
     """Return messages about the classes without training images: those a class list names, or gaps between labels.
 
-    Raises ValueError if images of another split have a label that no training image has, unless a class list names it.
+    Raises ValueError if images of another split have a label that no training image has, unless a class list names it
+    or an image may have several classes.
     """
     if "train" not in labels_by_split:
         return ()
-    counts = labels_by_split["train"].bincount(minlength=len(classes))
+    counts_by_split = {
+        split: count_images(labels, target_kind, len(classes)) for split, labels in labels_by_split.items()
+    }
+    counts = counts_by_split["train"]
+    if counts is None:
+        return ()
+    rules = TARGET_RULES[target_kind]
     present = counts.nonzero().flatten().tolist()
     messages = []
-    for split, labels in labels_by_split.items():
-        extra = sorted(set(labels.tolist()) - set(present))
+    for split, split_counts in counts_by_split.items():
+        extra = [] if split_counts is None else ((split_counts > 0) & (counts == 0)).nonzero().flatten().tolist()
         if not extra:
             continue
         names = ", ".join(classes[label] for label in extra[:5]) + (" ..." if len(extra) > 5 else "")
-        if not has_class_list:
+        if rules.keeps_classes and not has_class_list:
             required = f"{SPLIT_TITLES[split]} labels that training images have too ({_ranges(present)})"
             raise invalid(required, f"label {names}", next_step="remove these images, or add training images of them")
         messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {names}")
@@ -259,7 +342,7 @@ def check_label_coverage(
         names = ", ".join(classes[label] for label in missing[:5]) + (" ..." if len(missing) > 5 else "")
         noun = "class" if len(missing) == 1 else "classes"
         text = f"no training image has the {noun} {names}, of {len(classes)} classes"
-        from_one = not has_class_list and missing == [0]
+        from_one = rules.keeps_classes and not has_class_list and missing == [0]
         messages.append(f"{text}: labels seem to count from 1; subtract 1" if from_one else text)
     return tuple(messages)
 

@@ -84,7 +84,7 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
     """
     csv_path = csv_path.resolve()
     columns = options.columns or (options.record or {}).get("columns")
-    files_by_split, messages = list_csv(csv_path, columns)
+    files_by_split, messages = list_csv(csv_path, columns)  # type: ignore[arg-type]
     data = _open_files(csv_path, csv_path.parent, files_by_split, options, messages)
     return replace(data, split_record={**data.split_record, "columns": dict(columns)}) if columns else data
 

@@ -32,7 +32,7 @@ class BatchMixer:
     cutmix: float = 0.0
 
     def __call__(self, x: Tensor, y: Tensor, num_classes: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Mix x (N, C, H, W) in place, and return it with soft targets (N, num_classes) float32 for y (N,) int64."""
+        """Mix x (N, C, H, W) in place, and return it with soft targets (N, num_classes) float32."""
         params = self.sample_params(seed, step, x.shape[-2], x.shape[-1])
         return mix_images(x, params), mix_targets(y, num_classes, params.lam)
 
@@ -72,9 +72,13 @@ def mix_images(x: Tensor, params: MixParams) -> Tensor:
 
 
 def mix_targets(y: Tensor, num_classes: int, lam: float) -> Tensor:
-    """Return lam onehot(y) + (1 - lam) onehot(partner's y), (N, num_classes) float32."""
-    one_hot = torch.zeros((len(y), num_classes), device=y.device).scatter_(1, y[:, None], 1.0)
-    return one_hot * lam + swap_neighbors(one_hot) * (1.0 - lam)
+    """Return lam t + (1 - lam) t of the partner, (N, num_classes) float32; t is onehot(y) for y (N,) int64, else y."""
+    targets = y if y.is_floating_point() else _one_hot(y, num_classes)
+    return targets * lam + swap_neighbors(targets) * (1.0 - lam)
+
+
+def _one_hot(y: Tensor, num_classes: int) -> Tensor:
+    return torch.zeros((len(y), num_classes), device=y.device).scatter_(1, y[:, None], 1.0)
 
 
 def swap_neighbors(values: Tensor) -> Tensor:
