@@ -17,7 +17,7 @@ from reslab.data.dataset_info import DatasetInfo, ReadResult
 from reslab.data.dataset_names import unknown_dataset
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
-from reslab.data.formats.csv_table import is_csv, list_csv_paths
+from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
 from reslab.data.formats.drawn import read_drawn
 from reslab.data.formats.image_files import (
     label_images,
@@ -42,6 +42,7 @@ from reslab.data.webdataset.remote import is_url
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import DEFAULT_TASK, find_task
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class DataFormat:
 
     `open` returns the dataset for training and is strict; `list` returns its images with labels, also those that
     `open` would refuse, for `reslab data check`; `list_images` returns the images whatever their labels, for
-    prediction. `list` takes the names of a CSV file's columns, too. All raise ValueError if the data cannot be read.
+    prediction. `list` takes the names of columns if the format `has_columns`, and the task if it has labels for
+    several `tasks`. All raise ValueError if the data cannot be read.
     """
 
     name: str
@@ -59,10 +61,12 @@ class DataFormat:
     list: Callable[..., DatasetListing]
     list_images: Callable[[Path], Sequence[Path | ImageLocation]]
     has_columns: bool = False
+    tasks: tuple[str, ...] = (DEFAULT_TASK,)
 
 
+_LABEL_TASKS = (DEFAULT_TASK, "multi-label", "regression")
 _FORMATS = (
-    DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True),
+    DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True, tasks=_LABEL_TASKS),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
     DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
@@ -203,8 +207,9 @@ def open_dataset(
     split_seed: int = 0,
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
     is_default_fraction: bool = False,
+    task: str | None = None,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder of class folders, a CSV file, or WebDataset shards by path or URL.
 
@@ -212,9 +217,12 @@ def open_dataset(
     `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
     for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
     opening, makes the same splits again. `columns` names the columns of a CSV file, by the keys "image", "label" and
-    "split", where they are not called as usual (`USUAL_COLUMNS`). A `val_fraction` that is
-    a default (`is_default_fraction`) gives way to a validation split of the data's own, and to rare classes.
-    Raises ValueError if there is no such dataset, its layout is wrong, or images cannot be read.
+    "split", where they are not called as usual (`USUAL_COLUMNS`); of labels there may be several, a list or names
+    separated by commas. A `val_fraction` that is a default (`is_default_fraction`) gives way to a validation split of
+    the data's own, and to rare classes. `task` says what the labels are for; without it the record or, where they leave
+    no doubt, the labels decide.
+    Raises ValueError if there is no such dataset, its layout is wrong, it has no labels for the task, or images cannot
+    be read.
     """
     text = str(name_or_path)
     options = SplitOptions(
@@ -224,9 +232,11 @@ def open_dataset(
         record=split_record,
         columns=columns,
         is_default_fraction=is_default_fraction,
+        task=task,
     )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
+        _check_task(info.name, (DEFAULT_TASK,), options.requested_task)
         return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
     if is_url(text):
         return open_url_shards(text, options)
@@ -235,20 +245,24 @@ def open_dataset(
         raise unknown_dataset(text)
     data_format = find_format(path)
     _check_columns(path, data_format, columns)
+    _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), options.requested_task)
     # Whatever is of no format is reported by the image folder, as the most common one.
     return data_format.open(path, options) if data_format else open_image_folder(path, options)
 
 
 def list_dataset(
-    name_or_path: str | Path, data_dir: Path | None = None, columns: Mapping[str, str] | None = None
+    name_or_path: str | Path,
+    data_dir: Path | None = None,
+    columns: ColumnNames | None = None,
+    task: str | None = None,
 ) -> DatasetListing:
     """List the images of a named dataset or of a path, also if training would refuse its layout.
 
-    Raises ValueError if there is nothing, or a CSV file or a shard cannot be read.
+    Raises ValueError if there is nothing, it has no labels for the task, or a CSV file or a shard cannot be read.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, str) and text.lower() in DATASETS:
-        data = open_dataset(text, data_dir)
+        data = open_dataset(text, data_dir, task=task)
         return DatasetListing(data.name, data.location, data.classes, data.splits)
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text:
@@ -256,12 +270,22 @@ def list_dataset(
     path = path.resolve()
     data_format = find_format(path)
     _check_columns(path, data_format, columns)
+    _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), task)
     if data_format is None:
         return list_image_folder(path)
-    return data_format.list(path, columns) if columns else data_format.list(path)
+    options: dict[str, Any] = {"columns": columns} if data_format.has_columns else {}
+    return data_format.list(path, **options, **({"task": task} if len(data_format.tasks) > 1 else {}))
 
 
-def _check_columns(path: Path, data_format: DataFormat | None, columns: Mapping[str, str] | None) -> None:
+def _check_task(location: Path | str, tasks: Sequence[str], task: str | None) -> None:
+    if task is not None and find_task(task).name not in tasks:
+        next_step = f"list the images in a CSV file for {task}" if task in _LABEL_TASKS else "name other data"
+        raise invalid(
+            f"labels for the task {task} in {location}", f"labels for {', '.join(tasks)}", next_step=next_step
+        )
+
+
+def _check_columns(path: Path, data_format: DataFormat | None, columns: ColumnNames | None) -> None:
     if columns and not (data_format and data_format.has_columns):
         raise invalid("a CSV file, where columns are named", path, next_step="omit the names of columns")
 

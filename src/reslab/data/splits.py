@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits, SplitMethod
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.rng import permutation
 from reslab.data.targets import TARGET_RULES, count_images
@@ -21,10 +22,6 @@ VAL_FRACTION = 0.2
 _SUBSET_SEED = 0
 _SMALL_IMAGE_SIDE = 64
 PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
-
-
-ColumnNames = Mapping[str, str | Sequence[str]]
-"""The names of a CSV file's columns by role: "image", "label" (one or several) and "split"."""
 
 
 @dataclass(frozen=True)
@@ -174,16 +171,16 @@ def split_off(
         record["names"] = [dataset.name(i) for i in held_out]
     else:
         record["indices"] = held_out
-    rare = _classes_without_images(dataset, held_out, len(classes))
+    rare = classes_without(dataset, dataset.labels[held_out], len(classes))
     if rare:
         record["kept_classes"] = [classes[label] for label in rare]
     return {"train": dataset.subset(kept), into: dataset.subset(held_out)}, record
 
 
-def _classes_without_images(dataset: ImageDataset, indices: Sequence[int], num_classes: int) -> list[int]:
-    """Return the classes of a dataset that none of these images has."""
+def classes_without(dataset: ImageDataset, labels: Tensor, num_classes: int) -> list[int]:
+    """Return the classes of a dataset's images that are not among these labels, a part of its own."""
     everywhere = count_images(dataset.labels, dataset.target_kind, num_classes)
-    there = count_images(dataset.labels[list(indices)], dataset.target_kind, num_classes)
+    there = count_images(labels, dataset.target_kind, num_classes)
     if everywhere is None or there is None:
         return []
     return ((everywhere > 0) & (there == 0)).nonzero().flatten().tolist()

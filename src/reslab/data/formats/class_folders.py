@@ -11,7 +11,9 @@ import torch
 from reslab.data.formats.file_listing import SYSTEM_FOLDERS, IgnoredFiles, is_visible, list_images_once
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
+from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid, nearest
+from reslab.spec.task import DEFAULT_TASK, find_task
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -25,16 +27,22 @@ _ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class LabeledFiles:
-    """The image files of one split with their labels, ordered by class and name; class names in label order."""
+    """The image files of one split with their labels, ordered by class and name; class names in label order.
+
+    Labels are those of the task: the index of a class, or the numbers, of each image.
+    """
 
     folder: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int | tuple[float, ...], ...]
+    task: str = DEFAULT_TASK
 
     def to_dataset(self, root: Path | None) -> FileImageDataset:
         """Return the files as RGB images; names are relative to `root`, or whole paths without one."""
-        return FileImageDataset(self.paths, torch.tensor(self.labels, dtype=torch.int64), 3, root)
+        target_kind = find_task(self.task).target
+        labels = torch.tensor(self.labels, dtype=TARGET_RULES[target_kind].dtype)
+        return FileImageDataset(self.paths, labels, 3, root, target_kind=target_kind)
 
 
 @dataclass(frozen=True)

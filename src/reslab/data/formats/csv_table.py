@@ -1,17 +1,20 @@
-"""List the images of a CSV file: a column of paths, one of labels, and optionally one of splits."""
+"""List the images of a CSV file: a column of paths, one or several of labels, and optionally one of splits."""
 
 import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER, LabeledFiles
+from reslab.data.formats.label_text import LabelTexts, ParsedLabels, are_binary, are_numbers, parse_labels
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.image_formats import is_image_name
+from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.task import DEFAULT_TASK, find_task
 
 USUAL_COLUMNS = {
     "image": (
@@ -30,26 +33,33 @@ USUAL_COLUMNS = {
     "split": ("split", "subset", "partition"),
 }
 """The column names that are recognized, in any case, the preferred ones first."""
+ColumnNames = Mapping[str, str | Sequence[str]]
+"""The names of columns by role: "image", "label" (one, or several as a list or separated by commas) and "split"."""
 SEPARATORS = ",;\t|"
 _NUM_SAMPLE_LINES = 50
 
 
 @dataclass(frozen=True)
 class CsvRow:
-    """One row: an image, its class name, and its split ("train" if the file has no such column)."""
+    """One row: an image, its labels as text, and its split ("train" if the file has no such column)."""
 
     line: int
     path: Path
-    label: str
+    labels: tuple[str, ...]
     split: str
+    text: str
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """The rows of a CSV file below its header (if any): (line number, cells), and the index of each column."""
+    """The rows of a CSV file below its header (if any): (line number, cells), and the index of each column.
+
+    `columns` has the columns of image and split, `label_columns` those of the labels with their names.
+    """
 
     path: Path
     columns: Mapping[str, int]
+    label_columns: Mapping[int, str]
     rows: Sequence[tuple[int, list[str]]]
     messages: tuple[str, ...] = ()
 
@@ -106,34 +116,45 @@ def read_csv_rows(csv_path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def list_csv(
-    csv_path: Path, columns: Mapping[str, str] | None = None
+    csv_path: Path, columns: ColumnNames | None = None, task: str | None = None
 ) -> tuple[dict[str, LabeledFiles], tuple[str, ...]]:
     """Return the files of each split with their labels, and messages; classes are in lexicographic order (10 before 2).
 
-    `columns` names the columns of image, label and split where they differ from `USUAL_COLUMNS`. Paths are relative to
-    the CSV file's folder, and may have backslashes. Raises ValueError with the line number of every mistake, and if
-    there are no training images, fewer than two classes, or a label that no training image has.
+    `columns` names the columns of image, label and split where they differ from `USUAL_COLUMNS`; of labels there may be
+    several, which are then the classes or the numbers of the task. The task is inferred where none is given
+    (`infer_task`). Paths are relative to the CSV file's folder, and may have backslashes.
+    Raises ValueError with the line number of every mistake, and if there are no training images, fewer than two classes
+    of classification, or a label that no training image has.
     """
-    table = read_table(csv_path, columns, required=("image", "label"))
-    rows = [_parse_row(csv_path, line, cells, table.columns) for line, cells in table.rows]
+    table = read_table(csv_path, columns, required=("image", "label"), task=task)
+    rows = [_parse_row(csv_path, line, cells, table) for line, cells in table.rows]
     _check_unique_paths(csv_path, rows)
-    by_split = {split: [row for row in rows if row.split == split] for split in SPLIT_TITLES}
-    if not by_split["train"]:
+    if not any(row.split == "train" for row in rows):
         got = f"only {', '.join(sorted({row.split for row in rows}))}" if rows else "no rows"
         raise invalid(f"rows of the split train in {csv_path}", got)
-    classes = tuple(sorted({row.label for row in rows}))
-    if len(classes) < 2:
-        got = f"a single class, {classes[0]!r}"
+    parsed = parse_labels(_label_texts(csv_path, table, rows), task)
+    target_kind = find_task(parsed.task).target
+    if len(parsed.names) < TARGET_RULES[target_kind].min_outputs:
+        got = f"a single class, {parsed.names[0]!r}"
         raise invalid(f"at least 2 labels in {csv_path}", got, next_step="add a second class")
-    _check_train_labels(csv_path, rows, {row.label for row in by_split["train"]})
+    _check_train_labels(csv_path, rows, parsed)
     _check_any_exists(csv_path, [row.path for row in rows])
-    label_of = {name: label for label, name in enumerate(classes)}
     files_by_split = {}
-    for split, split_rows in by_split.items():
-        if split_rows:
-            labels = tuple(label_of[row.label] for row in split_rows)
-            files_by_split[split] = LabeledFiles(csv_path, classes, tuple(row.path for row in split_rows), labels)
-    return files_by_split, table.messages
+    for split in SPLIT_TITLES:
+        chosen = [i for i, row in enumerate(rows) if row.split == split]
+        if chosen:
+            paths, labels = tuple(rows[i].path for i in chosen), tuple(parsed.labels[i] for i in chosen)
+            files_by_split[split] = LabeledFiles(csv_path, parsed.names, paths, labels, parsed.task)
+    return files_by_split, (*table.messages, *parsed.messages)
+
+
+def _label_texts(csv_path: Path, table: CsvTable, rows: Sequence[CsvRow]) -> LabelTexts:
+    return LabelTexts(
+        tuple(table.label_columns.values()),
+        [row.labels for row in rows],
+        place=lambda i: f"line {rows[i].line} of {csv_path}",
+        row=lambda i: rows[i].text,
+    )
 
 
 def list_csv_paths(csv_path: Path) -> list[Path]:
@@ -150,69 +171,129 @@ def list_csv_paths(csv_path: Path) -> list[Path]:
     return paths
 
 
-def read_table(csv_path: Path, names: Mapping[str, str] | None, required: Sequence[str]) -> CsvTable:
-    """Read a CSV file and find its columns: by the given names, the usual names, or without a header by their content.
+def read_table(csv_path: Path, names: ColumnNames | None, required: Sequence[str], task: str | None = None) -> CsvTable:
+    """Read a CSV file and find its columns: by the given names, the usual names, or by their content.
 
+    Without a column of labels, several columns of 0 and 1 are those of classes; and if the task is not classification,
+    the only other column is the label. A file without a header has the path of an image in its first line.
     Raises ValueError if a named or required column is missing.
     """
     rows = list(read_csv_rows(csv_path))
-    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    columns = _named_columns(csv_path, rows[0][1] if rows else [], names or {})
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    columns = _find_columns(csv_path, header, names or {})
+    label_columns = columns.pop("label", ())
+    roles = {role: indices[0] for role, indices in columns.items()}
+    if not label_columns and "label" in required and "image" in roles:
+        label_columns = _label_columns_by_content(rows[1:], len(header), set(roles.values()), task)
+    found = {*roles, *(["label"] if label_columns else [])}
+    if set(required) <= found:
+        return CsvTable(csv_path, roles, {index: header[index] for index in label_columns}, rows[1:])
+    if not names and rows and (positions := _columns_without_header([cells for _, cells in rows], required, task)):
+        described = ", ".join(
+            f"column {', '.join(str(index + 1) for index in indices)} is the {role}"
+            for role, indices in positions.items()
+        )
+        labels = {index: f"column {index + 1}" for index in positions.pop("label", ())}
+        roles = {role: indices[0] for role, indices in positions.items()}
+        return CsvTable(csv_path, roles, labels, rows, (f"{csv_path.name} has no header: {described}",))
+    missing = next(role for role in required if role not in found)
+    raise _missing_column(csv_path, rows, missing, {*roles.values(), *label_columns})
+
+
+def _find_columns(csv_path: Path, header: list[str], names: ColumnNames) -> dict[str, tuple[int, ...]]:
+    """Return the columns of each role by the given names, else by the usual ones."""
+    columns = _named_columns(csv_path, header, names)
+    lower = [cell.lower() for cell in header]
     for role, usual in USUAL_COLUMNS.items():
-        taken = set(columns.values())
-        free = (header.index(name) for name in usual if name in header)
-        index = next((index for index in free if index not in taken), None)
+        taken = {index for indices in columns.values() for index in indices}
+        index = next((lower.index(name) for name in usual if name in lower and lower.index(name) not in taken), None)
         if role not in columns and index is not None:
-            columns[role] = index
-    missing = [role for role in required if role not in columns]
-    if not missing:
-        return CsvTable(csv_path, columns, rows[1:])
-    if not names and rows and (positions := _columns_without_header(rows[0][1], required)):
-        described = ", ".join(f"column {index + 1} is the {role}" for role, index in positions.items())
-        return CsvTable(csv_path, positions, rows, (f"{csv_path.name} has no header: {described}",))
-    raise _missing_column(csv_path, header, missing[0], columns)
-
-
-def _named_columns(csv_path: Path, header: list[str], names: Mapping[str, str]) -> dict[str, int]:
-    for role in names:
-        if role not in USUAL_COLUMNS:
-            raise unknown_name("role of a column", role, USUAL_COLUMNS)
-    stripped = [cell.strip() for cell in header]
-    lower = [cell.lower() for cell in stripped]
-    columns = {}
-    for role, name in names.items():
-        if name in stripped:
-            columns[role] = stripped.index(name)
-        elif name.lower() in lower:
-            columns[role] = lower.index(name.lower())
-        else:
-            raise unknown_name(f"column in {csv_path}", name, stripped, "the first line has the names")
+            columns[role] = (index,)
     return columns
 
 
-def _columns_without_header(cells: list[str], required: Sequence[str]) -> dict[str, int]:
+def _named_columns(csv_path: Path, header: list[str], names: ColumnNames) -> dict[str, tuple[int, ...]]:
+    columns = {}
+    for role, given in names.items():
+        if role not in USUAL_COLUMNS:
+            raise unknown_name("role of a column", role, USUAL_COLUMNS)
+        # A name may contain a comma; several names are separated by commas.
+        is_one = isinstance(given, str) and (role != "label" or _column_index(header, given) is not None)
+        parts = [given] if is_one else given.split(",") if isinstance(given, str) else given
+        indices = []
+        for part in map(str, parts):
+            index = _column_index(header, part.strip())
+            if index is None:
+                raise unknown_name(f"column in {csv_path}", part.strip(), header, "the first line has the names")
+            if index in indices:
+                raise invalid(f"each column once as {role}", f"{part.strip()} twice")
+            indices.append(index)
+        if not indices:
+            raise invalid(f"a column of {role}s in {csv_path}", "none")
+        columns[role] = tuple(indices)
+    return columns
+
+
+def _column_index(header: list[str], name: str) -> int | None:
+    """Return the column of a name, exactly so or else in any case; None if there is none."""
+    lower = [cell.lower() for cell in header]
+    if name in header:
+        return header.index(name)
+    return lower.index(name.lower()) if name.lower() in lower else None
+
+
+def _label_columns_by_content(
+    rows: Sequence[tuple[int, list[str]]], num_columns: int, taken: set[int], task: str | None
+) -> tuple[int, ...]:
+    """Return the columns that can only be the labels; none if that is in doubt."""
+    free = [index for index in range(num_columns) if index not in taken]
+    cells = {index: [row[index] if index < len(row) else "" for _, row in rows] for index in free}
+    binary = tuple(index for index in free if rows and are_binary(cells[index]))
+    if len(binary) > 1 and len(binary) == len(free):
+        return binary
+    return tuple(free) if task not in (None, DEFAULT_TASK) and len(free) == 1 else ()
+
+
+def _columns_without_header(
+    rows: Sequence[list[str]], required: Sequence[str], task: str | None
+) -> dict[str, tuple[int, ...]]:
     """Return the columns of a first row that is not a header, as it has an image's path; empty if it has none.
 
-    The label is the next cell, or the one before the path; a further cell with a split's name is the split.
+    The label is the next cell, or the one before the path; with a task other than classification, all further columns
+    that hold numbers. A further cell with a split's name is the split.
     """
+    cells = rows[0]
     image = next((index for index, cell in enumerate(cells) if is_image_name(Path(cell.strip()).name)), None)
     if image is None:
         return {}
     others = [index for index in (*range(image + 1, len(cells)), *range(image - 1, -1, -1)) if cells[index].strip()]
     split = next((index for index in others if cells[index].strip().lower() in SPLIT_OF_FOLDER), None)
-    label = next((index for index in others if index != split), None)
-    columns = {"image": image, "label": label, "split": split}
-    found = {role: index for role, index in columns.items() if index is not None}
+    labels = [index for index in others if index != split]
+    if task in (None, DEFAULT_TASK) or not all(are_numbers([cells[index]]) for index in labels):
+        labels = labels[:1]
+    columns = {"image": (image,), "label": tuple(sorted(labels)), "split": () if split is None else (split,)}
+    found = {role: indices for role, indices in columns.items() if indices}
     return found if set(required) <= set(found) else {}
 
 
-def _missing_column(csv_path: Path, header: list[str], role: str, columns: Mapping[str, int]) -> ValueError:
+def _missing_column(
+    csv_path: Path, rows: Sequence[tuple[int, list[str]]], role: str, taken: Collection[int]
+) -> ValueError:
     usual = USUAL_COLUMNS[role]
-    free = [name for index, name in enumerate(header) if index not in columns.values()]
-    guess = next((match for name in usual for match in nearest(name, free, 1)), free[0] if len(free) == 1 else "")
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    free = [index for index in range(len(header)) if index not in taken]
+    names = [header[index] for index in free]
+    guess = next((match for name in usual for match in nearest(name, names, 1)), names[0] if len(names) == 1 else "")
+    numeric = [header[index] for index in free if _holds_numbers(rows[1:], index)]
+    if role == "label" and len(numeric) > 1 and (not guess or guess in numeric):
+        guess = ",".join(numeric[:5])
     next_step = f"name the column with --{role}-column {guess or 'NAME'}, or rename it to {usual[0]}"
     required = f"a column of {role}s in {csv_path} ({', '.join(usual)})"
     return invalid(required, ",".join(header) or "an empty file", nearest=guess, next_step=next_step)
+
+
+def _holds_numbers(rows: Sequence[tuple[int, list[str]]], index: int) -> bool:
+    return bool(rows) and are_numbers([cells[index] if index < len(cells) else "" for _, cells in rows])
 
 
 def resolve_path(csv_path: Path, text: str) -> Path:
@@ -223,16 +304,22 @@ def resolve_path(csv_path: Path, text: str) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _parse_row(csv_path: Path, line: int, cells: list[str], columns: Mapping[str, int]) -> CsvRow:
-    values = {name: cells[index].strip() if index < len(cells) else "" for name, index in columns.items()}
+def _parse_row(csv_path: Path, line: int, cells: list[str], table: CsvTable) -> CsvRow:
+    text = ",".join(cells)
+    values = {name: _cell(cells, index) for name, index in table.columns.items()}
     for name, value in values.items():
         if not value:
             noun = "an image" if name == "image" else f"a {name}"
-            raise invalid(f"{noun} in line {line} of {csv_path}", ",".join(cells))
+            raise invalid(f"{noun} in line {line} of {csv_path}", text)
     split = values.get("split", "train")
     if split.lower() not in SPLIT_OF_FOLDER:
         raise unknown_name(f"split in line {line} of {csv_path}", split, SPLIT_OF_FOLDER)
-    return CsvRow(line, resolve_path(csv_path, values["image"]), values["label"], SPLIT_OF_FOLDER[split.lower()])
+    labels = tuple(_cell(cells, index) for index in table.label_columns)
+    return CsvRow(line, resolve_path(csv_path, values["image"]), labels, SPLIT_OF_FOLDER[split.lower()], text)
+
+
+def _cell(cells: Sequence[str], index: int) -> str:
+    return cells[index].strip() if index < len(cells) else ""
 
 
 def _check_unique_paths(csv_path: Path, rows: list[CsvRow]) -> None:
@@ -240,7 +327,7 @@ def _check_unique_paths(csv_path: Path, rows: list[CsvRow]) -> None:
     for row in rows:
         first = seen.setdefault(row.path, row)
         if first is not row:
-            lines = f"line {first.line} ({first.label}, {first.split}) and line {row.line} ({row.label}, {row.split})"
+            lines = " and ".join(f"line {one.line} ({', '.join([*one.labels, one.split])})" for one in (first, row))
             raise invalid(
                 f"every image once in {csv_path}", f"{row.path} in {lines}", next_step="keep one of the lines"
             )
@@ -258,10 +345,15 @@ def _check_any_exists(csv_path: Path, paths: Sequence[Path]) -> None:
     raise invalid(required, f"no such file as {paths[0]}, nor any of the {len(paths):,}", next_step=next_step)
 
 
-def _check_train_labels(csv_path: Path, rows: list[CsvRow], train_labels: set[str]) -> None:
-    for row in rows:
-        if row.label not in train_labels:
-            matches = nearest(row.label, train_labels, 1)
-            required = f"{SPLIT_TITLES[row.split]} labels that training images have too, in {csv_path}"
-            got = f"{row.label!r} in line {row.line}"
-            raise invalid(required, got, matches[0] if matches else "", "rename it, or add training images of it")
+def _check_train_labels(csv_path: Path, rows: Sequence[CsvRow], parsed: ParsedLabels) -> None:
+    """Raise ValueError for a class that only images of another split have, where labels are written as names."""
+    known = {name for row, names in zip(rows, parsed.shown, strict=False) if row.split == "train" for name in names}
+    for row, names in zip(rows, parsed.shown, strict=False):
+        for name in names:
+            if name not in known:
+                matches = nearest(name, known, 1)
+                required = f"{SPLIT_TITLES[row.split]} labels that training images have too, in {csv_path}"
+                next_step = "rename it, or add training images of it"
+                if are_numbers(parsed.names):
+                    next_step += "; for amounts, set --task regression"
+                raise invalid(required, f"{name!r} in line {row.line}", matches[0] if matches else "", next_step)

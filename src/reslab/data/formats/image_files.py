@@ -28,20 +28,24 @@ from reslab.data.formats.class_folders import (
     subfolders,
 )
 from reslab.data.formats.class_names import readable_class_names
-from reslab.data.formats.csv_table import list_csv
+from reslab.data.formats.csv_table import ColumnNames, list_csv
 from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.formats.imagenet import TINY_IMAGENET_LABELS, list_annotated_files
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
 from reslab.data.splits import (
     SplitOptions,
     apply_split,
+    check_label_coverage,
+    classes_without,
     collect_skipped,
     default_eval_transform,
     rare_class_messages,
 )
+from reslab.data.targets import TARGET_RULES
 from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import find_task
 
 _CACHE_FORMAT = "2"
 
@@ -84,9 +88,19 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
     """
     csv_path = csv_path.resolve()
     columns = options.columns or (options.record or {}).get("columns")
-    files_by_split, messages = list_csv(csv_path, columns)  # type: ignore[arg-type]
+    files_by_split, messages = list_csv(csv_path, columns, options.requested_task)
+    train = files_by_split["train"]
+    messages += check_label_coverage(
+        {split: files.to_dataset(None).labels for split, files in files_by_split.items()},
+        train.classes,
+        has_class_list=True,
+        target_kind=find_task(train.task).target,
+    )
     data = _open_files(csv_path, csv_path.parent, files_by_split, options, messages)
-    return replace(data, split_record={**data.split_record, "columns": dict(columns)}) if columns else data
+    if not columns:
+        return data
+    recorded = {role: names if isinstance(names, str) else list(names) for role, names in columns.items()}
+    return replace(data, split_record={**data.split_record, "columns": recorded})
 
 
 def open_listed_images(
@@ -151,15 +165,16 @@ def _open_files(
         decode_warnings=tuple((name, file.warning) for name, file in scanned.items() if file.warning),
         location=str(location),
         messages=(*messages, *rare_class_messages(record)),
+        task=files_by_split["train"].task,
     )
 
 
 def _without_skipped(files: LabeledFiles, root: Path, skipped_names: set[str]) -> FileImageDataset:
     dataset = files.to_dataset(root)
     kept = dataset.subset([i for i in range(len(dataset)) if dataset.name(i) not in skipped_names])
-    empty_labels = set(files.labels) - set(kept.labels.tolist())
-    if empty_labels:
-        got = f"none in {', '.join(f'{files.classes[label]}/' for label in sorted(empty_labels))}"
+    empty_labels = classes_without(dataset, kept.labels, len(files.classes))
+    if empty_labels and TARGET_RULES[dataset.target_kind].keeps_classes:
+        got = f"none in {', '.join(f'{files.classes[label]}/' for label in empty_labels)}"
         raise invalid(f"a readable image in every class folder of {files.folder}", got)
     return kept
 
@@ -193,11 +208,12 @@ def list_image_folder(root: Path) -> DatasetListing:
     return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error, ignored, messages)
 
 
-def list_csv_dataset(csv_path: Path, columns: Mapping[str, str] | None = None) -> DatasetListing:
+def list_csv_dataset(csv_path: Path, columns: ColumnNames | None = None, task: str | None = None) -> DatasetListing:
     """List the images of a CSV file. Raises ValueError as `list_csv` does."""
-    files_by_split, messages = list_csv(csv_path, columns)
+    files_by_split, messages = list_csv(csv_path, columns, task)
     splits = {split: files.to_dataset(csv_path.parent) for split, files in files_by_split.items()}
-    return DatasetListing(csv_path.stem, str(csv_path), files_by_split["train"].classes, splits, messages=messages)
+    train = files_by_split["train"]
+    return DatasetListing(csv_path.stem, str(csv_path), train.classes, splits, messages=messages, task=train.task)
 
 
 def _existing_split_folders(root: Path) -> dict[str, Path]:
