@@ -1,5 +1,7 @@
 """`reslab summary`: counts, shapes and block layout of a network."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,55 @@ def test_a_thousand_layers_are_shown_quickly_enough_to_wait_for(command: Command
     facts = command("summary", "resnet1202_cifar", "--json").value
     assert facts["depth"] == 1202
     assert facts["params"] == 19_421_274
+
+
+def test_draw_a_network_and_a_block(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "network.svg"
+    assert command("summary", "resnet18", "--draw", path, "--json").value == {
+        "name": "resnet18",
+        "block": None,
+        "drawing": str(path),
+    }
+    assert ">resnet18</text>" in path.read_text(encoding="utf-8")
+    command("summary", "resnet18", "--draw", path, "--block", "layer2.0", "--set", "model.merge=gate(-6)")
+    assert ">g = sigmoid</text>" in path.read_text(encoding="utf-8")
+
+
+def test_a_drawing_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from reslab.report.drawings.draw import draw; draw('resnet50', sys.argv[1]);"
+        "print([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "network.svg")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_stages_of_several_networks(command: Command, tmp_path: Path) -> None:
+    text = command("summary", "resnet18", "resnet50", "--stages").out
+    assert "conv1    112×112  7×7, 64, stride 2" in text
+    assert next(line.split() for line in text.splitlines() if "10⁹" in line) == ["FLOPs", "1.81×10⁹", "4.09×10⁹"]
+    networks = command("summary", "resnet18", "resnet50", "--stages", "--json").value["networks"]
+    assert [network["macs"] for network in networks] == [1_814_073_344, 4_089_184_256]
+    assert networks[0]["stages"][2]["parts"] == [{"layers": ["3×3, 128", "3×3, 128"], "blocks": 2}]
+    for suffix, expected in ((".md", "<br>"), (".html", 'class="bracket"'), (".txt", "⎡")):
+        path = (tmp_path / "stages").with_suffix(suffix)
+        command("summary", "resnet18", "--stages", "--output", path)
+        assert expected in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("resnet18", "resnet50"), "--stages"),
+        (("resnet18", "--draw", "a.svg", "--stages"), "--draw or --stages"),
+        (("resnet18", "--draw", "a.jpg"), "a.svg"),
+        (("resnet18", "--draw", "a.svg", "--block", "layer1.2"), "layer1.1"),
+        (("resnet18", "--block", "layer1.0"), "--draw"),
+        (("resnet18", "--output", "a.md"), "--stages"),
+        (("resnet18", "--stages", "--output", "a.pdf"), "a.md"),
+    ],
+)
+def test_options_that_do_not_go_together(command: Command, arguments: tuple[str, ...], expected: str) -> None:
+    outcome = command("summary", *arguments)
+    assert outcome.code == 1
+    assert expected in outcome.err

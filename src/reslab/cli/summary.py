@@ -1,5 +1,7 @@
-"""`reslab summary`: a network's layers, parameters, multiply-adds and block layout."""
+"""`reslab summary`: a network's layers, parameters, multiply-adds and block layout; its drawing; a table of stages."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +15,9 @@ from reslab.cli.options import (
     complete_model,
     parse_model_overrides,
 )
-from reslab.cli.output import print_json, print_pairs, print_table
+from reslab.cli.output import echo_err, print_json, print_pairs, print_table, write_page
 from reslab.report.format import format_int, format_shape, format_si
+from reslab.runtime.files import write_atomic
 from reslab.spec.convs import format_convs
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, receptive_field, stem_ops
@@ -22,30 +25,127 @@ from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
+    from reslab.report.stage_table import StageTable
     from reslab.spec.arch import Arch
 
 
 def summary(
-    name: Annotated[
-        str,
+    names: Annotated[
+        list[str],
         typer.Argument(
-            metavar="NAME",
-            help="Model (`reslab models`), TOML file, run or weights file.",
+            metavar="NAME...",
+            help="Model (`reslab models`), TOML file, run or weights file; several with --stages.",
             autocompletion=complete_model,
         ),
     ],
+    draw: Annotated[
+        Path | None,
+        typer.Option("--draw", metavar="FILE", help="Draw the network into a file ending in .svg or .png."),
+    ] = None,
+    block: Annotated[
+        str | None,
+        typer.Option("--block", metavar="NAME", help="With --draw: the block to draw, such as layer2.0."),
+    ] = None,
+    stages: Annotated[
+        bool,
+        typer.Option("--stages", help="Print the stages of the networks side by side, as Table 1 of He et al. 2015."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="With --stages: write the table to a .md, .html or .txt file."),
+    ] = None,
     input_size: InputSize = None,
     num_classes: NumClasses = None,
     overrides: ModelOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print a network's layers, parameters, multiply-adds, receptive field, block layout and reference."""
-    arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
-    info = summarize_arch(arch, input_shape)
+    """Print a network's layers, parameters, multiply-adds, receptive field, block layout and reference.
+
+    Or draw it (--draw), or compare stages of several networks (--stages).
+    """
+    _check_options(names, draw=draw, block=block, stages=stages, output=output)
+    resolved = [resolve_arch_and_input(name, input_size, num_classes, overrides) for name in names]
+    if draw is not None:
+        _draw(resolved[0][0], draw, block or "", as_json)
+    elif stages:
+        _print_stages([arch for arch, _ in resolved], output, as_json)
+    else:
+        _print_summary(summarize_arch(*resolved[0]), as_json)
+
+
+def _check_options(
+    names: list[str], *, draw: Path | None, block: str | None, stages: bool, output: Path | None
+) -> None:
+    """Raise ValueError for options that do not go together."""
+    if draw is not None and stages:
+        raise invalid("--draw or --stages", "both", next_step="run the command twice")
+    if len(names) > 1 and not stages:
+        raise invalid("one model, or --stages", " ".join(names), next_step="add --stages to compare them")
+    if block is not None and draw is None:
+        raise invalid("--draw FILE with --block", f"--block {block}", f"--draw {block}.svg --block {block}")
+    if output is not None and not stages:
+        raise invalid("--stages with --output", f"--output {output}", next_step="add --stages")
+    if output is not None and output.suffix.lower() not in _TABLE_SUFFIXES:
+        raise invalid("a file ending in .md, .html or .txt", output, str(output.with_suffix(".md")))
+
+
+_TABLE_SUFFIXES = (".md", ".html", ".txt")
+
+
+def _draw(arch: "Arch", path: Path, block: str, as_json: bool) -> None:
+    from reslab.report.drawings.draw import make_drawing, write_drawing
+
+    drawing = make_drawing(arch, block)
+    write_drawing(drawing, path)
+    if as_json:
+        print_json({"name": arch.name, "block": block or None, "drawing": str(path)})
+    else:
+        print(f"{path}: {drawing.title}")
+
+
+def _print_stages(archs: "list[Arch]", output: Path | None, as_json: bool) -> None:
+    """Print the stage table, or write it to a file whose ending says how."""
+    from reslab.report.stage_table import render_text, stage_table
+
+    table = stage_table(archs, [_count_macs(arch) for arch in archs])
+    if output is not None:
+        _write_stages(table, output)
+    if as_json:
+        print_json({"networks": table.to_dicts(), "output": None if output is None else str(output)})
+    elif output is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+        print(render_text(table, width), end="")
+
+
+def _write_stages(table: "StageTable", output: Path) -> None:
+    if output.suffix.lower() == ".html":
+        from reslab.report.pages.stage_table import StageTablePage
+
+        write_page(output, StageTablePage(table))
+        return
+    from reslab.report.stage_table import render_markdown, render_text
+
+    render = render_markdown if output.suffix.lower() == ".md" else render_text
+    write_atomic(output, render(table).encode())
+    echo_err(f"table: {output}")
+
+
+def _count_macs(arch: "Arch") -> int:
+    import torch
+
+    from reslab.nn.cost import layer_table
+    from reslab.nn.factory import create_model
+
+    with torch.device("meta"):
+        model = create_model(arch)
+    return sum(layer.macs for layer in layer_table(model, arch.input_size))
+
+
+def _print_summary(info: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(info)
         return
-    print(f"{arch.name}\n")
+    print(f"{info['name']}\n")
     print_table(
         ["layer", "kind", "output", "parameters", "multiply-adds"], [_layer_row(layer) for layer in info["layers"]]
     )

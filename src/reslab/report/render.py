@@ -13,10 +13,21 @@ from reslab.report.pages.data_check import DataCheckPage, data_check_context
 from reslab.report.pages.demo import DemoPage, demo_context
 from reslab.report.pages.lr_find import LRFinderPage, lr_finder_context
 from reslab.report.pages.run import RunPage, run_context
+from reslab.report.pages.stage_table import StageTablePage, stage_table_context
 from reslab.report.pages.study import study_context
 from reslab.report.pages.study_results import StudyPage
 
-Page = AnalysisPage | BenchmarkPage | ComparePage | DataCheckPage | DemoPage | LRFinderPage | RunPage | StudyPage
+Page = (
+    AnalysisPage
+    | BenchmarkPage
+    | ComparePage
+    | DataCheckPage
+    | DemoPage
+    | LRFinderPage
+    | RunPage
+    | StageTablePage
+    | StudyPage
+)
 
 # The function that turns each kind of page into the values of its template.
 _PAGES: dict[type[Any], tuple[Callable[[Any], dict[str, Any]], str]] = {
@@ -27,6 +38,7 @@ _PAGES: dict[type[Any], tuple[Callable[[Any], dict[str, Any]], str]] = {
     DemoPage: (demo_context, "demo.html"),
     LRFinderPage: (lr_finder_context, "curves.html"),
     RunPage: (run_context, "run.html"),
+    StageTablePage: (stage_table_context, "stage_table.html"),
     StudyPage: (study_context, "study.html"),
 }
 

@@ -29,7 +29,7 @@ _LAYERS = {
     "drop2d": "dropout of maps",
     "zero-pad": "zero padding",
 }
-_POOLS = {"maxpool": "max pool", "avgpool": "average pool", "blurpool": "blur pool"}
+POOL_NAMES = {"maxpool": "max pool", "avgpool": "average pool", "blurpool": "blur pool"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def layer_label(layer: Layer, arch: Arch, block: BlockSpec | None = None) -> Lab
     if op.name in ("norm", "act"):
         kind = str(op.args[0]) if op.args else str(getattr(arch, op.name))
         return Label(_norm_name(kind) if op.name == "norm" else act_name(kind), style=Style.PLAIN)
-    if op.name in _POOLS:
+    if op.name in POOL_NAMES:
         return _pool_label(layer)
     if op.name == "zero-pad":
         return _padding_label(layer)
@@ -117,7 +117,7 @@ def act_name(kind: str) -> str:
 
 
 def _pool_label(layer: Layer) -> Label:
-    name = _POOLS[layer.op.name]
+    name = POOL_NAMES[layer.op.name]
     if not layer.size:
         return Label(f"global {name}")
     size = format_shape((layer.size,) * (len(layer.in_shape) - 1))
