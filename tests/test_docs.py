@@ -5,24 +5,43 @@ import re
 import runpy
 from pathlib import Path
 
+from reslab.cli.lists import format_value
 from reslab.nn.checkpoints.foreign_formats import CONTAINERS
 from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
 from reslab.nn.checkpoints.read import KEY_PREFIXES
 from reslab.report.format import markdown_table
+from reslab.spec.config import non_default_fields
+from reslab.spec.dense import ModelKind
 from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import MERGE_OPS, SHORTCUTS, MergeRole
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformKind
+from reslab.spec.zoo.dense import DENSE_ARCHS
 
 DOCS = Path(__file__).parent.parent / "docs"
 WEIGHTS_PAGE = DOCS / "how-to" / "load-weights-from-elsewhere.md"
+DENSE_PAGE = DOCS / "reference" / "networks-dense.md"
 GRAMMAR, TRANSFORM_PAGE = DOCS / "reference" / "grammar.md", DOCS / "reference" / "transforms.md"
 
 
 def tables() -> dict[str, str]:
     """The tables of the pages, each by the marker ahead of it."""
-    return {**grammar_tables(), **transform_tables(), **checkpoint_tables()}
+    return {**grammar_tables(), **transform_tables(), **checkpoint_tables(), **dense_tables()}
+
+
+def dense_tables() -> dict[str, str]:
+    """A table for each kind of networks on a backbone."""
+    columns = ["name", "backbone", "values", "reference"]
+    rows: dict[ModelKind, list[list[str]]] = {kind: [] for kind in (ModelKind.SEGMENTATION,)}
+    for arch in DENSE_ARCHS.values():
+        values = {key: value for key, value in non_default_fields(arch).items() if key not in _COLUMNS}
+        text = ", ".join(f"`{key}={format_value(value)}`" for key, value in values.items())
+        rows[arch.kind].append([f"`{arch.name}`", f"`{arch.backbone.name}`", text, arch.reference])
+    return {kind.value: markdown_table(columns, lines) for kind, lines in rows.items()}
+
+
+_COLUMNS = ("name", "reference", "backbone")
 
 
 def checkpoint_tables() -> dict[str, str]:
@@ -113,6 +132,12 @@ def test_the_reference_lists_what_the_code_has() -> None:
     assert fill(page) == page
 
 
+def test_the_page_on_segmentation_and_detection_lists_the_networks() -> None:
+    page = DENSE_PAGE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in DENSE_ARCHS)
+    assert fill(page) == page
+
+
 def test_the_page_on_weights_lists_containers_schemes_and_prefixes() -> None:
     page = WEIGHTS_PAGE.read_text(encoding="utf-8")
     assert fill(page) == page
@@ -173,5 +198,5 @@ def test_the_readme_counts_nothing_that_grows() -> None:
 
 
 if __name__ == "__main__":
-    for path in (GRAMMAR, TRANSFORM_PAGE, WEIGHTS_PAGE):
+    for path in (GRAMMAR, TRANSFORM_PAGE, WEIGHTS_PAGE, DENSE_PAGE):
         path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -13,13 +13,22 @@ from reslab.runtime.files import cache_dir
 from reslab.spec.recipes import RECIPES
 from reslab.spec.transforms import TRANSFORMS
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import DENSE_ARCHS
 from tests.cli.conftest import Command
 
 
 def test_models_are_all_there(command: Command) -> None:
     found = command("models", "--json").value
-    assert [row["name"] for row in found] == list(ARCHS)
+    assert [row["name"] for row in found] == [*ARCHS, *DENSE_ARCHS]
     assert all(row["reference"] for row in found)
+
+
+def test_models_of_a_kind(command: Command) -> None:
+    found = command("models", "resnet50", "--kind", "segmentation", "--json").value
+    assert {"fcn_resnet50", "deeplabv3_resnet50"} <= {row["name"] for row in found}
+    assert {row["kind"] for row in found} == {"segmentation"}
+    assert "segmentation" in command("models", "--kind", "segment").err
+    assert "unet_resnet20_cifar" in command("models", "resnet18_cifar", "--kind", "segmentation").err
 
 
 def test_models_by_a_part_and_by_a_pattern(command: Command) -> None:

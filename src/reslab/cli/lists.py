@@ -16,6 +16,7 @@ from reslab.spec.errors import unknown_name
 # The tables are imported by the command that lists them.
 if TYPE_CHECKING:
     from reslab.spec.arch import Arch
+    from reslab.spec.dense import DenseArch
     from reslab.spec.recipe import Recipe
     from reslab.spec.transforms import TransformArg, TransformSpec
 
@@ -119,14 +120,22 @@ def models(
             show_default="all",
         ),
     ] = "",
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="classification, segmentation or detection.", show_default="all"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the models with depth, input size, number of classes and reference."""
-    from reslab.spec.zoo import ARCHS, match_model_names
+    from reslab.spec.zoo import ARCHS
+    from reslab.spec.zoo.dense import DENSE_ARCHS, match_all_names
     from reslab.spec.zoo.names import parse_model_name
 
-    names = match_model_names(pattern.lower()) or [parse_model_name(pattern).arch]
-    archs = [ARCHS[name] for name in names]
+    names = match_all_names(pattern.lower(), kind)
+    if not names and kind is not None:
+        raise unknown_name(f"model for {kind}", pattern, match_all_names("", kind))
+    names = names or [parse_model_name(pattern).arch]
+    archs = [DENSE_ARCHS.get(name) or ARCHS[name] for name in names]
     if as_json:
         print_json([_model_payload(arch) for arch in archs])
         return
@@ -139,16 +148,22 @@ def models(
     )
 
 
-def _model_payload(arch: "Arch") -> dict[str, object]:
+def _model_payload(arch: "Arch | DenseArch") -> dict[str, object]:
+    """Return the entry of `--json`; the layout of its blocks is that of the backbone of a segmentation model."""
+    from reslab.spec.dense import DenseArch
+    from reslab.spec.zoo.dense import arch_kind
+
+    blocks = arch.backbone if isinstance(arch, DenseArch) else arch
     return {
         "name": arch.name,
         "reference": arch.reference,
+        "kind": arch_kind(arch),
         "depth": arch.depth,
         "input_size": arch.input_size,
         "num_classes": arch.num_classes,
-        "order": arch.order,
-        "shortcut": arch.shortcut,
-        "merge": arch.merge,
+        "order": blocks.order,
+        "shortcut": blocks.shortcut,
+        "merge": blocks.merge,
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,17 +16,24 @@ from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
+from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.zoo import match_model_names
+from reslab.spec.zoo.dense import arch_from_dict, find_dense_arch, match_all_names
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import AXIS_ALIASES, resolve_arch
 
+if TYPE_CHECKING:
+    from reslab.nn.dense import DenseNetwork
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the sorted names that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
-    return sorted(match_model_names(pattern))
+
+def list_models(pattern: str = "*", kind: ModelKind | str | None = None) -> list[str]:
+    """Return the sorted names that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard.
+
+    `kind`: only those for `classification`, `segmentation` or `detection`. Raises ValueError for an unknown kind.
+    """
+    return sorted(match_all_names(pattern, kind))
 
 
 def named_weights(model: str | Arch, pretrained: Any = True) -> Any:
@@ -36,18 +43,19 @@ def named_weights(model: str | Arch, pretrained: Any = True) -> Any:
 
 
 def create_model(
-    model: str | Arch,
+    model: str | Arch | DenseArch,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
     pretrained: bool | str | Path | Mapping[str, Tensor] | Enum | None = False,
+    backbone_weights: bool | str | Path | Mapping[str, Tensor] | Enum | None = None,
     strict: bool = True,
     allow_extra: bool = False,
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     norm_layer: NormLayer | None = None,
     **axes: Any,
-) -> ResidualNetwork | FeatureNetwork:
+) -> "ResidualNetwork | FeatureNetwork | DenseNetwork":
     """Create a network by name, TOML file or `Arch`, with random or pretrained weights; any axis can be overridden.
 
     `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`.
@@ -60,6 +68,8 @@ def create_model(
       lists which entries matched.
     * `features_only=True`: return the outputs of stem and stages (`out_indices`) in place of logits.
     * `norm_layer`: a callable that takes the number of channels.
+    * `backbone_weights`: for segmentation and detection (`fcn_resnet50`), the weights of a classification network, in
+      the forms of `pretrained`, for the backbone.
 
     Raises ValueError for an unknown name or axis, and for axes that cannot be combined.
     """
@@ -77,6 +87,24 @@ def create_model(
         overrides["in_channels"] = in_channels
     if out_indices is not None and not features_only:
         raise invalid("features_only=True with out_indices", "features_only=False", "features_only=True")
+    dense_arch = find_dense_arch(model)
+    if dense_arch is not None:
+        if features_only or allow_extra:
+            got = f"{dense_arch.name}, a network for {dense_arch.kind}"
+            raise invalid("a classification network for features_only and allow_extra", got, dense_arch.backbone.name)
+        from reslab.nn.dense_factory import create_dense_network
+
+        return create_dense_network(
+            dense_arch,
+            overrides,
+            pretrained=pretrained,
+            backbone_weights=backbone_weights,
+            strict=strict,
+            norm_layer=norm_layer,
+        )
+    if backbone_weights is not None:
+        raise invalid("pretrained= for the weights of a classification network", "backbone_weights=", "pretrained=")
+    assert not isinstance(model, DenseArch)
     arch = resolve_arch(model, overrides)
     network = ResidualNetwork(arch, norm_layer)
     pretrained = named_weights(model, pretrained)
@@ -97,17 +125,33 @@ def create_model(
 
 
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
+    """Load the classification network of a `model.safetensors`, as `load_model`.
+
+    Raises what that raises, and ValueError for a network for segmentation or detection.
+    """
+    model = load_model(path, device)
+    if not isinstance(model, ResidualNetwork):
+        raise invalid(
+            "weights of a classification network",
+            f"{path}, of {model.arch.name} for {model.arch.kind}",
+            next_step="reslab.nn.factory.load_model(path) loads any kind",
+        )
+    return model
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> "ResidualNetwork | DenseNetwork":
     """Load the network of a `model.safetensors`, in eval mode, with its classes, preprocessing and temperature.
 
-    It may have been saved on any device. Raises ValueError if the file is damaged, was not written by reslab, holds a
-    module that is no `ResidualNetwork` (load its state dict into the module), or weights that are NaN or infinite.
+    It may have been saved on any device, and be one for segmentation or detection. Raises ValueError if the file is
+    damaged, was not written by reslab, holds a module of another kind (load its state dict into the module), or weights
+    that are NaN or infinite.
     """
     header = read_header(path)
     if header["arch"] is None:
         step = "build the module and load read_tensors(path) into it"
         raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
     check_plugins(header.get("plugins"), path)
-    network = _empty_network(from_dict(Arch, header["arch"]), path)
+    network = _empty_network(arch_from_dict(header["arch"], header.get("kind")), path)
     tensors = read_tensors(path)
     check_values(tensors, network.state_dict(), path)
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -119,13 +163,21 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Residu
     return network.to(device).eval()
 
 
-def _empty_network(arch: Arch, path: str | Path) -> ResidualNetwork:
+def _build_network(arch: Arch | DenseArch) -> "ResidualNetwork | DenseNetwork":
+    if isinstance(arch, Arch):
+        return ResidualNetwork(arch)
+    from reslab.nn.dense_factory import build_dense_network
+
+    return build_dense_network(arch)
+
+
+def _empty_network(arch: Arch | DenseArch, path: str | Path) -> "ResidualNetwork | DenseNetwork":
     """Return the network with tensors that have no memory, for the weights in `path`, whose shapes must be the same."""
     stored = read_shapes(path)
     try:
         # The weights come from the file: allocate and draw none, and build no more modules than it has weights for.
         with torch.device("meta"), module_limit(stored, path):
-            network = ResidualNetwork(arch)
+            network = _build_network(arch)
     except (RuntimeError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         raise invalid("an architecture that can be built", f"that of {path} ({error})") from error
     required = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.checkpoints.safetensors_io import read_tensors, unwrap_model
 from reslab.nn.third_party import LIBRARIES, build_library_model
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
@@ -185,9 +186,9 @@ class ModuleArch:
 
 
 class ModelMetadata:
-    """Class names, preprocessing and temperature of a model that is not of the zoo, as a `ResidualNetwork` has them."""
+    """Class names, preprocessing and temperature of a model, as a `ResidualNetwork` has them."""
 
-    arch: ModuleArch
+    arch: ModuleArch | DenseArch
     classes: tuple[str, ...] | None = None
     temperature: float | None = None
     _preprocess: ImagePreprocess | None = None
@@ -217,6 +218,8 @@ class ModuleNetwork(nn.Module, ModelMetadata):
     `factory` tells how to build the module again, if that is known.
     """
 
+    arch: ModuleArch
+
     def __init__(self, module: nn.Module, arch: ModuleArch, factory: ModuleFactory | None = None) -> None:
         super().__init__()
         self.module, self.arch, self.factory = module, arch, factory
@@ -228,6 +231,8 @@ class ModuleNetwork(nn.Module, ModelMetadata):
 
 class GraphModel(ModelMetadata):
     """An exported graph, `.onnx`, `.pt2` or `.xml`, as a model; `precision` is that of the export."""
+
+    arch: ModuleArch
 
     def __init__(self, path: Path, arch: ModuleArch, precision: str = "float32") -> None:
         self.path, self.arch, self.precision = path, arch, precision

@@ -221,12 +221,18 @@ class ResidualNetwork(nn.Module):
 
     def truncate(self, num_stages: int, stride: int) -> None:
         """Remove all modules after stage `num_stages`, whose output has this stride from the input."""
+        self.remove_head()
         removed_stages = self.stage_names[num_stages:]
         transitions = [name.replace("layer", "transition") for name in removed_stages]
-        for name in (*removed_stages, *transitions, *self.final_names, *self.head_names):
+        for name in (*removed_stages, *transitions, *self.final_names):
             self._modules.pop(name, None)
-        self.stage_names, self.final_names, self.head_names = self.stage_names[:num_stages], [], []
-        self.total_stride, self.needs_fixed_size = stride, False
+        self.stage_names, self.final_names, self.total_stride = self.stage_names[:num_stages], [], stride
+
+    def remove_head(self) -> None:
+        """Remove the modules of the head; the network then returns maps N C H W of any size."""
+        for name in self.head_names:
+            self._modules.pop(name, None)
+        self.head_names, self.needs_fixed_size = [], False
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """Run the stem: N C H W to the input of the first block."""

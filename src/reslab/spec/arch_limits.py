@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from reslab.spec.arch import Arch
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 
 # A larger input would not fit in memory; the papers' inputs are below 1,000.
@@ -19,8 +20,10 @@ MAX_VALUES = 1_000
 _NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE]\+?\d+)?|\.\d+(?:[eE]\+?\d+)?")
 
 
-def check_arch_size(arch: Arch, source: object) -> None:
+def check_arch_size(arch: Arch | DenseArch, source: object) -> None:
     """Raise ValueError, naming the axis and `source`, for a size that no network has."""
+    if isinstance(arch, DenseArch):
+        check_arch_size(arch.backbone, source)
     sides = arch.image_size
     if arch.dims not in (1, 2, 3):
         raise invalid("arch.dims of 1, 2 or 3", f"{str(arch.dims)[:40]} in {source}")

@@ -33,7 +33,7 @@ def nearest(name: str, known_names: Iterable[str], max_matches: int = 3) -> list
 
 def unknown_name(kind: str, got: object, known_names: Iterable[str], next_step: str = "") -> ValueError:
     """Return the error for a name that is not in a table: `unknown model 'resnt50'; nearest: 'resnet50'; ...`."""
-    names = list(known_names)
+    names = [str(name) for name in known_names]
     text = got if isinstance(got, str) else str(got)
     matches = nearest(text, names)
     if matches:

@@ -23,8 +23,10 @@ from reslab.nn.module_network import GraphModel, ModuleArch
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
 from reslab.training.model_source import Model, open_model
 from reslab.training.run import Run
@@ -117,8 +119,11 @@ class ModelHandle:
     def _read_arch(self) -> Arch | ModuleArch:
         """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
         if self.run is None:
-            arch_dict = read_header(self.weights_path)["arch"]
-            arch = None if arch_dict is None else from_dict(Arch, arch_dict)
+            header = read_header(self.weights_path)
+            stored = None if header["arch"] is None else arch_from_dict(header["arch"], header.get("kind"))
+            if isinstance(stored, DenseArch):
+                raise invalid("a classification network", f"{self.name}, {stored.name} for {stored.kind}")
+            arch = stored
         else:
             arch = self.run.arch
         if arch is None:

@@ -19,8 +19,10 @@ from reslab.runtime.json_records import (
 from reslab.spec.arch import Arch
 from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict
-from reslab.spec.errors import invalid
+from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.zoo.dense import ARCH_TYPES
 
 _TENSOR_CHECKSUMS = "tensor_crc32"
 _NEXT_STEP = "fetch the file again, or train again"
@@ -95,10 +97,13 @@ def _check_values(fields: Mapping[str, Any], what: str) -> None:
             raise invalid("temperature.value as a finite number above 0", f"{str(value)[:40]!r} in {what}", nearest="1")
 
 
-def _check_arch(fields: Mapping[str, Any], what: str) -> Arch | None:
+def _check_arch(fields: Mapping[str, Any], what: str) -> Arch | DenseArch | None:
     if fields["arch"] is None:
         return None
-    arch: Arch = _convert(Arch, fields["arch"], "arch", what)
+    kind = fields.get("kind") or ModelKind.CLASSIFICATION
+    if kind not in list(ModelKind):
+        raise unknown_name(f"kind of model in {what}", str(kind)[:40], list(ModelKind), _NEXT_STEP)
+    arch: Arch | DenseArch = _convert(ARCH_TYPES[kind], fields["arch"], "arch", what)
     check_arch_size(arch, what)
     classes = fields["classes"]
     if classes and len(classes) != arch.num_classes:
@@ -113,7 +118,7 @@ def _convert(cls: type[Any], fields: Mapping[str, Any], key: str, what: str) -> 
         raise invalid(f"{key} of a network in {what}", str(error).removeprefix(f"{cls.__name__}.")) from None
 
 
-def _check_names(fields: Mapping[str, Any], names: list[str], arch: Arch | None, what: str) -> None:
+def _check_names(fields: Mapping[str, Any], names: list[str], arch: Arch | DenseArch | None, what: str) -> None:
     """Raise ValueError if aliases name no tensor, or the network has more blocks than the file has tensors."""
     known = set(names)
     for alias, name in fields["aliases"].items():
@@ -121,6 +126,7 @@ def _check_names(fields: Mapping[str, Any], names: list[str], arch: Arch | None,
             raise invalid(f"a tensor of the file for the name {alias!r}", f"{str(name)[:40]!r} in {what}")
     if arch is None:
         return
+    arch = arch if isinstance(arch, Arch) else arch.backbone
     # Blocks that share their weights have one set of tensors, however many they are.
     max_blocks = _MAX_SHARED_BLOCKS if arch.share_weights else len(names) + len(fields["aliases"])
     if min(arch.depths, default=0) < 0 or sum(arch.depths) > max_blocks:

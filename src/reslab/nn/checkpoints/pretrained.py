@@ -5,7 +5,7 @@ The hub is used through the packages of the extra `timm`, with the hub's own cac
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
@@ -31,7 +31,7 @@ from reslab.nn.checkpoints.published import (
     timm_classes,
     timm_preprocess,
 )
-from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_checkpoint
+from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
@@ -39,6 +39,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import arch_from_dict
 from reslab.spec.zoo.names import HUB_PREFIX, arch_of_file_name, find_model_name
 
 _HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -268,7 +269,7 @@ def _read_source(network: ResidualNetwork, source: bool | str | Path | Enum) -> 
     """Return the weights, and what is known about them."""
     if isinstance(source, str | Path) and is_path(source):
         checkpoint = read_checkpoint(source, limits=read_limits(network))
-        return checkpoint, _weights_from_header(checkpoint) if checkpoint.header else _weights_beside(Path(source))
+        return checkpoint, weights_from_header(checkpoint) if checkpoint.header else _weights_beside(Path(source))
     published = resolve_pretrained(network.arch.name, source)
     return fetch_published(published), published
 
@@ -279,7 +280,8 @@ def _trained_arch(arch: Arch, checkpoint: Checkpoint, published: PublishedWeight
     Raises CheckpointError if they name a network that the zoo lacks.
     """
     if checkpoint.header.get("arch"):
-        return from_dict(Arch, checkpoint.header["arch"])
+        stored = arch_from_dict(checkpoint.header["arch"], checkpoint.header.get("kind"))
+        return stored if isinstance(stored, Arch) else stored.backbone
     if published.arch and published.arch not in ARCHS:
         step = f"leave its config.json out to load the weights as {arch.name}"
         raise invalid_checkpoint(f"weights of {arch.name}", f"{checkpoint.name}, of {published.arch}", next_step=step)
@@ -309,8 +311,8 @@ def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> Published
     return find_published_weights(name, source)
 
 
-def fetch_published(published: PublishedWeights) -> Checkpoint:
-    """Return the checkpoint of published weights, downloaded into the cache if needed."""
+def fetch_published(published: PublishedWeights, key_prefixes: Sequence[str] = KEY_PREFIXES) -> Checkpoint:
+    """Return the checkpoint of published weights, downloaded into the cache if needed; see `read_checkpoint`."""
     description = f"the weights {published.tag} of {published.arch}"
     path = (
         fetch_weights(published.url, published.hash_prefix, description)
@@ -318,7 +320,7 @@ def fetch_published(published: PublishedWeights) -> Checkpoint:
         else fetch_from_hub(published.repo)
     )
     name = path.name if published.url else published.repo
-    return replace(read_checkpoint(path), name=name)
+    return replace(read_checkpoint(path, key_prefixes=key_prefixes), name=name)
 
 
 def _weights_beside(path: Path) -> PublishedWeights:
@@ -330,7 +332,7 @@ def _weights_beside(path: Path) -> PublishedWeights:
     return PublishedWeights(arch_of_file_name(path.stem) or "", path.name)
 
 
-def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
+def weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
     """Return the preprocessing and class names in the header of one of reslab's own files, if it is one."""
     classes, preprocess = (checkpoint.header.get(key) for key in ("classes", "preprocess"))
     return PublishedWeights(

@@ -146,11 +146,19 @@ def _default_weights(name: str) -> PublishedWeights:
 
 def _torchvision_weights(name: str, tag: str) -> PublishedWeights:
     weights = _torchvision_enum(name)[tag]
-    transforms = weights.transforms()
-    resize = resize_expression((transforms.resize_size[0],), transforms.interpolation.value)
-    transform = f"{resize} center-crop({transforms.crop_size[0]})"
-    preprocess = Preprocess(3, transform, tuple(transforms.mean), tuple(transforms.std))
+    preprocess = _torchvision_preprocess(weights.transforms())
     return PublishedWeights(name, tag, weights.url, preprocess=preprocess, classes=tuple(weights.meta["categories"]))
+
+
+def _torchvision_preprocess(transforms: Any) -> Preprocess:
+    """Return the preprocessing of a preset; that of segmentation crops nothing, that of detection only scales."""
+    steps = []
+    if resize_size := getattr(transforms, "resize_size", None):
+        steps.append(resize_expression((resize_size[0],), transforms.interpolation.value))
+    if crop_size := getattr(transforms, "crop_size", None):
+        steps.append(f"center-crop({crop_size[0]})")
+    mean, std = getattr(transforms, "mean", (0.0, 0.0, 0.0)), getattr(transforms, "std", (1.0, 1.0, 1.0))
+    return Preprocess(3, " ".join(steps), tuple(mean), tuple(std))
 
 
 def _timm_weights(name: str, tag: str) -> PublishedWeights:

@@ -10,7 +10,7 @@ import types
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -293,21 +293,31 @@ class Checkpoint:
     messages: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path, entry: str | None = None, limits: ReadLimits = _DEFAULT_LIMITS) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    entry: str | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+    key_prefixes: Sequence[str] = KEY_PREFIXES,
+) -> Checkpoint:
     """Return the named tensors of a file, or of the `model.safetensors` of a run; `entry` selects one of its wrappers.
 
-    Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated, would run code or
-    declares more than `limits`.
+    `key_prefixes`: those that are removed where many keys have them. Raises FileNotFoundError, and CheckpointError for
+    a file that is not a checkpoint, is truncated, would run code or declares more than `limits`.
     """
     path = Path(path)
     run_weights = path / "model.safetensors"
     path = run_weights if run_weights.is_file() else path
     content = read_file(path, limits)
-    return unwrap_checkpoint(path.name, content.value, content.ordered, content.header, entry)
+    return unwrap_checkpoint(path.name, content.value, content.ordered, content.header, entry, key_prefixes)
 
 
 def unwrap_checkpoint(
-    name: str, value: Any, ordered: bool = True, header: Mapping[str, Any] | None = None, entry: str | None = None
+    name: str,
+    value: Any,
+    ordered: bool = True,
+    header: Mapping[str, Any] | None = None,
+    entry: str | None = None,
+    key_prefixes: Sequence[str] = KEY_PREFIXES,
 ) -> Checkpoint:
     """Return the named tensors inside wrappers, without counters, other values and common prefixes.
 
@@ -323,7 +333,7 @@ def unwrap_checkpoint(
         raise invalid_checkpoint("a mapping of names to tensors (a state dict)", got, next_step=step)
     for key, tensor in tensors.items():
         _check_kind(name, key, tensor)
-    stripped, prefixes = strip_prefixes(tensors, messages)
+    stripped, prefixes = strip_prefixes(tensors, messages, key_prefixes)
     return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(messages))
 
 
@@ -377,7 +387,7 @@ def _select_entry(value: Any, entry: str, messages: list[str]) -> Mapping[Any, A
 
 
 def strip_prefixes(
-    tensors: Mapping[str, Tensor], messages: list[str] | None = None
+    tensors: Mapping[str, Tensor], messages: list[str] | None = None, key_prefixes: Sequence[str] = KEY_PREFIXES
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors without the prefixes that at least a third of the keys have, and the removed prefixes.
 
@@ -389,7 +399,7 @@ def strip_prefixes(
     prefixes: list[str] = []
     while True:
         stripped = _without_twin(stripped, messages if messages is not None else [])
-        prefix = next((prefix for prefix in KEY_PREFIXES if _is_common_prefix(prefix, stripped)), None)
+        prefix = next((prefix for prefix in key_prefixes if _is_common_prefix(prefix, stripped)), None)
         if prefix is None:
             return stripped, tuple(prefixes)
         stripped = {key.removeprefix(prefix): tensor for key, tensor in stripped.items()}

@@ -18,6 +18,7 @@ from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.runtime.files import atomic_path
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import required_plugins
 
@@ -37,15 +38,19 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write the weights and a header: arch, classes and preprocessing of a `ResidualNetwork`, and `metadata`.
+    """Write the weights and a header: arch, classes and preprocessing of a network of reslab, and `metadata`.
+
+    The header of a network for segmentation or detection also has its `kind`.
 
     A tensor with several names is stored once. The write is atomic. Raises OSError if the file cannot be written; its
     previous content stays.
     """
     network: Any = unwrap_model(model)
     header: dict[str, Any] = {"arch": None, "classes": None, "preprocess": None}
-    if isinstance(getattr(network, "arch", None), Arch):  # a ResidualNetwork; a class check would import nn.network
+    # Not the class of the network, whose check would import nn.network.
+    if isinstance(getattr(network, "arch", None), Arch | DenseArch):
         header["arch"] = to_dict(network.arch)
+        header |= {"kind": str(network.arch.kind)} if isinstance(network.arch, DenseArch) else {}
         header["classes"] = list(network.classes) if network.classes else None
         header["preprocess"] = to_dict(network.preprocess)
         plugins = required_plugins(header["arch"], header["preprocess"])

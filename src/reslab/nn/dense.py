@@ -1,0 +1,180 @@
+"""What the networks for segmentation and detection have in common: the backbone, metadata, and weights from files."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reslab.data.transforms.inference import ImagePreprocess
+from reslab.nn.checkpoints.limits import ReadLimits
+from reslab.nn.checkpoints.load import adapt_preprocess
+from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport
+from reslab.nn.checkpoints.match_keys import OPTIONAL_SUFFIX
+from reslab.nn.checkpoints.pretrained import Pretrained, fetch_published, is_path, load_pretrained, weights_from_header
+from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights
+from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
+from reslab.nn.checkpoints.weight_values import check_values
+from reslab.nn.features import list_features
+from reslab.nn.module_network import ModelMetadata
+from reslab.nn.network import ResidualNetwork
+from reslab.nn.registry import NormLayer
+from reslab.spec.arch import Arch
+from reslab.spec.dense import DenseArch
+from reslab.spec.errors import invalid
+from reslab.spec.plugins import check_plugins
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.zoo.dense import arch_from_dict
+
+_TORCHVISION_KEYS = "torchvision"
+
+
+class FeatureBackbone(ResidualNetwork):
+    """A residual network without its head; `forward` returns the maps N C H W of stem and stages by name.
+
+    The last map is that after the final operations (the norm and activation that end a pre-activated network).
+    """
+
+    def __init__(self, arch: Arch, norm_layer: NormLayer | None = None) -> None:
+        super().__init__(arch, norm_layer)
+        self.remove_head()
+        self.channels = {feature.name: feature.channels for feature in list_features(self)}
+        self.strides = {feature.name: feature.stride for feature in list_features(self)}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        maps = self.features(x)
+        last = list(maps)[-1]
+        for name in self.final_names:
+            maps[last] = getattr(self, name)(maps[last])
+        return maps
+
+
+class DenseNetwork(nn.Module, ModelMetadata):
+    """A network for segmentation or detection on a residual backbone, with what belongs to its weights.
+
+    * `arch`, `classes` (one name for each of `arch.num_classes`), `preprocess`: see `set_metadata`. Images keep their
+      size: `preprocess` neither resizes nor crops beyond its transform.
+    * `class_layers`: the names of the layers whose number of outputs depends on the number of classes.
+    * `load_report`: which entries of a loaded checkpoint matched.
+    """
+
+    arch: DenseArch
+    class_layers: tuple[str, ...] = ()
+    load_report: LoadReport | None = None
+
+    @property
+    def residual_network(self) -> ResidualNetwork:
+        """The backbone: a residual network without a head, whose blocks analyses can switch off."""
+        raise NotImplementedError
+
+    def set_metadata(
+        self,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        """Set class names, preprocessing and temperature; None leaves a value as it is."""
+        super().set_metadata(classes=classes, temperature=temperature)
+        if preprocess is not None:
+            self._preprocess = ImagePreprocess.for_network(preprocess, None)
+
+
+def load_backbone(network: DenseNetwork, source: Any, chosen_axes: Collection[str] = ()) -> LoadReport:
+    """Load the weights of a classification network into the backbone; every entry but those of the head must match.
+
+    `source` is what `pretrained=` takes: a run, a file, a state dict, a tag. The report, also `network.load_report`,
+    has a message with the entries that were not used. Raises what `load_pretrained` raises.
+    """
+    backbone = network.residual_network
+    whole = ResidualNetwork(backbone.arch)
+    axes = {*chosen_axes, "norm", "norm_eps", "replace_stride_with_dilation"}
+    report = load_pretrained(whole, source, ignore_head=True, chosen_axes=axes)
+    state, own = whole.state_dict(), backbone.state_dict()
+    backbone.load_state_dict({name: state[name] for name in own}, strict=True)
+    unused = [key for key, name in report.matched if name not in own]
+    message = f"entries that the backbone does not use: {', '.join(unused) or 'none'}"
+    network.load_report = replace(report, messages=(*report.messages, message))
+    return network.load_report
+
+
+def load_dense_weights(
+    network: DenseNetwork, source: Pretrained, *, new_classes: bool = False, strict: bool = True
+) -> LoadReport:
+    """Load weights of the whole network, with torchvision's keys; return a report of every entry.
+
+    * `source`: a file, a run, a state dict, True or a tag of torchvision's weights of that name.
+    * `new_classes`: layers of another number of classes keep their random initial values.
+    * `strict=False`: load what matches.
+
+    Class names and preprocessing of published weights and of reslab's own files are set too. Raises CheckpointError for
+    a file that is not a checkpoint or does not fit; the network then has some of its weights.
+    """
+    checkpoint, published = _read_source(network, source)
+    check_plugins(checkpoint.header.get("plugins"), "the file")
+    _check_same_network(network, checkpoint)
+    report = _load_tensors(network, checkpoint, new_classes, strict)
+    if published.preprocess:
+        network.set_metadata(preprocess=adapt_preprocess(published.preprocess, network.arch.in_channels))
+    if published.classes and len(published.classes) == network.arch.num_classes and not report.reinitialized:
+        network.set_metadata(classes=published.classes)
+    network.load_report = report
+    return report
+
+
+def _read_source(network: DenseNetwork, source: Pretrained) -> tuple[Checkpoint, PublishedWeights]:
+    """Return the weights, and what is known about them."""
+    own = network.state_dict()
+    prefixes = tuple(prefix for prefix in KEY_PREFIXES if not any(key.startswith(prefix) for key in own))
+    if isinstance(source, str | Path) and is_path(source):
+        checkpoint = read_checkpoint(source, limits=ReadLimits.for_network(own), key_prefixes=prefixes)
+    elif isinstance(source, Mapping):
+        checkpoint = unwrap_checkpoint("the state dict", source, key_prefixes=prefixes)
+    else:
+        assert not isinstance(source, Path)
+        published = find_published_weights(network.arch.name, source)
+        return fetch_published(published, prefixes), published
+    return checkpoint, weights_from_header(checkpoint)
+
+
+def _check_same_network(network: DenseNetwork, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if one of reslab's own files has weights of another kind of network."""
+    if not checkpoint.header.get("arch"):
+        return
+    other = arch_from_dict(checkpoint.header["arch"], checkpoint.header.get("kind"))
+    if type(other) is not type(network.arch):
+        required = f"weights of a network for {network.arch.kind}"
+        step = "backbone_weights=FILE loads a classification network into the backbone"
+        raise CheckpointError(str(invalid(required, f"{checkpoint.name}, of {other.name}", next_step=step)))
+
+
+def _load_tensors(network: DenseNetwork, checkpoint: Checkpoint, new_classes: bool, strict: bool) -> LoadReport:
+    own, tensors = network.state_dict(), dict(checkpoint.tensors)
+    differing = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
+    reinitialized = [name for name in differing if new_classes and name.rpartition(".")[0] in network.class_layers]
+    mismatch = [(name, tuple(tensors[name].shape), tuple(own[name].shape)) for name in differing]
+    mismatch = [entry for entry in mismatch if entry[0] not in reinitialized]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in differing}
+    check_values({name: tensor for name, tensor in tensors.items() if name in own}, own, checkpoint.name)
+    # torchvision's modules rename the keys of their older versions here.
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    left = {*missing, *(name for name in own if name.endswith(OPTIONAL_SUFFIX))}
+    report = LoadReport(
+        network=network.arch.name,
+        file=checkpoint.name,
+        key_scheme=_TORCHVISION_KEYS,
+        matched=tuple((name, name) for name in own if name not in left),
+        missing=tuple(name for name in missing if name not in differing and not name.endswith(OPTIONAL_SUFFIX)),
+        unexpected=tuple(unexpected),
+        shape_mismatch=tuple(mismatch),
+        reinitialized=tuple(reinitialized),
+        prefixes=checkpoint.prefixes,
+        num_entries=len(checkpoint.tensors),
+        messages=checkpoint.messages,
+    )
+    if not report.is_complete and (strict or not report.matched):
+        required = f"a checkpoint of {report.network}: every entry of file and network matched"
+        step = "create_model(..., strict=False) loads what fits"
+        raise CheckpointError(str(invalid(required, report.text(max_keys=6), next_step=step)), report)
+    return report

@@ -1,0 +1,116 @@
+"""What the networks for segmentation and detection have in common as data: heads on a residual backbone of the zoo."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from reslab.spec.arch import Arch
+from reslab.spec.config import override
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.zoo.resolve import AXIS_ALIASES, get_arch, resolve_arch
+
+# Options that `resolve_arch` translates to axes.
+_BACKBONE_OPTIONS = (*AXIS_ALIASES, "zero_init_residual")
+
+
+class ModelKind(StrEnum):
+    """What a network predicts."""
+
+    CLASSIFICATION = "classification"
+    """One vector of logits for each image (`Arch`)."""
+    SEGMENTATION = "segmentation"
+    """Logits for each pixel (`SegmentationArch`)."""
+    DETECTION = "detection"
+    """Boxes with classes and scores, and masks (`DetectionArch`)."""
+
+
+@dataclass(frozen=True)
+class DenseArch:
+    """The architecture of a network that predicts for places of an image. Every field is an axis.
+
+    * `backbone`: a network of the zoo, of which the head is left out. Its own axes are axes here too
+      (`create_model("fcn_resnet50", order="full-preact")`).
+    * `norm`: the norm in place of the backbone's batch norm: `frozen`, `group(32)`; empty: its own.
+    * `image_size`: height and width of the images that the network is described for. It takes others.
+
+    Values are checked when the network is built, because most rules concern several axes.
+    """
+
+    name: str
+    reference: str
+    backbone: Arch
+    num_classes: int = 21
+    norm: str = ""
+    image_size: tuple[int, int] = (224, 224)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the network predicts."""
+        raise NotImplementedError
+
+    @property
+    def in_channels(self) -> int:
+        """The number of channels of the images."""
+        return self.backbone.in_channels
+
+    @property
+    def dims(self) -> int:
+        """The number of dimensions of the maps."""
+        return self.backbone.dims
+
+    @property
+    def depth(self) -> int:
+        """The number of weighted layers of the backbone, as its paper counts them."""
+        return self.backbone.depth
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images the network is described for."""
+        return (self.in_channels, *self.image_size)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the images the network is described for."""
+        return self.image_size
+
+    @property
+    def backbone_arch(self) -> Arch:
+        """The backbone with the axes that this architecture sets. Raises ValueError unless its maps are of images."""
+        if self.num_classes < 1 or len(self.image_size) != 2 or min(self.image_size) < 1:
+            required = "num_classes from 1, and image_size as height and width from 1"
+            raise invalid(required, f"num_classes={self.num_classes}, image_size={self.image_size}")
+        if self.backbone.dims != 2:
+            raise invalid("a backbone for images (dims=2)", f"{self.backbone.name} with dims={self.dims}", "dims=2")
+        if not self.backbone.depths:
+            raise invalid("a backbone with stages of blocks", f"{self.backbone.name}, which has none", "resnet18")
+        if not self.norm or self.backbone.norm != "batch":
+            return self.backbone
+        return replace(self.backbone, norm=self.norm)
+
+
+DenseArchT = TypeVar("DenseArchT", bound=DenseArch)
+
+
+def override_dense_arch(arch: DenseArchT, overrides: Mapping[str, Any]) -> DenseArchT:
+    """Return the architecture with axes overridden by name: its own, and those of its backbone.
+
+    `backbone` is a name or an `Arch`. Values may be strings, as on the command line. Raises ValueError for an unknown
+    axis or value, with the nearest ones.
+    """
+    own_axes = [field.name for field in fields(arch) if field.name != "backbone"]
+    backbone_axes = [field.name for field in fields(Arch) if field.name not in own_axes]
+    own, of_backbone = dict[str, Any](), dict[str, Any]()
+    for key, value in overrides.items():
+        axis = key.removeprefix("backbone.")
+        if key in own_axes:
+            own[key] = value
+        elif axis in (*backbone_axes, *_BACKBONE_OPTIONS) or (axis != key and axis in own_axes):
+            of_backbone[axis] = value
+        elif key != "backbone":
+            raise unknown_name("axis", key, [*own_axes, "backbone", *backbone_axes])
+    backbone = arch.backbone
+    if "backbone" in overrides:
+        given = get_arch(overrides["backbone"])
+        backbone = replace(given, in_channels=backbone.in_channels) if isinstance(overrides["backbone"], str) else given
+    return override(replace(arch, backbone=resolve_arch(backbone, of_backbone)), own, kind="axis")
