@@ -18,11 +18,13 @@ SIDE, LABEL_HEIGHT, COLUMNS, NUM_COLORS = 120, 16, 7, 96
 # An expression for each transform, with a seed under which its effect is seen.
 EXPRESSIONS = {
     "pad(16,reflect)": 0,
+    "pad-to(160)": 0,
     "crop(80)": 0,
     "center-crop(80)": 0,
     "resize(60)": 0,
     "random-resized-crop(120)": 2,
     "random-scale-crop(120,150,240)": 1,
+    "random-resize(0.5,0.8)": 1,
     "flip(1)": 0,
     "vertical-flip(1)": 0,
     "rotate(45)": 0,

@@ -24,6 +24,7 @@ from reslab.data.image_datasets import (
     TensorImageDataset,
 )
 from reslab.data.rng import hash_key
+from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.targets import TARGET_RULES, check_outputs, check_target_kind, count_images, format_outputs
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline
@@ -54,6 +55,12 @@ class EvalTransform:
     def __call__(self, pixels: Tensor, index: int) -> Tensor:
         transform, normalize = _make_transform(self.preprocess)
         return normalize(transform.apply_image(pixels, hash_key(0, 0, index))[None])[0]
+
+    def apply_sample(self, pixels: Tensor, target: Any, index: int) -> tuple[Tensor, Any]:
+        """Return the network's input, and the target of the image moved as the image."""
+        transform, normalize = _make_transform(self.preprocess)
+        image, moved = transform.apply_sample(pixels, target, hash_key(0, 0, index))
+        return normalize(image[None])[0], moved
 
 
 @lru_cache(maxsize=8)
@@ -226,7 +233,7 @@ def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
 
 
 def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
-    """Return the first 16 hex digits of a SHA-256 of every split's labels and images.
+    """Return the first 16 hex digits of a SHA-256 of every split's labels, images and targets.
 
     Images in memory count by their pixels, images in files by name and content (`file_digests`), in shards too. Images
     that a wrapped dataset makes on demand do not count, as they may differ from one call to the next.
@@ -235,6 +242,9 @@ def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
     for name in sorted(splits):
         dataset = splits[name]
         digest.update(f"{name}:{len(dataset)};".encode())
+        if isinstance(dataset, TargetImageDataset):
+            digest.update(dataset.target_digest())
+            dataset = dataset.images
         digest.update(np.ascontiguousarray(dataset.labels.numpy()).data)
         if isinstance(dataset, TensorImageDataset):
             digest.update(f"{dataset.images.dtype}{tuple(dataset.images.shape)}".encode())

@@ -100,7 +100,7 @@ def decode_image(
             except ImageError:
                 raise
             except Exception as error:  # Pillow raises nearly anything on damaged files, struct.error, SyntaxError too
-                raise _decoding_error(file, error) from error
+                raise decoding_error(file, error) from error
     except ImageError as error:
         raise error.with_name(name) from error.__cause__
 
@@ -163,7 +163,8 @@ def _may_lack_rows(image: Image.Image, png: PngHeader) -> bool:
     return png.is_interlaced or not any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 
-def _decoding_error(file: BinaryIO, error: Exception) -> ImageError:
+def decoding_error(file: BinaryIO, error: Exception) -> ImageError:
+    """Return the error for what Pillow raised on a file that is open."""
     file.seek(0)
     if isinstance(error, UnidentifiedImageError):
         if is_heif(file.read(16)) and not has_heif_reader():

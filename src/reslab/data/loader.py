@@ -10,11 +10,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from reslab.data.decode import read_image
@@ -22,7 +23,8 @@ from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorIm
 from reslab.data.jpeg import has_torchvision_decoder
 from reslab.data.rng import RandomDraws, hash_key, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StatelessSampler, StepIndices
-from reslab.data.targets import TARGET_RULES, resolve_num_outputs
+from reslab.data.target_datasets import TargetImageDataset
+from reslab.data.targets import TARGET_RULES, TASK_OF_TARGET, resolve_num_outputs
 from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
@@ -47,8 +49,11 @@ class TrainLoader:
     (C, H, W), or a list of both. With mixup or cutmix in the transform, y is float32
     (n, num_classes), mixed alike, and its rows sum to 1 where an image has one class; `num_classes` defaults to the
     largest label + 1, or the columns of the labels.
-    Images in memory stay on `device` and are transformed there, a batch at once; all others are read and transformed by
-    `num_workers` processes (0: in this one). Shards by URL are streamed: their order depends on ranks and workers.
+    Where the images have targets that move with them (`TargetImageDataset`), y is the target of the batch: masks int64
+    (n, H, W), 255 where a pixel is void or was not part of the image.
+    Images in memory stay on `device` and are transformed there, a batch at once; all others, and those with targets,
+    are read and transformed by `num_workers` processes (0: in this one). Shards by URL are streamed: their order
+    depends on ranks and workers.
     Raises ValueError if the batch is larger than the dataset or cannot be divided, or the transform does not fit.
     """
 
@@ -89,6 +94,8 @@ class TrainLoader:
             self._transform_in_memory(dataset.images[:1].to(device), torch.zeros(1, dtype=torch.int64, device=device))
         elif self.normalize.per_pixel:
             raise invalid("small images of one size for a mean of each pixel", "images in files")
+        if isinstance(dataset, TargetImageDataset):
+            _try_first_sample(dataset, self.transform)
         self._streamed = dataset if isinstance(dataset, ShardImageDataset) and dataset.is_remote else None
         if self._streamed is not None:
             self._check_stream(self._streamed)
@@ -173,7 +180,9 @@ def eval_loader(
     """Yield every sample once, in order, as (x, y, indices) like `TrainLoader`; the last batch may be smaller.
 
     Rank r gets the batches r, r + world_size, ..., whole: no sample twice, none missing, and each batch computed as by
-    a single process. With fewer batches than ranks, some ranks get none.
+    a single process. With fewer batches than ranks, some ranks get none. Where images have targets that move with them
+    and the preprocessing leaves several sizes, only neighbors of one size share a batch: nothing is padded, so that the
+    results do not depend on the batch size.
     Raises ValueError if the preprocessing does not fit the images, or leaves them in several sizes.
     """
     if batch_size < 1:
@@ -185,11 +194,36 @@ def eval_loader(
     starts = range(rank * batch_size, len(dataset), world_size * batch_size)
     if isinstance(dataset, TensorImageDataset):
         return _eval_from_memory(dataset, starts, batch_size, transform, normalize)
-    keyed_batches = (
-        [(i, hash_key(0, 0, i)) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts
-    )
+    spans = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    if isinstance(dataset, TargetImageDataset):
+        spans = _equal_size_spans(dataset, batch_size, preprocess)[rank::world_size]
+    keyed_batches = ([(i, hash_key(0, 0, i)) for i in span] for span in spans)
     batches = _load_batches(dataset, keyed_batches, transform, num_workers, device)
     return ((normalize(x), y, indices) for x, y, indices in batches)
+
+
+def _equal_size_spans(dataset: TargetImageDataset, batch_size: int, preprocess: Preprocess) -> list[range]:
+    """Return the batches of an evaluation: neighbors whose transformed images have one size, up to `batch_size`."""
+    sizes = [_output_size(preprocess.transform, preprocess.channels, *size) for size in dataset.image_sizes()]
+    starts = [0] if sizes else []
+    for i in range(1, len(sizes)):
+        if sizes[i] != sizes[i - 1] or i - starts[-1] == batch_size:
+            starts.append(i)
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _output_size(transform: str, channels: int, height: int, width: int) -> tuple[int, ...]:
+    """Return height and width of a transformed image of these height and width."""
+    image = torch.zeros((channels, height, width), dtype=torch.uint8)
+    return tuple(TransformPipeline(transform).apply_image(image, 0).shape[-2:])
+
+
+def _try_first_sample(dataset: TargetImageDataset, transform: TransformPipeline) -> None:
+    """Raise ValueError if the transform does not fit the first image: not only when training has started."""
+    sample = _MapWorker(dataset, transform)[0, hash_key(0, 0, 0)]
+    if sample.error:
+        raise ValueError(sample.error)
 
 
 def _eval_from_memory(
@@ -214,7 +248,12 @@ def _check_rank(rank: int, world_size: int) -> None:
 
 
 def _check_mixer(batch_mixer: BatchMixer | None, target_kind: TargetKind) -> None:
-    if batch_mixer is not None and batch_mixer.cutmix and not TARGET_RULES[target_kind].can_be_cut:
+    rules = TARGET_RULES[target_kind]
+    if batch_mixer is not None and not rules.can_be_mixed:
+        required = f"a transform that moves the targets of {TASK_OF_TARGET[target_kind]} with each image"
+        next_step = "leave mixup and cutmix out of the transform"
+        raise invalid(required, "mixup or cutmix, which mix images", next_step=next_step)
+    if batch_mixer is not None and batch_mixer.cutmix and not rules.can_be_cut:
         required = "a transform without cutmix for regression (a part of an image has not a part of its values)"
         raise invalid(required, f"cutmix({batch_mixer.cutmix:g})", nearest=f"mixup({batch_mixer.cutmix:g})")
 
@@ -230,11 +269,12 @@ def _check_batch_split(batch_size: int, world_size: int, mixes_pairs: bool) -> N
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image that a worker read and transformed; or the reason why it could not."""
+    """An image that a worker read and transformed, with its target if it has one; or the reason why it could not."""
 
     pixels: Tensor | None
     index: int
     error: str = ""
+    target: Any = None
 
 
 class LoadedBatch(NamedTuple):
@@ -247,6 +287,7 @@ class LoadedBatch(NamedTuple):
     pixels: Tensor | None
     indices: Tensor
     error: str = ""
+    targets: Any = None
 
 
 def _keyed_indices(step_indices: StepIndices, seed: int) -> list[KeyedIndex]:
@@ -308,8 +349,11 @@ def _to_device(batch: LoadedBatch, labels: Tensor, device: torch.device) -> Batc
     if batch.pixels is None:
         raise ValueError(batch.error)
     pixels, indices = batch.pixels, batch.indices
-    batch_labels = labels[indices].to(device, non_blocking=True)
-    return pixels.to(device, non_blocking=True), batch_labels, indices.to(device, non_blocking=True)
+    targets = labels[indices] if batch.targets is None else batch.targets
+    y = tree_map(lambda part: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part, targets)
+    if batch.targets is not None and isinstance(y, Tensor):
+        y = y.to(torch.int64)  # masks travel in uint8, an eighth of the bytes
+    return pixels.to(device, non_blocking=True), y, indices.to(device, non_blocking=True)
 
 
 def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatch:
@@ -321,7 +365,10 @@ def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatc
     shapes = [image.shape for image in pixels]
     mismatch = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
     if mismatch is None:
-        return LoadedBatch(torch.stack(pixels), indices)
+        targets = None
+        if isinstance(dataset, TargetImageDataset):
+            targets = dataset.collate_targets([image.target for image in images])
+        return LoadedBatch(torch.stack(pixels), indices, targets=targets)
     sizes = [f"{dataset.name(images[k].index)} of {'x'.join(map(str, shapes[k]))}" for k in (0, mismatch)]
     next_step = "give one size, --size 224 (image_size=224), or a transform such as 'resize(256) center-crop(224)'"
     if len({shape[0] for shape in shapes}) > 1:
@@ -347,6 +394,10 @@ class _MapWorker(Dataset[LoadedImage]):
 
     def _load(self, index: int, key: int, draws: Sequence[RandomDraws]) -> LoadedImage:
         try:
+            if isinstance(self.dataset, TargetImageDataset):
+                sample = self.dataset.load_image(index), self.dataset.load_target(index)
+                pixels, target = self.transform.apply_sample_draws(*sample, draws)
+                return LoadedImage(pixels, index, target=target)
             # A wrapped dataset may draw from the global generators.
             with temporary_seed(key) if isinstance(self.dataset, WrappedImageDataset) else contextlib.nullcontext():
                 image = self.dataset.load_image(index)

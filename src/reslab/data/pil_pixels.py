@@ -70,8 +70,13 @@ def array_to_tensor(array: np.ndarray, orientation: int) -> Tensor:
 
     A pixel's channels stay adjacent in memory, as in Pillow: torch resizes this twice as fast.
     """
-    upright = np.ascontiguousarray(_TRANSPOSES[orientation](array))
-    return torch.from_numpy(upright[None] if upright.ndim == 2 else upright.transpose(2, 0, 1))
+    turned = turn_upright(array, orientation)
+    return torch.from_numpy(turned[None] if turned.ndim == 2 else turned.transpose(2, 0, 1))
+
+
+def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Return pixels (H, W) or (H, W, C) turned upright from an EXIF orientation, contiguous."""
+    return np.ascontiguousarray(_TRANSPOSES[orientation](array))
 
 
 def pil_to_array(image: Image.Image, channels: int, png: PngHeader | None = None) -> np.ndarray:

@@ -28,6 +28,12 @@ from reslab.data.formats.image_files import (
     open_listed_images,
 )
 from reslab.data.formats.imagenet import read_imagenet
+from reslab.data.formats.mask_files import (
+    is_mask_folder,
+    list_images_with_masks,
+    list_mask_folder,
+    open_mask_folder,
+)
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
@@ -67,6 +73,14 @@ class DataFormat:
 _LABEL_TASKS = (DEFAULT_TASK, "multi-label", "regression")
 _FORMATS = (
     DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True, tasks=_LABEL_TASKS),
+    DataFormat(
+        "masks",
+        is_mask_folder,
+        open_mask_folder,
+        list_mask_folder,
+        list_images_with_masks,
+        tasks=("segmentation",),
+    ),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
     DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
@@ -102,10 +116,15 @@ def register_format(name: str, *, matches: Callable[[Path], bool]) -> Callable[[
     return register
 
 
-def find_format(path: Path) -> DataFormat | None:
-    """Return the format of the data at a path; None if it is of no format, such as a single image."""
+def find_format(path: Path, task: str | None = None) -> DataFormat | None:
+    """Return the format of the data at a path; None if it is of no format, such as a single image.
+
+    A format with targets for the task is preferred: a folder of images and masks may be one of class folders, too.
+    """
     formats = sorted(FORMATS.values(), key=lambda data_format: data_format.name not in FORMATS.plugin_of)
-    return next((data_format for data_format in formats if data_format.matches(path)), None)
+    suited = [data_format for data_format in formats if task is None or task in data_format.tasks]
+    others = [data_format for data_format in formats if data_format not in suited]
+    return next((data_format for data_format in (*suited, *others) if data_format.matches(path)), None)
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -243,7 +262,7 @@ def open_dataset(
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
         raise unknown_dataset(text)
-    data_format = find_format(path)
+    data_format = find_format(path, options.requested_task)
     _check_columns(path, data_format, columns)
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), options.requested_task)
     # Whatever is of no format is reported by the image folder, as the most common one.
@@ -268,7 +287,7 @@ def list_dataset(
     if not path.exists() and "/" not in text:
         raise unknown_dataset(text)
     path = path.resolve()
-    data_format = find_format(path)
+    data_format = find_format(path, task)
     _check_columns(path, data_format, columns)
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), task)
     if data_format is None:

@@ -14,6 +14,7 @@ from reslab.data.dataset import DatasetSplits, SplitMethod
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.rng import permutation
+from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.targets import TARGET_RULES, count_images
 from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
@@ -167,7 +168,8 @@ def split_off(
     record: dict[str, Any] = {
         "method": SplitMethod.STRATIFIED, "from": "train", "into": into, "fraction": fraction, "seed": seed,
     }  # fmt: skip
-    if isinstance(dataset, FileImageDataset | ShardImageDataset):
+    images = dataset.images if isinstance(dataset, TargetImageDataset) else dataset
+    if isinstance(images, FileImageDataset | ShardImageDataset):
         record["names"] = [dataset.name(i) for i in held_out]
     else:
         record["indices"] = held_out

@@ -1,7 +1,7 @@
 """The labels of a dataset by the kind of its targets: what is required of them, their outputs, groups and counts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class TargetRules:
     `name_outputs` names them where nobody else does.
     `groups` returns a group (N,) int64 for each image, of which splits and subsets take the same share; `count_images`
     the number of images of each class, None where labels are not classes. `item` makes the label of `dataset[i]`.
-    `keeps_classes`: a split or a subset leaves every class images. `can_be_cut`: CutMix suits the labels.
+    `keeps_classes`: a split or a subset leaves every class images. `can_be_cut`: CutMix suits the labels; `can_be_mixed`: MixUp.
     """
 
     required: str
@@ -45,6 +45,7 @@ class TargetRules:
     name_outputs: Callable[[int], tuple[str, ...]] = lambda num_outputs: tuple(map(str, range(num_outputs)))
     keeps_classes: bool = False
     can_be_cut: bool = True
+    can_be_mixed: bool = True
 
 
 def _check_class_labels(labels: Tensor, _: ImageName) -> None:
@@ -162,8 +163,9 @@ _GROUP_LABELS = TargetRules(
     item=int,
     exact_outputs=False,
     can_be_cut=False,
+    can_be_mixed=False,
 )
-TARGET_RULES |= {TargetKind.MASK: _GROUP_LABELS, TargetKind.BOXES: _GROUP_LABELS}
+TARGET_RULES |= {TargetKind.MASK: replace(_GROUP_LABELS, min_outputs=2), TargetKind.BOXES: _GROUP_LABELS}
 TASK_OF_TARGET = {task.target: task.name for task in TASKS.values()}
 """The task that labels of a target kind suit."""
 

@@ -99,6 +99,15 @@ _SPECS = (
         ),
     ),
     TransformSpec(
+        "pad-to",
+        _G,
+        "Pad at the right and at the bottom, up to `size` pixels; larger images stay.",
+        "pad-to(256)",
+        "torchvision, the reference training of segmentation (pad_if_smaller)",
+        (TransformArg("size", "least height and width"), _FILL),
+        other_names=("pad-if-needed", "pad-if-smaller", "pad-min-size", "pad-to-size"),
+    ),
+    TransformSpec(
         "crop",
         _G,
         "Crop a square at a random position.",
@@ -167,6 +176,20 @@ _SPECS = (
             _INTERPOLATION,
         ),
         other_names=("resized-crop", "random-sized-crop", "rrc", "inception-crop"),
+    ),
+    TransformSpec(
+        "random-resize",
+        _G,
+        "Resize by a random factor: of the shorter side's `side`, or of the image's own size.",
+        "random-resize(0.5,2)",
+        "Chen et al. 2017 (DeepLabv3), arXiv:1706.05587, section 4.1; `side` as in torchvision's segmentation training",
+        (
+            TransformArg("min_scale", "least factor", float, 0.01, 100),
+            TransformArg("max_scale", "greatest factor", float, 0.01, 100),
+            TransformArg("side", "length of the shorter side at factor 1; 0: the image's own", int, 0, default=0),
+        ),
+        increasing=("min_scale", "max_scale"),
+        other_names=("random-rescale", "resize-range", "random-short-side", "random-shortest-size"),
     ),
     TransformSpec(
         "random-scale-crop",

@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).with_name("golden.npz")
 EXPRESSIONS = (
     "pad(2)",
     "pad(3,reflect)",
+    "pad-to(14,fill=90)",
     "crop(9)",
     "flip",
     "resize(8)",
@@ -28,6 +29,7 @@ EXPRESSIONS = (
     "random-resized-crop(10)",
     "random-resized-crop(10,0.3,bicubic)",
     "random-scale-crop(8,10,16)",
+    "random-resize(1.5,1.5,9)",
     "lighting(0.5)",
     "color-jitter(0.4,0.4,0.4,0.1)",
     "randaugment(9,0.5,3)",

@@ -19,6 +19,9 @@ KEYS = hash_keys(0, 0, torch.arange(64))
 SAME = [
     "pad(4)",
     "pad(4,reflect)",
+    "pad-to(36)",
+    "pad-to(50,fill=90)",
+    "random-resize(0.7,0.7)",
     "resize(20)",
     "resize(24,18)",
     "resize(24,bicubic)",

@@ -53,11 +53,32 @@ def torchvision_crop(draws: RandomDraws) -> v2.Transform:
     return sized(v2.RandomCrop(24), {**crop_params(top, left, 24, 24), **padding})
 
 
-def torchvision_scale_crop(draws: RandomDraws) -> v2.Transform:
+Resampling = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def resampling(
+    make: Callable[[F.InterpolationMode], v2.Transform], mode: F.InterpolationMode = F.InterpolationMode.BILINEAR
+) -> Resampling:
+    """torchvision's transform, of masks by `nearest-exact`: its own choice for masks shifts them against the image."""
+
+    def run(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, Any]:
+        mask = make(F.InterpolationMode.NEAREST_EXACT)(tv_tensors.Image(target["mask"]))
+        moved, others = make(mode)(image, target)
+        return moved, {**others, "mask": tv_tensors.Mask(mask.as_subclass(Tensor))}
+
+    return run
+
+
+def torchvision_scale_crop(draws: RandomDraws) -> Resampling:
     ((height, width, top, left),) = ops.scale_crop_boxes(draws, *SIZE, size=20, min_side=24, max_side=60)
     padding = {"needs_crop": True, "needs_pad": False, "padding": [0, 0, 0, 0]}
     crop = sized(v2.RandomCrop(20), {**crop_params(top, left, 20, 20), **padding})
-    return v2.Compose([v2.Resize([height, width]), crop])
+    return resampling(lambda mode: v2.Compose([v2.Resize([height, width], mode), crop]))
+
+
+def torchvision_random_resize(draws: RandomDraws) -> Resampling:
+    scale = (0.5 + 1.1 * float(draws.uniform(0))) * 30 / 40
+    return resampling(lambda mode: v2.Resize([round(40 * scale), round(56 * scale)], mode))
 
 
 def torchvision_perspective(draws: RandomDraws) -> v2.Transform:
@@ -81,16 +102,22 @@ def torchvision_rotation(draws: RandomDraws) -> v2.Transform:
     return sized(v2.RandomRotation(30, F.InterpolationMode.BILINEAR, fill=FILL), {"angle": angle})
 
 
-SAME: dict[str, Callable[[RandomDraws], v2.Transform]] = {
+SAME: dict[str, Callable[[RandomDraws], Callable[..., Any]]] = {
     "pad(3)": lambda draws: v2.Pad(3),
+    "pad-to(50,fill=90)": lambda draws: v2.Pad([0, 0, 0, 10], fill=FILL),
     "crop(24)": torchvision_crop,
     "flip(0.4)": lambda draws: v2.RandomHorizontalFlip(float(draws.bernoulli(0, 0.4))),
     "vertical-flip(0.4)": lambda draws: v2.RandomVerticalFlip(float(draws.bernoulli(0, 0.4))),
-    "resize(30)": lambda draws: v2.Resize(30),
-    "resize(30,33,bicubic)": lambda draws: v2.Resize([30, 33], F.InterpolationMode.BICUBIC),
+    "resize(30)": lambda draws: resampling(lambda mode: v2.Resize(30, mode)),
+    "resize(30,33,bicubic)": lambda draws: resampling(
+        lambda mode: v2.Resize([30, 33], mode), F.InterpolationMode.BICUBIC
+    ),
+    "random-resize(0.5,1.6,30)": torchvision_random_resize,
     "center-crop(33)": lambda draws: v2.CenterCrop(33),
-    "random-resized-crop(24)": lambda draws: sized(
-        v2.RandomResizedCrop(24), crop_params(*ops.random_crop_box(draws, *SIZE, 0.08))
+    "random-resized-crop(24)": lambda draws: resampling(
+        lambda mode: sized(
+            v2.RandomResizedCrop(24, interpolation=mode), crop_params(*ops.random_crop_box(draws, *SIZE, 0.08))
+        )
     ),
     "random-scale-crop(20,24,60)": torchvision_scale_crop,
     "rotate(30,fill=90)": torchvision_rotation,

@@ -1,19 +1,12 @@
 """Image files as a dataset: a folder of class folders, or a CSV file that lists images with their labels."""
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from reslab.data.cache import read_json, write_json
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
-from reslab.data.decode import decode_image
-from reslab.data.decode_limits import limits_key
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
@@ -30,8 +23,9 @@ from reslab.data.formats.class_folders import (
 from reslab.data.formats.class_names import readable_class_names
 from reslab.data.formats.csv_table import ColumnNames, list_csv
 from reslab.data.formats.file_listing import IgnoredFiles
+from reslab.data.formats.file_scan import scan_images
 from reslab.data.formats.imagenet import TINY_IMAGENET_LABELS, list_annotated_files
-from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.splits import (
     SplitOptions,
     apply_split,
@@ -42,12 +36,9 @@ from reslab.data.splits import (
     rare_class_messages,
 )
 from reslab.data.targets import TARGET_RULES
-from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import find_task
-
-_CACHE_FORMAT = "2"
 
 
 def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
@@ -141,7 +132,7 @@ def _open_files(
     messages: tuple[str, ...] = (),
 ) -> DatasetSplits:
     """Open listed files, of the same classes in every split; names are relative to `root`."""
-    scanned = _scan_files(location, root, [path for files in files_by_split.values() for path in files.paths])
+    scanned = scan_images(location, root, [path for files in files_by_split.values() for path in files.paths])
     unreadable = {name: file.error for name, file in scanned.items() if file.error}
     missing = [name for name, file in scanned.items() if file.num_bytes < 0]
     skipped = collect_skipped(root, unreadable, options, missing)
@@ -232,51 +223,3 @@ def _existing_split_folders(root: Path) -> dict[str, Path]:
 
 def _to_dataset(paths: Sequence[Path], labels: Sequence[int], root: Path) -> FileImageDataset:
     return FileImageDataset(tuple(paths), torch.tensor(labels, dtype=torch.int64), 3, root)
-
-
-class _ScannedFile(NamedTuple):
-    """A decoded file: size and modification time, height and width of the image or why it cannot be read, warning."""
-
-    num_bytes: int
-    modified_ns: int
-    height: int
-    width: int
-    error: str
-    warning: str
-
-
-def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, _ScannedFile]:
-    """Decode every file to its end, in threads, and return the results by name.
-
-    The cache keeps the results of a location; a file is decoded again when its size or modification time changes.
-    140 photographs of 500x375 take about half a second on two cores, from the cache a few milliseconds.
-    """
-    digest = hashlib.sha256(os.fsencode(location.resolve())).hexdigest()[:24]
-    cache_path = cache_dir() / "scans" / f"{digest}.json"
-    cache = read_json(cache_path)
-    state = {"format": _CACHE_FORMAT, "limits": limits_key()}
-    cached_files = cache.get("files", {}) if {key: cache.get(key) for key in state} == state else {}
-    names = [relative_name(root, path) for path in paths]
-    with ThreadPoolExecutor() as pool:
-        scanned = list(pool.map(lambda path, name: _scan_file(path, cached_files.get(name)), paths, names))
-    files = dict(zip(names, scanned, strict=True))
-    rows = {name: list(file) for name, file in files.items()}
-    if rows != cached_files:
-        write_json(cache_path, {**state, "root": str(root.resolve()), "files": rows})
-    return files
-
-
-def _scan_file(path: Path, cached_row: list[int | str] | None) -> _ScannedFile:
-    try:
-        stat = path.stat()
-        num_bytes, modified_ns = stat.st_size, stat.st_mtime_ns
-    except OSError:  # a broken link: decoding reports it
-        num_bytes, modified_ns = -1, 0
-    if cached_row and cached_row[:2] == [num_bytes, modified_ns]:
-        return _ScannedFile(*cached_row)  # type: ignore[arg-type]
-    try:
-        image = decode_image(path, collect_warning=True)
-    except ValueError as error:
-        return _ScannedFile(num_bytes, modified_ns, 0, 0, str(error).removeprefix(f"{path}: "), "")
-    height, width = image.pixels.shape[1:]
-    return _ScannedFile(num_bytes, modified_ns, height, width, "", image.warning)

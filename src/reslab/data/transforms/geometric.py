@@ -2,7 +2,8 @@
 
 Each takes `inpt`, an image (C, H, W) or a tv_tensor that belongs to one of `size` (height, width), and returns it
 moved. It is called once for each of them with the same draws, which are functions of the sample: so they move together.
-Uncovered pixels of masks are 0. torchvision is imported on the first call.
+Uncovered pixels are 255, void, in a mask (H, W) of class numbers, and 0 in the masks (N, H, W) of N objects.
+torchvision is imported on the first call.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reslab.data.masks import VOID
 from reslab.data.rng import RandomDraws
 from reslab.data.transforms import ops
 from reslab.spec.errors import invalid
@@ -25,7 +27,16 @@ def pad(inpt: Any, _: RandomDraws, size: Size, padding: int, mode: str) -> Any:
 
     if mode == "reflect" and isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.KeyPoints):
         raise invalid("pad with zeros for an image with boxes", f"pad({padding},reflect)", f"pad({padding})")
-    return F.pad(inpt, [padding], padding_mode="constant" if mode == "zero" else mode)
+    return F.pad(inpt, [padding], fill=_fill(inpt, 0), padding_mode="constant" if mode == "zero" else mode)
+
+
+def pad_to(inpt: Any, _: RandomDraws, size: Size, side: int, fill: int) -> Any:
+    """Pad at the right and the bottom, up to `side` pixels."""
+    from torchvision.transforms.v2 import functional as F
+
+    height, width = size
+    padding = [0, 0, max(0, side - width), max(0, side - height)]  # left, top, right, bottom
+    return F.pad(inpt, padding, fill=_fill(inpt, fill))
 
 
 def crop(inpt: Any, draws: RandomDraws, size: Size, side: int) -> Any:
@@ -46,11 +57,27 @@ def flip(inpt: Any, draws: RandomDraws, _: Size, probability: float) -> Any:
 
 def resize(inpt: Any, _: RandomDraws, size: Size, side: int, *options: Any) -> Any:
     """Resize the shorter side to `side`, or to `side` x width; options are width and interpolation."""
-    from torchvision.transforms.v2 import functional as F
-
     width, interpolation = options
     target_size = (side, width) if width else ops.resized_size(*size, side)
-    return F.resize(inpt, list(target_size), _mode(interpolation), antialias=True)
+    return resize_to(inpt, target_size, interpolation)
+
+
+def resize_to(inpt: Any, size: Size, interpolation: str = "bilinear") -> Any:
+    """Resize to height and width, images and boxes by torchvision.
+
+    A pixel of a mask is the one that its center falls on, floor((i + 1/2) H / H'), as in torch's `nearest-exact` and
+    Pillow. torchvision takes floor(i H / H'), which shifts a mask by up to half a pixel of the resized image.
+    """
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import functional as F
+
+    if not isinstance(inpt, tv_tensors.Mask):
+        return F.resize(inpt, list(size), _mode(interpolation), antialias=True)
+    resized = inpt.as_subclass(Tensor)
+    for dim, new_length in zip((-2, -1), size, strict=True):
+        centers = 2 * torch.arange(new_length, device=inpt.device) + 1
+        resized = resized.index_select(dim, centers * resized.shape[dim] // (2 * new_length))
+    return tv_tensors.wrap(resized, like=inpt)
 
 
 def center_crop(inpt: Any, _: RandomDraws, size: Size, side: int) -> Any:
@@ -66,7 +93,12 @@ def random_resized_crop(inpt: Any, draws: RandomDraws, size: Size, side: int, *o
 
     min_area, interpolation = options
     top, left, height, width = ops.random_crop_box(draws, *size, min_area)
-    return F.resized_crop(inpt, top, left, height, width, [side, side], _mode(interpolation), antialias=True)
+    return resize_to(F.crop(inpt, top, left, height, width), (side, side), interpolation)
+
+
+def random_resize(inpt: Any, draws: RandomDraws, size: Size, *options: float) -> Any:
+    """Resize by a random factor; options are the least and the greatest one and the side that they refer to."""
+    return resize_to(inpt, ops.random_resize_size(draws, *size, *options))
 
 
 def random_scale_crop(inpt: Any, draws: RandomDraws, size: Size, side: int, *sides: int) -> Any:
@@ -75,7 +107,7 @@ def random_scale_crop(inpt: Any, draws: RandomDraws, size: Size, side: int, *sid
 
     box = ops.scale_crop_boxes(draws, *size, size=side, min_side=sides[0], max_side=sides[1])[0]
     height, width, top, left = box
-    return F.crop(F.resize(inpt, [height, width], antialias=True), top, left, side, side)
+    return F.crop(resize_to(inpt, (height, width)), top, left, side, side)
 
 
 def vertical_flip(inpt: Any, draws: RandomDraws, _: Size, probability: float) -> Any:
@@ -179,9 +211,9 @@ def _mode(interpolation: str) -> Any:
 
 
 def _fill(inpt: Any, fill: int) -> float:
-    """Return the value of uncovered pixels: 0 in masks, a fraction of 1 in images of floats."""
+    """Return the value of uncovered pixels: void or 0 in masks, a fraction of 1 in images of floats."""
     from torchvision import tv_tensors
 
     if isinstance(inpt, tv_tensors.Mask):
-        return 0
+        return VOID if inpt.ndim == 2 and inpt.dtype != torch.bool else 0
     return fill / 255 if inpt.is_floating_point() else fill

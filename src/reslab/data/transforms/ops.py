@@ -34,6 +34,17 @@ def pad(images: Tensor, _: RandomDraws, size: int, mode: str) -> Tensor:
     return images.index_select(-2, rows).index_select(-1, columns)
 
 
+def pad_to(images: Tensor, _: RandomDraws, size: int, fill: int) -> Tensor:
+    """Pad at the right and the bottom, up to `size` pixels, with `fill` of 0..255; larger images stay."""
+    height, width = images.shape[-2:]
+    if min(height, width) >= size:
+        return images
+    value = fill / 255 if images.is_floating_point() else fill
+    padded = images.new_full((*images.shape[:-2], max(height, size), max(width, size)), value)
+    padded[..., :height, :width] = images
+    return padded
+
+
 def crop(images: Tensor, draws: RandomDraws, size: int) -> Tensor:
     """Crop a square of `size` at a position drawn uniformly, another for each image."""
     height, width = check_fits(images, size, "crop")
@@ -173,6 +184,32 @@ def random_crop_box(draws: RandomDraws, height: int, width: int, min_area: float
     top = int(uniforms[4 * _NUM_TRIES] * np.float32(height - box_height + 1))
     left = int(uniforms[4 * _NUM_TRIES + 1] * np.float32(width - box_width + 1))
     return top, left, box_height, box_width
+
+
+def random_resize(images: Tensor, draws: RandomDraws, *options: float) -> Tensor:
+    """Resize every image by a factor drawn uniformly. Raises ValueError if they then differ in size."""
+    pairs = zip(images, draws.per_sample(), strict=True)
+    resized = [random_resize_image(image, image_draws, *options) for image, image_draws in pairs]
+    if len({image.shape for image in resized}) > 1:
+        required = "images in files, or with masks, for random-resize, after which images differ in size"
+        next_step = "crop them at once, as random-scale-crop does"
+        raise invalid(required, "images in memory, which are transformed a batch at once", "", next_step)
+    return torch.stack(resized)
+
+
+def random_resize_image(image: Tensor, draws: RandomDraws, *options: float) -> Tensor:
+    """Resize one image by a factor drawn uniformly."""
+    height, width = random_resize_size(draws, image.shape[-2], image.shape[-1], *options)
+    return resize_to(image, height, width, "bilinear")
+
+
+def random_resize_size(draws: RandomDraws, height: int, width: int, *options: float) -> tuple[int, int]:
+    """Draw the height and width of `random-resize`, at least 1 pixel; `options` are its arguments."""
+    min_scale, max_scale, side = options
+    scale = min_scale + (max_scale - min_scale) * float(draws.uniform(0))
+    if side:
+        scale *= side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def random_scale_crop(images: Tensor, draws: RandomDraws, size: int, min_side: int, max_side: int) -> Tensor:

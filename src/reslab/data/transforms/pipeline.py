@@ -61,9 +61,13 @@ class TransformPipeline:
         Raises ValueError for boxes or masks of another size than the image, or beside a transform that has no way to
         move them.
         """
+        return self.apply_sample_draws(image, target, self.sample_draws(torch.tensor([key]))[0])
+
+    def apply_sample_draws(self, image: Tensor, target: Any, draws_by_op: Sequence[RandomDraws]) -> tuple[Tensor, Any]:
+        """Transform one image and its target, as `apply_sample` does, with the draws of `sample_draws`."""
         check_regions(image, target)
         image = image.as_subclass(Tensor)
-        for step, draws in zip(self._steps, self.sample_draws(torch.tensor([key]))[0], strict=True):
+        for step, draws in zip(self._steps, draws_by_op, strict=True):
             image, target = step.apply_sample(image, target, draws)
         return image, target
 

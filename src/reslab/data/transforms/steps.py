@@ -45,6 +45,7 @@ class TransformFunctions:
 
 FUNCTIONS: dict[str, TransformFunctions] = {
     "pad": TransformFunctions(ops.pad, move=geometric.pad),
+    "pad-to": TransformFunctions(ops.pad_to, move=geometric.pad_to),
     "crop": TransformFunctions(ops.crop, move=geometric.crop),
     "flip": TransformFunctions(ops.flip, ops.flip_image, geometric.flip),
     "vertical-flip": TransformFunctions(move=geometric.vertical_flip),
@@ -53,6 +54,7 @@ FUNCTIONS: dict[str, TransformFunctions] = {
     "random-resized-crop": TransformFunctions(
         ops.random_resized_crop, ops.random_resized_crop_image, geometric.random_resized_crop
     ),
+    "random-resize": TransformFunctions(ops.random_resize, ops.random_resize_image, geometric.random_resize),
     "random-scale-crop": TransformFunctions(ops.random_scale_crop, move=geometric.random_scale_crop),
     "rotate": TransformFunctions(move=geometric.rotate),
     "affine": TransformFunctions(move=geometric.affine),

@@ -1,0 +1,221 @@
+"""The classes of a dataset of masks: from a list of names, VOC's palette, or the numbers that occur in the masks."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reslab.data.formats.mask_pairs import MaskLayout
+from reslab.data.masks import (
+    MAX_CLASSES,
+    VOID,
+    VOID_COLOR,
+    Color,
+    MaskEncoding,
+    MaskValues,
+    StoredMask,
+    format_color,
+    parse_color,
+)
+from reslab.spec.errors import invalid
+
+CLASS_LISTS = ("labelmap.txt", "classes.txt", "class_names.txt", "labels.txt")
+"""The files that list the classes of a dataset of masks, the preferred ones first.
+
+One name a line, the first of number 0; or with the color of the class, `NAME:RED,GREEN,BLUE` (CVAT's labelmap.txt).
+"""
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_VOID_NAMES = ("void", "ignore", "ignored", "__ignore__")
+_COLOR_LINE = re.compile(r"(?P<name>[^:]+):(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)(:.*)?")
+_BINARY = frozenset({0, VOID})
+
+
+@dataclass(frozen=True)
+class ScannedMask:
+    """What reading a mask file once found: its size, the pixels of each value, or why it cannot be read.
+
+    `counts` are by value: `7` for a number, `#ff8000` for a color. `palette` has the colors of numbers.
+    """
+
+    height: int
+    width: int
+    error: str
+    counts: dict[str, int]
+    palette: dict[str, str]
+
+
+@dataclass(frozen=True)
+class MaskClasses:
+    """The names of the classes in order, and how masks encode them; `messages` say where both come from."""
+
+    names: tuple[str, ...]
+    encoding: MaskEncoding
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _ClassList:
+    """The lines of a list of classes: their names, and their colors if the list has them."""
+
+    path: Path
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if not _is_void(name))
+
+    def encoding(self) -> MaskEncoding:
+        """Return the encoding where the number of a class is its line, from 0."""
+        kept = [i for i, name in enumerate(self.names) if not _is_void(name)]
+        void = [i for i, name in enumerate(self.names) if _is_void(name)]
+        if not self.colors:
+            return MaskEncoding(tuple(kept), void_numbers=(*void, VOID))
+        colors, void_colors = (tuple(self.colors[i] for i in lines) for lines in (kept, void))
+        extra = () if VOID_COLOR in self.colors else (VOID_COLOR,)
+        return MaskEncoding(tuple(kept), colors, (*void, VOID), (*void_colors, *extra))
+
+
+def _is_void(name: str) -> bool:
+    return name.lower() in _VOID_NAMES
+
+
+def find_mask_classes(
+    root: Path, layout: MaskLayout, masks: Iterable[ScannedMask], values: MaskValues | None = None
+) -> MaskClasses:
+    """Return the classes of a dataset: by the list in its folder, VOC's palette, or the numbers that occur.
+
+    Raises ValueError for a list that is damaged, colors without a list, and more than `MAX_CLASSES` classes.
+    """
+    readable = [mask for mask in masks if not mask.error]
+    class_list = read_class_list(root)
+    if (values or layout.values) is MaskValues.INSTANCES:
+        return _instance_classes(layout, class_list)
+    numbers = {int(value) for mask in readable for value in mask.counts if not value.startswith("#")}
+    if class_list is not None:
+        return _listed_classes(class_list, numbers, has_palettes=any(mask.palette for mask in readable))
+    colors = sorted({value for mask in readable for value in mask.counts if value.startswith("#")})
+    if colors:
+        shown = ", ".join(colors[:6]) + (" ..." if len(colors) > 6 else "")
+        next_step = "write one class a line: NAME:RED,GREEN,BLUE"
+        raise invalid(f"a list of the classes and their colors, {root / CLASS_LISTS[0]}", shown, next_step=next_step)
+    if layout.lists and readable and all(_has_voc_palette(mask) for mask in readable):
+        message = "masks with the palette of PASCAL VOC: its 21 classes, 255 is void"
+        return MaskClasses(VOC_CLASSES, MaskEncoding(tuple(range(len(VOC_CLASSES)))), (message,))
+    return _occurring_classes(root, numbers)
+
+
+def count_classes(mask: ScannedMask, encoding: MaskEncoding) -> dict[int, int]:
+    """Return the pixels of each class in a mask, void among them. Raises ValueError for a value of no class."""
+    if any(value.startswith("#") for value in mask.counts):
+        values = np.array([parse_color(value) for value in mask.counts], dtype=np.uint8)[None]
+    else:
+        numbers = np.array([[int(value) for value in mask.counts]])
+        values = numbers.astype(np.uint8) if numbers.min() >= 0 and numbers.max() <= 255 else numbers
+    palette = None
+    if mask.palette:
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        for number, color in mask.palette.items():
+            palette[int(number)] = parse_color(color)
+    counts = Counter[int]()
+    for label, count in zip(
+        encoding.decode(StoredMask(values, palette))[0].tolist(), mask.counts.values(), strict=True
+    ):
+        counts[label] += count
+    return dict(counts)
+
+
+def _instance_classes(layout: MaskLayout, class_list: _ClassList | None) -> MaskClasses:
+    names = class_list.classes if class_list else layout.classes or ("background", "object")
+    if len(names) != 2:
+        required = "2 classes, background and object, for masks that number the objects of an image"
+        raise invalid(required, f"{len(names)} in {class_list.path if class_list else layout.name}")
+    message = f"masks number the objects of an image: every number above 0 is {names[1]}"
+    return MaskClasses(names, MaskEncoding((0, 1), void_numbers=(), is_instances=True), (message,))
+
+
+def _listed_classes(class_list: _ClassList, numbers: set[int], *, has_palettes: bool) -> MaskClasses:
+    encoding = class_list.encoding()
+    if numbers == _BINARY and len(class_list.names) == 2 and not (class_list.colors and has_palettes):
+        encoding = MaskEncoding((0, VOID), encoding.colors, (), encoding.void_colors)
+    return MaskClasses(
+        class_list.classes, encoding, (f"{len(class_list.classes)} classes from {class_list.path.name}",)
+    )
+
+
+def _occurring_classes(root: Path, numbers: set[int]) -> MaskClasses:
+    is_binary = numbers == _BINARY
+    found = tuple(sorted(numbers if is_binary else numbers - {VOID}))
+    if len(found) > MAX_CLASSES:
+        next_step = "for masks that number the objects of an image, set mask_values=instances"
+        raise invalid(f"at most {MAX_CLASSES} classes in {root}", f"{len(found)} numbers in the masks", "", next_step)
+    shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+    void = " (255 is void)" if VOID in numbers and not is_binary else ""
+    message = f"classes by the numbers in the masks: {shown}{void}; {CLASS_LISTS[1]} beside them gives names"
+    encoding = MaskEncoding(found, void_numbers=() if is_binary else (VOID,))
+    return MaskClasses(tuple(map(str, found)), encoding, (message,))
+
+
+def _has_voc_palette(mask: ScannedMask) -> bool:
+    numbers = [int(value) for value in mask.counts]
+    is_voc = all(mask.palette.get(str(number)) == format_color(voc_color(number)) for number in numbers)
+    return bool(mask.palette) and is_voc and all(number < len(VOC_CLASSES) or number == VOID for number in numbers)
+
+
+def voc_color(number: int) -> Color:
+    """Return the color of a number in PASCAL VOC's palette: bits 0, 1, 2 of the number are the high bits of R, G, B."""
+    red = green = blue = 0
+    for shift in range(7, -1, -1):
+        red |= (number & 1) << shift
+        green |= (number >> 1 & 1) << shift
+        blue |= (number >> 2 & 1) << shift
+        number >>= 3
+    return red, green, blue
+
+
+def read_class_list(root: Path) -> _ClassList | None:
+    """Return the list of classes in a folder (`CLASS_LISTS`), if there is one.
+
+    Raises ValueError with the line that repeats a class or a color, or that has no color where others have one.
+    """
+    by_name = {path.name.lower(): path for path in sorted(root.iterdir()) if path.suffix.lower() == ".txt"}
+    path = next((by_name[name] for name in CLASS_LISTS if name in by_name), None)
+    if path is None:
+        return None
+    lines = [(number, line.strip()) for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    matches = [_COLOR_LINE.fullmatch(line) for _, line in lines]
+    has_colors = any(matches)
+    names, colors = [], []
+    for (number, line), match in zip(lines, matches, strict=True):
+        if has_colors and match is None:
+            raise invalid(f"NAME:RED,GREEN,BLUE in line {number} of {path}", line)
+        names.append(match["name"].strip() if match else line)
+        if match:
+            colors.append(_line_color(path, number, match["color"]))
+    if not has_colors and names and names[0].lower() == "__ignore__":
+        names = names[1:]  # labelme gives it the number -1
+    _check_unique(path, [str(name) for name in names])
+    _check_unique(path, [format_color(color) for color in colors])
+    if len(names) > MAX_CLASSES:
+        raise invalid(f"at most {MAX_CLASSES} classes in {path}", len(names))
+    return _ClassList(path, tuple(names), tuple(colors))
+
+
+def _line_color(path: Path, line: int, text: str) -> Color:
+    red, green, blue = (int(part) for part in text.split(","))
+    if max(red, green, blue) > 255:
+        raise invalid(f"a color from 0,0,0 to 255,255,255 in line {line} of {path}", text.strip())
+    return red, green, blue
+
+
+def _check_unique(path: Path, values: Sequence[str]) -> None:
+    repeated = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if repeated is not None:
+        raise invalid(f"every class and color once in {path}", f"{repeated} twice", next_step="keep one of the lines")

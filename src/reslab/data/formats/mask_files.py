@@ -1,0 +1,200 @@
+"""Image files with masks as a dataset for segmentation: two folders, or PASCAL VOC's layout."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
+from reslab.data.formats.file_scan import ScannedFile, scan_files, scan_images
+from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_classes, find_mask_classes
+from reslab.data.formats.mask_pairs import MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.masks import VOID, MaskEncoding, StoredMask, format_color, pack_colors, read_stored_mask, unpack_colors
+from reslab.data.splits import SplitOptions, apply_split, collect_skipped
+from reslab.data.target_datasets import MaskFiles, MaskImageDataset
+from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
+
+TASK = "segmentation"
+EVAL_SIDE = 256
+_MAX_VALUES = 1024
+
+
+def is_mask_folder(path: Path) -> bool:
+    """Return True for a folder of images with masks."""
+    return find_layout(path) is not None
+
+
+def open_mask_folder(root: Path, options: SplitOptions) -> DatasetSplits:
+    """Open the images of a folder with their masks.
+
+    Raises ValueError for images without a mask and masks without an image, classes that cannot be made out, and
+    files that cannot be read, masks of another size than their image or with a number of no class unless these may be
+    skipped.
+    """
+    root = root.resolve()
+    layout = find_layout(root)
+    assert layout is not None, root
+    pairs = list_mask_pairs(root, layout)
+    check_paired(pairs)
+    folders = sorted({relative_name(root, mask.parent) for _, mask in pairs.all_pairs})
+    shown = ", ".join(f"{folder}/" for folder in folders[:3])
+    return _open_pairs(root, pairs, options, (f"the images have masks in {shown}: the task is {TASK}",))
+
+
+def _open_pairs(location: Path, pairs: MaskPairs, options: SplitOptions, messages: tuple[str, ...]) -> DatasetSplits:
+    root = pairs.root
+    if "train" not in pairs.splits:
+        raise invalid(f"training images with masks in {location}", f"only {', '.join(pairs.splits) or 'none'}")
+    images, masks = _scan(location, pairs)
+    classes = _recorded_classes(options.record) or find_mask_classes(root, pairs.layout, masks.values())
+    bad = _find_bad_pairs(pairs, images, masks, classes.encoding)
+    skipped = collect_skipped(root, bad, options)
+    skipped_names = {name for name, _ in skipped}
+    kept = {
+        split: [pair for pair in split_pairs if relative_name(root, pair[0]) not in skipped_names]
+        for split, split_pairs in pairs.splits.items()
+    }
+    splits, record = apply_split(
+        location, {split: _to_dataset(split_pairs, root, classes.encoding) for split, split_pairs in kept.items()},
+        classes.names, options,
+    )  # fmt: skip
+    record = {**record, "classes": list(classes.names), "mask_encoding": classes.encoding.to_dict()}
+    if skipped:
+        record["skipped_files"] = [list(pair) for pair in skipped]
+    kept_masks = {
+        name: masks[name] for name in (relative_name(root, mask) for pairs in kept.values() for _, mask in pairs)
+    }
+    sizes = [(file.height, file.width) for file in images.values() if not file.error]
+    return DatasetSplits(
+        name=location.stem if location.is_file() else location.name,
+        source=f"images with masks in {location}",
+        classes=classes.names,
+        preprocess=Preprocess(3, default_eval_transform(sizes), IMAGENET_MEAN, IMAGENET_STD),
+        splits=splits,
+        split_record=record,
+        skipped_files=skipped,
+        decode_warnings=tuple((name, file.warning) for name, file in images.items() if file.warning),
+        location=str(location),
+        messages=(*messages, *classes.messages, *pairs.messages, *_void_messages(kept_masks, classes.encoding)),
+        task=TASK,
+    )
+
+
+def _recorded_classes(record: Mapping[str, Any] | None) -> MaskClasses | None:
+    if not record or "mask_encoding" not in record:
+        return None
+    return MaskClasses(tuple(record["classes"]), MaskEncoding.from_dict(record["mask_encoding"]))
+
+
+def default_eval_transform(sizes: Iterable[tuple[int, int]]) -> str:
+    """Return the evaluation transform for images of these (height, width): large ones are resized, whole."""
+    largest = max((min(size) for size in sizes), default=0)
+    return f"resize({EVAL_SIDE})" if largest > EVAL_SIDE else ""
+
+
+def _to_dataset(pairs: Sequence[tuple[Path, Path]], root: Path, encoding: MaskEncoding) -> MaskImageDataset:
+    labels = torch.zeros(len(pairs), dtype=torch.int64)
+    images = FileImageDataset(tuple(image for image, _ in pairs), labels, 3, root)
+    return MaskImageDataset(images, MaskFiles(tuple(mask for _, mask in pairs), encoding, root))
+
+
+def _scan(location: Path, pairs: MaskPairs) -> tuple[dict[str, ScannedFile], dict[str, ScannedMask]]:
+    """Return what reading every image and every mask once found, by the names of the images and of the masks."""
+    images = scan_images(location, pairs.root, [image for image, _ in pairs.all_pairs])
+    rows = scan_files("mask-scans", location, pairs.root, [mask for _, mask in pairs.all_pairs], _scan_mask)
+    return images, {name: ScannedMask(*row[2:]) for name, row in rows.items()}
+
+
+def _scan_mask(path: Path) -> list[Any]:
+    try:
+        stored = read_stored_mask(path, check_complete=True)
+    except ValueError as error:
+        return [0, 0, str(error).removeprefix(f"{path}: "), {}, {}]
+    counts = _count_values(stored)
+    if len(counts) > _MAX_VALUES:
+        reason = f"{len(counts):,} different values, so it is not a mask"
+        return [stored.height, stored.width, reason, {}, {}]
+    palette = {}
+    if stored.palette is not None:
+        # A file may have a shorter palette than the numbers it stores.
+        used = [value for value in counts if int(value) < len(stored.palette)]
+        palette = {value: format_color(tuple(stored.palette[int(value)].tolist())) for value in used}
+    return [stored.height, stored.width, "", counts, palette]
+
+
+def _count_values(stored: StoredMask) -> dict[str, int]:
+    """Return the number of pixels of each number (`7`) or color (`#ff8000`)."""
+    if stored.values.ndim == 3:
+        packed, counts = np.unique(pack_colors(stored.values), return_counts=True)
+        return dict(zip(map(format_color, unpack_colors(packed)), counts.tolist(), strict=True))
+    if stored.values.dtype == np.uint8:
+        histogram = np.bincount(stored.values.reshape(-1), minlength=256)
+        return {str(number): int(histogram[number]) for number in histogram.nonzero()[0].tolist()}
+    numbers, counts = np.unique(stored.values, return_counts=True)
+    return {str(number): count for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
+
+
+def _find_bad_pairs(
+    pairs: MaskPairs, images: Mapping[str, ScannedFile], masks: Mapping[str, ScannedMask], encoding: MaskEncoding
+) -> dict[str, str]:
+    """Return why an image cannot be used, by its name: itself, its mask, their sizes, or a number of no class."""
+    bad = {}
+    for image_path, mask_path in pairs.all_pairs:
+        name, mask_name = (relative_name(pairs.root, path) for path in (image_path, mask_path))
+        image, mask = images[name], masks[mask_name]
+        if image.error:
+            bad[name] = image.error
+        elif reason := _mask_error(image, mask, encoding):
+            bad[name] = f"mask {mask_name}: {reason}"
+    return bad
+
+
+def _mask_error(image: ScannedFile, mask: ScannedMask, encoding: MaskEncoding) -> str:
+    if mask.error:
+        return mask.error
+    if (mask.height, mask.width) != (image.height, image.width):
+        size = f"required: the size of the image, {image.height}x{image.width}; got: {mask.height}x{mask.width}"
+        is_turned = (mask.width, mask.height) == (image.height, image.width)
+        return size + ("; EXIF may rotate the image: export the mask of the rotated one" if is_turned else "")
+    try:
+        count_classes(mask, encoding)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _void_messages(masks: Mapping[str, ScannedMask], encoding: MaskEncoding) -> tuple[str, ...]:
+    void = [name for name, mask in masks.items() if count_classes(mask, encoding).keys() == {VOID}]
+    if not void:
+        return ()
+    noun = "1 mask is" if len(void) == 1 else f"{len(void):,} masks are"
+    return (f"{noun} void throughout, so nothing is learned from the image ({', '.join(void[:3])})",)
+
+
+def list_mask_folder(root: Path) -> DatasetListing:
+    """List the images of a folder with their masks, also if training would refuse them."""
+    layout = find_layout(root)
+    assert layout is not None, root
+    layout_error = ""
+    classes = MaskClasses((), MaskEncoding((0,)))
+    pairs = MaskPairs(root, layout, {})
+    try:
+        pairs = list_mask_pairs(root, layout)
+        classes = find_mask_classes(root, layout, _scan(root, pairs)[1].values())
+        check_paired(pairs)
+    except ValueError as error:
+        layout_error = str(error)
+    splits: dict[str, ImageDataset] = {
+        split: _to_dataset(split_pairs, root, classes.encoding) for split, split_pairs in pairs.splits.items()
+    }
+    messages = (*classes.messages, *pairs.messages)
+    return DatasetListing(root.name, str(root), classes.names, splits, layout_error=layout_error, messages=messages)
+
+
+def list_images_with_masks(root: Path) -> list[Path]:
+    """Return the images of a folder of images with masks, for prediction."""
+    return list(iter_images(root))
