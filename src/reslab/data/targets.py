@@ -27,7 +27,8 @@ class TargetRules:
     `name_outputs` names them where nobody else does.
     `groups` returns a group (N,) int64 for each image, of which splits and subsets take the same share; `count_images`
     the number of images of each class, None where labels are not classes. `item` makes the label of `dataset[i]`.
-    `keeps_classes`: a split or a subset leaves every class images. `can_be_cut`: CutMix suits the labels; `can_be_mixed`: MixUp.
+    `keeps_classes`: a split or a subset leaves every class images. `can_be_cut`: CutMix suits the labels;
+    `can_be_mixed`: MixUp does.
     """
 
     required: str
