@@ -34,6 +34,7 @@ from reslab.data.formats.mask_files import (
     list_mask_folder,
     open_mask_folder,
 )
+from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
@@ -81,7 +82,16 @@ _FORMATS = (
         list_images_with_masks,
         tasks=("segmentation",),
     ),
-    DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
+    DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images, tasks=_LABEL_TASKS),
+    DataFormat(
+        "labels-file",
+        has_labels_file,
+        open_labels_folder,
+        list_labels_folder,
+        list_unlabeled_images,
+        has_columns=True,
+        tasks=_LABEL_TASKS,
+    ),
     DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
 FORMATS: Table[DataFormat] = Table("dataset format", {data_format.name: data_format for data_format in _FORMATS})
@@ -230,8 +240,9 @@ def open_dataset(
     is_default_fraction: bool = False,
     task: str | None = None,
 ) -> DatasetSplits:
-    """Open a named dataset (`DATASETS`), a folder of class folders, a CSV file, or WebDataset shards by path or URL.
+    """Open a named dataset (`DATASETS`), a folder, a CSV file, or WebDataset shards by path or URL.
 
+    A folder has class folders, or images and a file of their labels (`LABEL_FILES`).
     A name takes precedence over a folder of that name; `./name` opens the folder. A named dataset is searched for in
     `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
     for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
@@ -298,7 +309,8 @@ def list_dataset(
 
 def _check_task(location: Path | str, tasks: Sequence[str], task: str | None) -> None:
     if task is not None and find_task(task).name not in tasks:
-        next_step = f"list the images in a CSV file for {task}" if task in _LABEL_TASKS else "name other data"
+        advice = "name a CSV file that lists the images with their labels, by its own path"
+        next_step = advice if task in _LABEL_TASKS else "name other data"
         raise invalid(
             f"labels for the task {task} in {location}", f"labels for {', '.join(tasks)}", next_step=next_step
         )

@@ -237,7 +237,10 @@ def test_numeric_labels_from_one_or_beyond_the_images(tmp_path: Path) -> None:
     [
         ('{"label": ' + "[" * 100_000, "0.json with a label"),
         ('{"label": {"a": 1}}', "a name or a whole number; got: a dict"),
-        ('{"label": 0.5}', "a name or a whole number; got: a float"),
+        ('{"label": true}', "a name or a whole number; got: a bool"),
+        ('{"label": [{"a": 1}]}', "a list of names or numbers as label; got: {'a': 1}"),
+        ('{"labels": ["a|b"]}', "a list of names or numbers as label; got: 'a|b'"),
+        ('{"other": 1}', "a label under the key label"),
         (f'{{"label": 1, "x": "{"y" * (1 << 22)}"}}', "a label of at most 4,194,304 bytes"),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER, LabeledFiles
 from reslab.data.formats.label_text import LabelTexts, ParsedLabels, are_binary, are_numbers, parse_labels
 from reslab.data.image_datasets import SPLIT_TITLES
-from reslab.data.image_formats import is_image_name
+from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.task import DEFAULT_TASK, find_task
@@ -37,12 +38,14 @@ ColumnNames = Mapping[str, str | Sequence[str]]
 """The names of columns by role: "image", "label" (one, or several as a list or separated by commas) and "split"."""
 SEPARATORS = ",;\t|"
 _NUM_SAMPLE_LINES = 50
+_PATH_AND_LABEL = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, IMAGE_EXTENSIONS))}))(?:\s+(.*))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class CsvRow:
-    """One row: an image, its labels as text, and its split ("train" if the file has no such column)."""
+    """One row: an image, its labels as text, its split ("train" if the file has no such column), and its place."""
 
+    source: Path
     line: int
     path: Path
     labels: tuple[str, ...]
@@ -105,6 +108,9 @@ def read_csv_rows(csv_path: Path) -> Iterator[tuple[int, list[str]]]:
         text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid(f"{csv_path} in UTF-8", str(error), next_step="save it as UTF-8") from None
+    if csv_path.suffix.lower() == ".txt" and not _has_separators(text):
+        yield from _split_at_blanks(text)
+        return
     stream = io.StringIO(text, newline="")
     reader = csv.reader(stream, delimiter=find_separator(text), strict=True, skipinitialspace=True)
     try:
@@ -113,6 +119,19 @@ def read_csv_rows(csv_path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise ValueError(f"{csv_path}:{reader.line_num}: not valid CSV ({error})") from None
+
+
+def _has_separators(text: str) -> bool:
+    lines = [line for line in text.splitlines() if line.strip()][:_NUM_SAMPLE_LINES]
+    return any(all(separator in line for line in lines) for separator in SEPARATORS)
+
+
+def _split_at_blanks(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number, path and label of lines without separators: the path ends with its extension, or a blank."""
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _PATH_AND_LABEL.fullmatch(line.strip()) or re.fullmatch(r"(\S+)(?:\s+(.*))?", line.strip())
+        if match:
+            yield number, [match[1], match[2] or ""]
 
 
 def list_csv(
@@ -126,35 +145,47 @@ def list_csv(
     Raises ValueError with the line number of every mistake, and if there are no training images, fewer than two classes
     of classification, or a label that no training image has.
     """
+    table, rows = read_labeled_rows(csv_path, columns, task)
+    files_by_split, messages = label_rows(csv_path, tuple(table.label_columns.values()), rows, task)
+    return files_by_split, (*table.messages, *messages)
+
+
+def read_labeled_rows(
+    csv_path: Path, columns: ColumnNames | None, task: str | None, root: Path | None = None
+) -> tuple[CsvTable, list[CsvRow]]:
+    """Read a CSV file of images and labels; paths are relative to `root`, by default the file's folder."""
     table = read_table(csv_path, columns, required=("image", "label"), task=task)
-    rows = [_parse_row(csv_path, line, cells, table) for line, cells in table.rows]
-    _check_unique_paths(csv_path, rows)
+    return table, [_parse_row(csv_path, line, cells, table, root or csv_path.parent) for line, cells in table.rows]
+
+
+def label_rows(
+    location: Path, columns: tuple[str, ...], rows: Sequence[CsvRow], task: str | None
+) -> tuple[dict[str, LabeledFiles], tuple[str, ...]]:
+    """Return the files of each split with their labels, which are in these columns, and messages on the task."""
+    _check_unique_paths(location, rows)
     if not any(row.split == "train" for row in rows):
         got = f"only {', '.join(sorted({row.split for row in rows}))}" if rows else "no rows"
-        raise invalid(f"rows of the split train in {csv_path}", got)
-    parsed = parse_labels(_label_texts(csv_path, table, rows), task)
+        raise invalid(f"rows of the split train in {location}", got)
+    texts = LabelTexts(
+        columns,
+        [row.labels for row in rows],
+        place=lambda i: f"line {rows[i].line} of {rows[i].source}",
+        row=lambda i: rows[i].text,
+    )
+    parsed = parse_labels(texts, task)
     target_kind = find_task(parsed.task).target
     if len(parsed.names) < TARGET_RULES[target_kind].min_outputs:
         got = f"a single class, {parsed.names[0]!r}"
-        raise invalid(f"at least 2 labels in {csv_path}", got, next_step="add a second class")
-    _check_train_labels(csv_path, rows, parsed)
-    _check_any_exists(csv_path, [row.path for row in rows])
+        raise invalid(f"at least 2 labels in {location}", got, next_step="add a second class")
+    _check_train_labels(location, rows, parsed)
+    _check_any_exists(location, [row.path for row in rows])
     files_by_split = {}
     for split in SPLIT_TITLES:
         chosen = [i for i, row in enumerate(rows) if row.split == split]
         if chosen:
             paths, labels = tuple(rows[i].path for i in chosen), tuple(parsed.labels[i] for i in chosen)
-            files_by_split[split] = LabeledFiles(csv_path, parsed.names, paths, labels, parsed.task)
-    return files_by_split, (*table.messages, *parsed.messages)
-
-
-def _label_texts(csv_path: Path, table: CsvTable, rows: Sequence[CsvRow]) -> LabelTexts:
-    return LabelTexts(
-        tuple(table.label_columns.values()),
-        [row.labels for row in rows],
-        place=lambda i: f"line {rows[i].line} of {csv_path}",
-        row=lambda i: rows[i].text,
-    )
+            files_by_split[split] = LabeledFiles(location, parsed.names, paths, labels, parsed.task)
+    return files_by_split, parsed.messages
 
 
 def list_csv_paths(csv_path: Path) -> list[Path]:
@@ -165,7 +196,7 @@ def list_csv_paths(csv_path: Path) -> list[Path]:
     table = read_table(csv_path, None, required=("image",))
     column = table.columns["image"]
     cells = [cells[column].strip() for _, cells in table.rows if len(cells) > column]
-    paths = [resolve_path(csv_path, cell) for cell in cells if cell]
+    paths = [resolve_path(csv_path.parent, cell) for cell in cells if cell]
     if not paths:
         raise invalid(f"paths in {csv_path}", "none below the header")
     return paths
@@ -296,15 +327,15 @@ def _holds_numbers(rows: Sequence[tuple[int, list[str]]], index: int) -> bool:
     return bool(rows) and are_numbers([cells[index] if index < len(cells) else "" for _, cells in rows])
 
 
-def resolve_path(csv_path: Path, text: str) -> Path:
-    """Return the path that a cell names, relative to the CSV file's folder; Windows' backslashes separate folders."""
-    path = csv_path.parent / text
+def resolve_path(root: Path, text: str) -> Path:
+    """Return the path that a cell names, relative to a folder; Windows' backslashes separate folders."""
+    path = root / text
     if "\\" in text and os.sep == "/" and not path.exists():
-        path = csv_path.parent / text.replace("\\", "/")
+        path = root / text.replace("\\", "/")
     return Path(os.path.normpath(path))
 
 
-def _parse_row(csv_path: Path, line: int, cells: list[str], table: CsvTable) -> CsvRow:
+def _parse_row(csv_path: Path, line: int, cells: list[str], table: CsvTable, root: Path) -> CsvRow:
     text = ",".join(cells)
     values = {name: _cell(cells, index) for name, index in table.columns.items()}
     for name, value in values.items():
@@ -315,21 +346,22 @@ def _parse_row(csv_path: Path, line: int, cells: list[str], table: CsvTable) -> 
     if split.lower() not in SPLIT_OF_FOLDER:
         raise unknown_name(f"split in line {line} of {csv_path}", split, SPLIT_OF_FOLDER)
     labels = tuple(_cell(cells, index) for index in table.label_columns)
-    return CsvRow(line, resolve_path(csv_path, values["image"]), labels, SPLIT_OF_FOLDER[split.lower()], text)
+    path = resolve_path(root, values["image"])
+    return CsvRow(csv_path, line, path, labels, SPLIT_OF_FOLDER[split.lower()], text)
 
 
 def _cell(cells: Sequence[str], index: int) -> str:
     return cells[index].strip() if index < len(cells) else ""
 
 
-def _check_unique_paths(csv_path: Path, rows: list[CsvRow]) -> None:
+def _check_unique_paths(location: Path, rows: Sequence[CsvRow]) -> None:
     seen: dict[Path, CsvRow] = {}
     for row in rows:
         first = seen.setdefault(row.path, row)
         if first is not row:
             lines = " and ".join(f"line {one.line} ({', '.join([*one.labels, one.split])})" for one in (first, row))
             raise invalid(
-                f"every image once in {csv_path}", f"{row.path} in {lines}", next_step="keep one of the lines"
+                f"every image once in {location}", f"{row.path} in {lines}", next_step="keep one of the lines"
             )
 
 
@@ -345,14 +377,14 @@ def _check_any_exists(csv_path: Path, paths: Sequence[Path]) -> None:
     raise invalid(required, f"no such file as {paths[0]}, nor any of the {len(paths):,}", next_step=next_step)
 
 
-def _check_train_labels(csv_path: Path, rows: Sequence[CsvRow], parsed: ParsedLabels) -> None:
+def _check_train_labels(location: Path, rows: Sequence[CsvRow], parsed: ParsedLabels) -> None:
     """Raise ValueError for a class that only images of another split have, where labels are written as names."""
     known = {name for row, names in zip(rows, parsed.shown, strict=False) if row.split == "train" for name in names}
     for row, names in zip(rows, parsed.shown, strict=False):
         for name in names:
             if name not in known:
                 matches = nearest(name, known, 1)
-                required = f"{SPLIT_TITLES[row.split]} labels that training images have too, in {csv_path}"
+                required = f"{SPLIT_TITLES[row.split]} labels that training images have too, in {location}"
                 next_step = "rename it, or add training images of it"
                 if are_numbers(parsed.names):
                     next_step += "; for amounts, set --task regression"

@@ -80,6 +80,18 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
     csv_path = csv_path.resolve()
     columns = options.columns or (options.record or {}).get("columns")
     files_by_split, messages = list_csv(csv_path, columns, options.requested_task)
+    return open_labeled_files(csv_path, csv_path.parent, files_by_split, options, messages)
+
+
+def open_labeled_files(
+    location: Path,
+    root: Path,
+    files_by_split: Mapping[str, LabeledFiles],
+    options: SplitOptions,
+    messages: tuple[str, ...],
+) -> DatasetSplits:
+    """Open listed files whose names are relative to `root`; the names of columns are recorded."""
+    columns = options.columns or (options.record or {}).get("columns")
     train = files_by_split["train"]
     messages += check_label_coverage(
         {split: files.to_dataset(None).labels for split, files in files_by_split.items()},
@@ -87,7 +99,7 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
         has_class_list=True,
         target_kind=find_task(train.task).target,
     )
-    data = _open_files(csv_path, csv_path.parent, files_by_split, options, messages)
+    data = _open_files(location, root, files_by_split, options, messages)
     if not columns:
         return data
     recorded = {role: names if isinstance(names, str) else list(names) for role, names in columns.items()}

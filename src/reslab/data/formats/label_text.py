@@ -19,6 +19,7 @@ _MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "?"})
 _BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _MIN_MANY_NUMBERS = 20
 _NUM_NAMED = 5
+_MAX_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _infer_from_cells(texts: LabelTexts) -> tuple[str, tuple[str, ...]]:
     column, cells = texts.columns[0], [row[0] for row in texts.rows]
     numbers = [number for cell in cells for number in _split_numbers(cell) if number.lower() not in _MISSING]
     if numbers and all(_is_number(number) for number in numbers):
-        fraction = next((number for number in numbers if not float(number).is_integer()), "")
+        fraction = next((number for number in numbers if _has_fraction(float(number))), "")
         if fraction:
             return "regression", (f"{column} holds numbers with fractions, such as {fraction}: the task is regression",)
     separator = next((mark for mark in _CERTAIN_SEPARATORS if any(mark in cell for cell in cells)), "")
@@ -191,7 +192,7 @@ def _known_name(texts: LabelTexts, i: int, name: str) -> str:
         return known[int(name)]
     matches = nearest(name, known, 1)
     required = f"classes of the list ({_join(known)}) in {texts.place(i)}"
-    raise invalid(required, repr(name), nearest=matches[0] if matches else "")
+    raise invalid(required, _show(name), nearest=matches[0] if matches else "")
 
 
 def _binary_values(texts: LabelTexts, i: int) -> tuple[float, ...]:
@@ -199,7 +200,7 @@ def _binary_values(texts: LabelTexts, i: int) -> tuple[float, ...]:
         if cell.lower() not in _BINARY:
             required = f"0 or 1 in the column {column} in {texts.place(i)}"
             next_step = "write 1 where the image shows the class, and 0 where it does not"
-            raise invalid(required, repr(cell) if cell else "an empty cell", next_step=next_step)
+            raise invalid(required, _show(cell), next_step=next_step)
     return tuple(_BINARY[cell.lower()] for cell in texts.rows[i])
 
 
@@ -226,8 +227,8 @@ def _invalid_values(
         got = f"{len(rows[i])}: {texts.row(i)}{more}"
         return invalid(f"{len(columns)} numbers in {texts.place(i)}", got, next_step=next_step)
     column, cell = next(pair for pair in zip(columns, rows[i], strict=True) if not _is_finite(pair[1]))
-    got = repr(cell) if cell else "an empty cell"
-    return invalid(f"a number in the column {column} in {texts.place(i)}", f"{got}{more}", next_step=next_step)
+    required = f"a number in the column {column} in {texts.place(i)}"
+    return invalid(required, f"{_show(cell)}{more}", next_step=next_step)
 
 
 Parsed = tuple[tuple[str, ...], tuple[int, ...] | tuple[tuple[float, ...], ...], tuple[tuple[str, ...], ...]]
@@ -279,6 +280,16 @@ def _is_finite(text: str) -> bool:
 
 def _to_number(text: str) -> float:
     return float(text.replace(",", "."))
+
+
+def _has_fraction(number: float) -> bool:
+    return math.isfinite(number) and not number.is_integer()
+
+
+def _show(cell: str) -> str:
+    if len(cell) > _MAX_SHOWN:
+        return f"{cell[:_MAX_SHOWN]!r}..."
+    return repr(cell) if cell else "an empty cell"
 
 
 def _count_ones(row: Sequence[str]) -> int:

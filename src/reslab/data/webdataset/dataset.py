@@ -9,6 +9,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import torch
+from torch import Tensor
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.decoded_cache import decode_cached
@@ -37,11 +38,12 @@ from reslab.data.splits import (
     default_eval_transform,
     rare_class_messages,
 )
-from reslab.data.webdataset.http import read_optional_text
-from reslab.data.webdataset.remote import expand_urls, index_url_shards, is_url, url_root
+from reslab.data.webdataset.labels import ShardLabels, label_samples
+from reslab.data.webdataset.remote import expand_urls, index_url_shards, url_root
 from reslab.data.webdataset.tar import IndexedSample, index_shard, list_tar_members
-from reslab.spec.errors import invalid, nearest
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import TargetKind, find_task
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 _SPLIT_NAMES = "|".join(sorted(SPLIT_OF_FOLDER, key=len, reverse=True))
@@ -68,7 +70,8 @@ def open_shards(location: Path, options: SplitOptions) -> DatasetSplits:
     """Open a folder of shards, or one shard: indexed once, then read in place.
 
     A label is a class index (class names in classes.txt, one a line in label order, else "0", "1", ...) or a class
-    name (classes in lexicographic order). Small images of one size are decoded once into memory.
+    name (classes in lexicographic order); for other tasks, several names or indices, or numbers (`label_samples`).
+    Small images of one size are decoded once into memory.
     Raises ValueError naming shard and key of every mistake.
     """
     location = location.resolve()
@@ -87,19 +90,30 @@ def open_url_shards(urls_text: str, options: SplitOptions) -> DatasetSplits:
     return _make_dataset(root.rpartition("/")[2], urls_text, root, samples_by_split, options)
 
 
-def list_shards(location: Path) -> DatasetListing:
+def list_shards(location: Path, task: str | None = None) -> DatasetListing:
     """List the images of a folder of shards, or of one shard. Raises ValueError as `open_shards`."""
     root = location.parent if location.is_file() else location
     samples_by_split = _index_path(location)
-    classes = _shard_classes(root, samples_by_split)
-    splits = {split: _to_dataset(samples, classes, root) for split, samples in samples_by_split.items()}
+    labels = label_samples(root, samples_by_split, task)
+    splits = {
+        split: _to_dataset(samples, labels.by_split[split], labels.task, root)
+        for split, samples in samples_by_split.items()
+    }
     layout_error = ""
-    messages: tuple[str, ...] = ()
+    messages: tuple[str, ...] = labels.messages
     try:
-        messages = (*_coverage_messages(root, splits, classes), *_ignored_images(location))
+        messages = (*messages, *_coverage_messages(splits, labels), *_ignored_images(location))
     except ValueError as error:
         layout_error = str(error)
-    return DatasetListing(_name(location), str(location), classes, splits, layout_error=layout_error, messages=messages)
+    return DatasetListing(
+        _name(location),
+        str(location),
+        labels.classes,
+        splits,
+        layout_error=layout_error,
+        messages=messages,
+        task=labels.task,
+    )
 
 
 def list_unlabeled_images(path: Path) -> list[Path | ImageLocation]:
@@ -141,7 +155,7 @@ def _make_dataset(
     options: SplitOptions,
 ) -> DatasetSplits:
     """Make the dataset of indexed samples; `location` is what was opened, names are relative to `root`."""
-    classes = _shard_classes(root, samples_by_split)
+    labels = label_samples(root, samples_by_split, options.requested_task)
     all_samples = [sample for samples in samples_by_split.values() for sample in samples]
     unreadable = {location_name(sample.location, root): sample.error for sample in all_samples if sample.error}
     skipped = collect_skipped(root, unreadable, options)
@@ -149,19 +163,20 @@ def _make_dataset(
     eval_transform = default_eval_transform((sample.height, sample.width) for sample in all_samples if not sample.error)
     splits: dict[str, ImageDataset] = {}
     for split, samples in samples_by_split.items():
-        kept = [sample for sample in samples if location_name(sample.location, root) not in skipped_names]
-        dataset = _to_dataset(kept, classes, root)
+        chosen = [i for i, sample in enumerate(samples) if location_name(sample.location, root) not in skipped_names]
+        kept = [samples[i] for i in chosen]
+        dataset = _to_dataset(kept, labels.by_split[split][chosen], labels.task, root)
         # Without an evaluation transform the images are small and all of one size.
         fits_in_memory = not eval_transform and len(kept) * 3 * kept[0].height * kept[0].width <= MAX_BYTES_IN_MEMORY
         splits[split] = _decode_to_memory(name, dataset) if fits_in_memory and not dataset.is_remote else dataset
-    messages = _coverage_messages(root, splits, classes)
-    final_splits, record = apply_split(location, splits, classes, options)
+    messages = (*labels.messages, *_coverage_messages(splits, labels))
+    final_splits, record = apply_split(location, splits, labels.classes, options)
     if skipped:
         record = {**record, "skipped_files": [list(pair) for pair in skipped]}
     return DatasetSplits(
         name=name,
         source=f"shards in {location}",
-        classes=classes,
+        classes=labels.classes,
         preprocess=Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD),
         splits=final_splits,
         split_record=record,
@@ -171,6 +186,7 @@ def _make_dataset(
         ),
         location=str(location),
         messages=(*messages, *rare_class_messages(record), *_ignored_images(location)),
+        task=labels.task,
     )
 
 
@@ -188,11 +204,12 @@ def _ignored_images(location: Path | str) -> tuple[str, ...]:
     )
 
 
-def _coverage_messages(
-    root: Path | str, splits: Mapping[str, ImageDataset], classes: tuple[str, ...]
-) -> tuple[str, ...]:
-    labels = {split: dataset.labels for split, dataset in splits.items()}
-    return check_label_coverage(labels, classes, has_class_list=bool(_read_text(f"{root}/classes.txt")))
+def _coverage_messages(splits: Mapping[str, ImageDataset], labels: ShardLabels) -> tuple[str, ...]:
+    labels_by_split = {split: dataset.labels for split, dataset in splits.items()}
+    target_kind = find_task(labels.task).target
+    return check_label_coverage(
+        labels_by_split, labels.classes, has_class_list=labels.has_class_list, target_kind=target_kind
+    )
 
 
 def _name(location: Path) -> str:
@@ -238,60 +255,18 @@ def _group_by_split(shards: Sequence[Shard], names: Sequence[str], location: str
     return {split: groups[split] for split in SPLIT_FOLDERS if split in groups}
 
 
-def _shard_classes(root: Path | str, samples_by_split: Mapping[str, Sequence[IndexedSample]]) -> tuple[str, ...]:
-    """Return the class names in label order, from classes.txt or from the labels of all splits.
-
-    Raises ValueError if a label is not in classes.txt, or no training image has it.
-    """
-    classes_file = f"{root}/classes.txt"
-    class_names = tuple(line.strip() for line in _read_text(classes_file).splitlines() if line.strip())
-    all_labels = {sample.label for samples in samples_by_split.values() for sample in samples}
-    if all_labels and all(label.isascii() and label.isdigit() for label in all_labels):
-        max_label = max(all_labels, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"))).lstrip("0") or "0"
-        # Compared before there is a list of that many names: a label may have any number of digits.
-        num_samples = sum(map(len, samples_by_split.values()))
-        limit, meaning = (
-            (len(class_names), f"the number of names in {classes_file}")
-            if class_names
-            else (num_samples, f"the number of images, as there is no {classes_file}")
-        )
-        if len(max_label) > len(str(limit)) or int(max_label) >= limit:
-            got = max_label if len(max_label) <= 40 else f"a number of {len(max_label)} digits"
-            key = next(
-                location_name(sample.location, root)
-                for samples in samples_by_split.values()
-                for sample in samples
-                if sample.label.lstrip("0") == max_label.lstrip("0")
-            )
-            raise invalid(f"labels below {limit}, {meaning}", f"{got}, of {key}", nearest=str(limit - 1))
-        return class_names or tuple(map(str, range(int(max_label) + 1)))
-    known = set(class_names or (sample.label for sample in samples_by_split["train"]))
-    for label in sorted(all_labels - known):
-        matches = nearest(label, known, 1)
-        required = f"labels that {classes_file} lists" if class_names else "labels that training images have too"
-        raise invalid(required, repr(label), nearest=matches[0] if matches else "")
-    return class_names or tuple(sorted(all_labels))
-
-
-def _read_text(location: str) -> str:
-    """Return the text of a file by path or URL; empty if there is no such file."""
-    if is_url(location):
-        return read_optional_text(location) or ""
-    path = Path(location)
-    return path.read_text("utf-8") if path.is_file() else ""
-
-
-def _to_dataset(samples: Sequence[IndexedSample], classes: tuple[str, ...], root: Path | str) -> ShardImageDataset:
-    label_of = {label: index for index, label in enumerate(classes)}
-    labels = [label_of[sample.label] if sample.label in label_of else int(sample.label) for sample in samples]
+def _to_dataset(samples: Sequence[IndexedSample], labels: Tensor, task: str, root: Path | str) -> ShardImageDataset:
     locations = tuple(sample.location for sample in samples)
-    return ShardImageDataset(locations, torch.tensor(labels, dtype=torch.int64), 3, root)
+    return ShardImageDataset(locations, labels, 3, root, target_kind=find_task(task).target)
 
 
 def _decode_to_memory(name: str, dataset: ShardImageDataset) -> TensorImageDataset:
     shards = sorted({Path(location.shard) for location in dataset.locations})
-    decoded = decode_cached(f"{name}-{len(dataset)}", shards, lambda: _decode_contiguous(dataset))
-    return replace(decoded, labels=dataset.labels, names=tuple(dataset.name(i) for i in range(len(dataset))))
+    # The cache knows nothing of the labels: they depend on the task.
+    unlabeled = replace(dataset, labels=torch.zeros(len(dataset), dtype=torch.int64), target_kind=TargetKind.CLASS)
+    decoded = decode_cached(f"{name}-{len(dataset)}", shards, lambda: _decode_contiguous(unlabeled))
+    names = tuple(dataset.name(i) for i in range(len(dataset)))
+    return replace(decoded, labels=dataset.labels, names=names, target_kind=dataset.target_kind)
 
 
 def _decode_contiguous(dataset: ShardImageDataset) -> TensorImageDataset:

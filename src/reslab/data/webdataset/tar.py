@@ -1,5 +1,7 @@
 """WebDataset shards: tar files in which KEY.jpg (or another image extension) lies beside KEY.cls, the label as text.
 
+The label may also be "label" in KEY.json, or the text of KEY.txt.
+
 A shard is indexed once: where each image is, its label and size, or why it cannot be read. The cache keeps the index.
 """
 
@@ -33,7 +35,7 @@ TarContent = bytes | mmap.mmap
 _CACHE_FORMAT = "3"
 _BLOCK_BYTES = 512
 _OCTAL = re.compile(rb"[0-7]+")
-_MAX_LABEL_BYTES = {"cls": 1 << 12, "json": 1 << 22}
+_MAX_LABEL_BYTES = {"cls": 1 << 12, "json": 1 << 22, "txt": 1 << 12}
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip", "decompress it: mv '{path}' '{path}.gz' && gunzip '{path}.gz'"),
     (b"\xfd7zXZ", "xz", "decompress it: mv '{path}' '{path}.xz' && unxz '{path}.xz'"),
@@ -82,8 +84,8 @@ class TarSample:
 def list_tar_samples(path: Path, content: TarContent) -> list[TarSample]:
     """Return the samples of a tar in the order in which their keys first appear.
 
-    A label is the text of KEY.cls, or "label" in KEY.json. Raises ValueError naming shard and key if an image or a
-    label is missing, or the tar is truncated.
+    A label is the text of KEY.cls, "label" (or "labels") in KEY.json, or the text of KEY.txt. Raises ValueError naming
+    shard and key if an image or a label is missing, or the tar is truncated.
     """
     samples: dict[str, dict[str, TarMember]] = {}
     for member in list_tar_members(path, content):
@@ -97,7 +99,7 @@ def list_tar_samples(path: Path, content: TarContent) -> list[TarSample]:
 
 def _make_sample(path: Path, content: TarContent, key: str, members: dict[str, TarMember]) -> TarSample:
     extension = next((extension for extension in TAR_IMAGE_EXTENSIONS if extension in members), "")
-    label_extension = next((name for name in ("cls", "json") if name in members), "")
+    label_extension = next((name for name in _MAX_LABEL_BYTES if name in members), "")
     if not extension or not label_extension:
         required = f"{path}: {key} with an image (.{', .'.join(_COMMON_EXTENSIONS)}, ...) and a label (.cls)"
         raise invalid(required, ", ".join(f".{member_extension}" for member_extension in members))
@@ -112,14 +114,30 @@ def _make_sample(path: Path, content: TarContent, key: str, members: dict[str, T
 
 def _parse_label(text: bytes, is_json: bool, name: str) -> str:
     try:
-        label = json.loads(text)["label"] if is_json else text.decode()
+        label = _json_label(json.loads(text)) if is_json else text.decode()
     except (ValueError, KeyError, TypeError, RecursionError):
         raise invalid(f"{name} with a label{' under the key label' * is_json}", repr(text[:20])) from None
+    if isinstance(label, list):
+        return _join_list(label, name)
+    if isinstance(label, float):
+        return repr(label)
     if not isinstance(label, str | int) or isinstance(label, bool):
         raise invalid(f"{name} with a label, a name or a whole number", f"a {type(label).__name__}")
     if not str(label).strip():
         raise invalid(f"{name} with a label", "an empty file")
     return str(label).strip()
+
+
+def _json_label(content: Any) -> Any:
+    return content["label"] if "label" in content else content["labels"]
+
+
+def _join_list(values: list[Any], name: str) -> str:
+    """Return several classes or numbers as one text: `cat|dog`."""
+    for value in values:
+        if not isinstance(value, str | int | float) or (isinstance(value, str) and ("|" in value or not value.strip())):
+            raise invalid(f"{name} with a list of names or numbers as label", repr(value))
+    return "|".join(str(int(value)) if isinstance(value, bool) else str(value).strip() for value in values)
 
 
 def _parse_class_index(text: str, name: str) -> int:
