@@ -28,13 +28,13 @@ from reslab.data.formats.image_files import (
     open_listed_images,
 )
 from reslab.data.formats.imagenet import read_imagenet
+from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
 from reslab.data.formats.mask_files import (
     is_mask_folder,
     list_images_with_masks,
     list_mask_folder,
     open_mask_folder,
 )
-from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
