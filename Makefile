@@ -1,4 +1,4 @@
-# make demo: train and compare a deep residual network and its plain twin.   make test: run the test suite.
+# make demo: train and compare a deep residual network and its plain twin.   make test: run the test suite.   make docs: build the site.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: setup demo test lint format check lock zoo soak
+.PHONY: setup demo test lint format check docs lock zoo soak
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -42,6 +42,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 check: lint test
+
+# The site, build/docs/html/index.html. Every warning is an error: links, references, images, the cells of the course.
+docs: setup
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -j $(JOBS) -d build/docs/doctrees docs build/docs/html
+	@echo "build/docs/html/index.html"
 
 # Needs uv (pip install uv). Keeps the locked versions that still fit; `make lock UPGRADE=--upgrade` takes the newest.
 lock:
