@@ -1,7 +1,7 @@
 """The pages of the API, one for each package, and docstrings in plain text as reStructuredText.
 
-The docstrings have paragraphs, bullets (`* `), terms followed by indented lines, and code in single backticks. Everything
-else in them is text, such as the `*`, `_` and `|` of formulas.
+The docstrings have paragraphs, bullets (`* `), terms followed by indented lines, and code in single backticks.
+Everything else in them is text, such as the `*`, `_` and `|` of formulas.
 """
 
 import importlib
@@ -92,7 +92,7 @@ def _literal(match: re.Match[str], text: str) -> str:
 
 
 def packages() -> list[str]:
-    """Return reslab's packages and subpackages that have public modules, by name; the command line is not for import."""
+    """Return the names of the packages with public modules, but for the command line, which is not for import."""
     found = [info.name for info in pkgutil.walk_packages(reslab.__path__, "reslab.") if info.ispkg]
     return [name for name in sorted(found) if modules_of(name) and name != "reslab.cli"]
 

@@ -1,10 +1,9 @@
 """The generated parts of the reference pages as Markdown, from the registries and commands of reslab.
 
-A page holds `<!-- generated: NAME -->`, which `expand` replaces by the text of `GENERATED[NAME]` when the site is built.
+A page holds `<!-- generated: NAME -->`; `expand` replaces it by the text of `GENERATED[NAME]` when the site is built.
 """
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
@@ -14,7 +13,7 @@ from typing import Any
 import reslab
 from reslab.report.format import markdown_table
 
-_MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.M)
+MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.M)
 _MARKUP = re.compile(r"[*_<\[\]$\\~]")
 _EXCEPTION = re.compile(r"^class (\w+)\([\w, ]*(?:Error|Exception|Interrupt)\b[\w, ]*\):", re.M)
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
@@ -22,7 +21,7 @@ _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 
 def expand(page: str) -> str:
     """Return the page with every marker replaced. Raises KeyError for an unknown name."""
-    return _MARKER.sub(lambda match: GENERATED[match[1]]().strip(), page)
+    return MARKER.sub(lambda match: GENERATED[match[1]]().strip(), page)
 
 
 def link_arxiv(text: str) -> str:
@@ -120,7 +119,10 @@ def _recipe(recipe: Any) -> str:
     own = [[code(key), code(format_value(values[key]))] for key in changed]
     rest = [[code(key), code(format_value(value))] for key, value in values.items() if key not in changed]
     parts = [f"({recipe.name})=\n## {recipe.name}", link_arxiv(recipe.reference) + ".", escape(recipe.notes)]
-    parts += [f"```bash\nreslab train --recipe {recipe.name}\n```", markdown_table(["key", "value"], own) if own else ""]
+    parts += [
+        f"```bash\nreslab train --recipe {recipe.name}\n```",
+        markdown_table(["key", "value"], own) if own else "",
+    ]
     table = markdown_table(["key", "value"], rest)
     parts.append(f":::{{dropdown}} The other values, which are the defaults\n{table}:::\n")
     return "\n\n".join(part for part in parts if part)
@@ -230,28 +232,21 @@ def public_modules(package: str) -> list[str]:
     return [f"{package}.{name}" for name in names if not name.startswith("_") and name != "__main__"]
 
 
-# Registries that other packages may add: marker -> (module, attribute, columns as (header, field)).
-OPTIONAL_REGISTRIES: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
-    "tasks": ("reslab.spec.task", "TASKS", (("metrics", "metrics"), ("what it predicts", "description"))),
-}
+def tasks() -> str:
+    """The tasks, each with the form of its targets, its metrics and its losses."""
+    from reslab.spec.task import TASKS
 
-
-def optional_registry(marker: str) -> str:
-    """A table of a registry that need not exist."""
-    module_name, attribute, columns = OPTIONAL_REGISTRIES[marker]
-    if importlib.util.find_spec(module_name) is None:
-        return "Classification is the only task."
-    registry = getattr(importlib.import_module(module_name), attribute)
     rows = [
-        [code(name), *(escape(cell(getattr(entry, field_name, ""))) for _, field_name in columns)]
-        for name, entry in registry.items()
+        [
+            code(name),
+            task.target.value,
+            ", ".join(metric.title for metric in task.metrics),
+            code_list(task.losses),
+            link_arxiv(task.reference),
+        ]
+        for name, task in TASKS.items()
     ]
-    return markdown_table(["name", *(header for header, _ in columns)], rows)
-
-
-def cell(value: object) -> str:
-    """Return a value as the text of a cell; a sequence is separated by commas."""
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return markdown_table(["task", "targets", "metrics", "losses", "reference"], rows)
 
 
 # Deployment and checkpoints
@@ -273,7 +268,13 @@ def export_formats() -> str:
     from reslab.deploy.export.formats import EXPORT_FORMATS
 
     rows = [
-        [code(item.name), code(item.suffix) or "a folder", code(item.extra), code_list(item.precisions), item.description]
+        [
+            code(item.name),
+            code(item.suffix) or "a folder",
+            code(item.extra),
+            code_list(item.precisions),
+            item.description,
+        ]
         for item in EXPORT_FORMATS.values()
     ]
     return markdown_table(["format", "file", "extra", "precisions", "content"], rows)
@@ -304,7 +305,9 @@ def analyses() -> str:
 
     rows = []
     for analysis in ANALYSES.values():
-        options = ", ".join(f"`{item.name}={getattr(analysis.options, item.name)}`" for item in fields(analysis.options))
+        options = ", ".join(
+            f"`{item.name}={getattr(analysis.options, item.name)}`" for item in fields(analysis.options)
+        )
         rows.append([code(analysis.name), escape(analysis.summary), options, link_arxiv(analysis.reference)])
     return markdown_table(["analysis", "result", "options and defaults", "reference"], rows)
 
@@ -483,7 +486,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "data-formats": data_formats,
     "metrics": metrics,
     "study-metrics": study_metrics,
-    "tasks": lambda: optional_registry("tasks"),
+    "tasks": tasks,
     "backends": backends,
     "export-formats": export_formats,
     "checkpoint-formats": checkpoint_formats,

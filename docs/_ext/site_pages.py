@@ -41,7 +41,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def use_cache_of_the_source(app: Sphinx, config: Any) -> None:
-    """Keep the outputs of the chapters in a cache that belongs to the source of reslab: a change of it runs them anew."""
+    """Keep the outputs of the chapters in a cache that belongs to the source: a change runs them anew."""
     root = Path(app.srcdir).parent
     digest = hashlib.sha256()
     for path in sorted((root / "src").rglob("*.py")):

@@ -1,0 +1,83 @@
+"""The generated tables of the documentation list every registered name, and its helpers make what the site needs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from reslab.analysis.registry import ANALYSES
+from reslab.cli.commands import COMMANDS
+from reslab.data.registry import DATASETS, FORMATS
+from reslab.deploy.backends.registry import BACKENDS
+from reslab.deploy.export.formats import EXPORT_FORMATS
+from reslab.nn.checkpoints.foreign_formats import CONTAINERS
+from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
+from reslab.spec.loss import LOSSES
+from reslab.spec.optim import OPTIMIZERS, SCHEDULES
+from reslab.spec.papers import STUDIES
+from reslab.spec.recipes import RECIPES
+from reslab.spec.study import METRICS
+from reslab.spec.task import TASKS
+from reslab.spec.zoo import ARCHS
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+import reference_tables  # noqa: E402
+
+REGISTERED = {
+    "models": ARCHS,
+    "recipes": RECIPES,
+    "losses": [*LOSSES, *SCHEDULES, *OPTIMIZERS],
+    "datasets": DATASETS,
+    "data-formats": FORMATS,
+    "study-metrics": METRICS,
+    "tasks": TASKS,
+    "backends": BACKENDS,
+    "export-formats": EXPORT_FORMATS,
+    "checkpoint-formats": [container.name for container in CONTAINERS],
+    "key-schemes": [scheme.name for scheme in KEY_SCHEMES],
+    "analyses": ANALYSES,
+    "studies": STUDIES,
+    "cli": [f"reslab {name}" for name in COMMANDS],
+}
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_a_generated_table_lists_every_registered_name(name: str) -> None:
+    text = reference_tables.GENERATED[name]()
+    cells = {cell.strip(" `") for line in text.splitlines() for cell in line.split("|")}
+    headings = {line.lstrip("# ") for line in text.splitlines() if line.startswith("## ")}
+    assert [entry for entry in REGISTERED[name] if entry not in cells | headings] == []
+
+
+def test_every_generated_table_has_a_page_and_every_marker_a_table() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
+    assert sorted(reference_tables.MARKER.findall(pages)) == sorted(reference_tables.GENERATED)
+
+
+def test_the_table_of_a_command_has_its_options_with_defaults() -> None:
+    text = reference_tables.cli()
+    assert r"| `-b`, `--batch-size INTEGER\|auto`" in text
+    assert "| `--device NAME`" in text
+    assert "reslab train --data cifar10 --model resnet56_cifar --lr 0.2 --seeds 5" in text
+
+
+def test_a_recipe_is_listed_with_all_its_values() -> None:
+    from reslab.cli.lists import flatten_recipe
+
+    text = reference_tables.recipes()
+    section = text[text.index("## he2015-cifar") :].split("\n## ")[1]
+    assert all(f"| `{key}`" in section for key in flatten_recipe(RECIPES["he2015-cifar"]))
+
+
+def test_the_errors_that_a_program_may_catch_are_listed() -> None:
+    text = reference_tables.errors()
+    assert all(name in text for name in ("CheckpointError", "ImageError", "DiskFullError", "NonFiniteError"))
+    assert "ErrorKind" not in text
+
+
+def test_text_of_the_code_is_no_markup() -> None:
+    assert reference_tables.escape("a*b_c `d_e` $x$") == "a&#42;b&#95;c `d_e` &#36;x&#36;"
+    assert reference_tables.link_arxiv("He 2015, arXiv:1512.03385") == (
+        "He 2015, [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)"
+    )
