@@ -18,7 +18,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
-from reslab.report.format import format_int
+from reslab.report.format import format_int, format_percent
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -81,7 +81,11 @@ def check(
             }
         )
         raise typer.Exit(exit_code)
-    print_table(["class", *check_result.counts], _class_rows(check_result))
+    if check_result.masks:
+        columns = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
+        print_table(["class", *columns], _mask_rows(check_result))
+    else:
+        print_table(["class", *check_result.counts], _class_rows(check_result))
     print()
     for issue in issues:
         print(f"{issue.severity}: {issue.text}")
@@ -112,3 +116,15 @@ def _class_rows(check_result: "DataCheck") -> list[list[str]]:
         [name, *(format_int(class_counts[name]) for class_counts in check_result.counts.values())] for name in names
     ]
     return [*rows, ["all", *(format_int(sum(class_counts.values())) for class_counts in check_result.counts.values())]]
+
+
+def _mask_rows(check_result: "DataCheck") -> list[list[str]]:
+    """Return, of each class and of void, the images that show it and its share of the pixels of a split."""
+    rows = {name: [name] for name in (*check_result.listing.classes, "void")}
+    for statistics in check_result.masks.values():
+        images = [*statistics.images_per_class.tolist(), int((statistics.void > 0).sum())]
+        pixels = [*statistics.pixels_per_class.tolist(), int(statistics.void.sum())]
+        for row, num_images, num_pixels in zip(rows.values(), images, pixels, strict=True):
+            row += [format_int(num_images), format_percent(num_pixels / max(1, sum(pixels)), 2)]
+    totals = [cell for statistics in check_result.masks.values() for cell in (format_int(len(statistics.void)), "")]
+    return [*rows.values(), ["all", *totals]]

@@ -10,8 +10,10 @@ from torch import Tensor
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import DuplicateGroup
 from reslab.data.check.findings import Finding
+from reslab.data.formats.mask_classes import voc_color
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
+from reslab.data.masks import VOID
 from reslab.report.format import format_int, format_split
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
@@ -39,7 +41,7 @@ def build_data_check_page(
     )
     page = DataCheckPage(
         title=check.listing.name,
-        counts=check.counts,
+        counts=_count_by_label(check) if check.masks else check.counts,
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
         unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
@@ -55,6 +57,13 @@ def build_data_check_page(
     except ValueError as error:
         error_finding = ("error", f"The transform {train_transform!r} does not suit these images: {error}.")
         return replace(page, findings=[error_finding, *page.findings])
+
+
+def _count_by_label(check: DataCheck) -> dict[str, dict[str, int]]:
+    """Return the images of each set of classes that masks show: each image counts once."""
+    by_split = {split: [image.label for image in check.images if image.split == split] for split in check.masks}
+    names = list(dict.fromkeys(label for labels in by_split.values() for label in labels))
+    return {split: {name: labels.count(name) for name in names} for split, labels in by_split.items()}
 
 
 def _sizes_by_split(readable: Sequence[CheckedImage]) -> dict[str, list[tuple[int, int]]]:
@@ -102,7 +111,7 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     x, y, indices = next(loader.iter_from())
     return [
         CaptionedImage(
-            _to_pixels((255 * image).round().clamp(0, 255).to(torch.uint8)),
+            _to_pixels(_paint_mask((255 * image).round().clamp(0, 255), target).to(torch.uint8)),
             _target_text(target, classes),
             dataset.name(i),
         )
@@ -115,20 +124,31 @@ def _readable_train_images(check: DataCheck) -> ImageDataset | None:
     if not split:
         return None
     dataset = check.listing.splits[split]
-    indices = [checked.index for checked in check.readable if checked.dataset is dataset]
+    indices = [checked.index for checked in check.readable if checked.dataset is dataset and not checked.mask_error]
     return dataset.subset(indices) if indices else None
 
 
 def _target_text(target: Tensor, classes: Sequence[str]) -> str:
-    """Return the class, or of a mixed image the weights: `0.7 ant, 0.3 bee`."""
+    """Return the class, of a mixed image the weights (`0.7 ant, 0.3 bee`), of a mask the classes that it shows."""
     if target.ndim == 0:
         return classes[int(target)]
+    if target.ndim == 2:
+        return ", ".join("void" if label == VOID else classes[label] for label in target.unique().tolist())
     weighted_classes = [(float(weight), classes[index]) for index, weight in enumerate(target.tolist()) if weight > 0]
     return (
         weighted_classes[0][1]
         if len(weighted_classes) == 1
         else ", ".join(f"{weight:.2g} {name}" for weight, name in sorted(weighted_classes)[::-1])
     )
+
+
+def _paint_mask(image: Tensor, target: Tensor) -> Tensor:
+    """Return an image (C, H, W) of 0..255, each class but 0 half in a color of its own and void half black."""
+    if target.ndim != 2:
+        return image
+    palette = torch.tensor([voc_color(number) if number != VOID else (0, 0, 0) for number in range(256)])
+    painted = (image.expand(3, -1, -1) + palette[target].permute(2, 0, 1)) / 2
+    return torch.where(target == 0, image.expand(3, -1, -1), painted)
 
 
 def _to_pixels(image: Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Check a dataset before training: read every image once and collect what is in it and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,22 +15,30 @@ from reslab.data.check.duplicates import (
     inspect_images,
 )
 from reslab.data.dataset import DatasetListing, DatasetSplits
+from reslab.data.formats.mask_files import default_mask_transform
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
+from reslab.data.mask_statistics import MaskStatistics, count_mask_pixels
 from reslab.data.registry import list_dataset
 from reslab.data.splits import default_eval_transform
+from reslab.data.target_datasets import MaskImageDataset
+from reslab.spec.errors import invalid
 
 UNLABELED = "(unlabeled)"
 
 
 @dataclass(frozen=True, eq=False)
 class CheckedImage:
-    """A checked image: its split, its class name (or UNLABELED), and its index in its dataset."""
+    """A checked image: its split, its class name (or UNLABELED), and its index in its dataset.
+
+    The label of an image with a mask names the classes that the mask shows; `mask_error` says why it cannot be used.
+    """
 
     split: str
     label: str
     dataset: ImageDataset
     index: int
     info: ImageInfo
+    mask_error: str = ""
 
     @property
     def name(self) -> str:
@@ -42,13 +50,15 @@ class CheckedImage:
 class DataCheck:
     """The result of a check: every image of the listing, and the groups of identical or nearly identical images.
 
-    `counts[split][class]` counts the labeled images, readable or not; groups hold indices into `images`.
+    `counts[split][class]` counts the labeled images, readable or not; groups hold indices into `images`. `masks` has
+    the pixels of each split whose images have masks; `counts` then has the images that show a class.
     """
 
     listing: DatasetListing
     images: tuple[CheckedImage, ...]
     counts: Mapping[str, Mapping[str, int]]
     duplicates: tuple[DuplicateGroup, ...]
+    masks: Mapping[str, MaskStatistics] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> tuple[CheckedImage, ...]:
@@ -89,7 +99,8 @@ class DataCheck:
     @property
     def eval_transform(self) -> str:
         """The evaluation transform that training would choose for these image sizes."""
-        return default_eval_transform((image.info.height, image.info.width) for image in self.readable)
+        sizes = [(image.info.height, image.info.width) for image in self.readable]
+        return default_mask_transform(sizes) if self.masks else default_eval_transform(sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON."""
@@ -124,12 +135,25 @@ class DataCheck:
             "blank": [image.name for image in self.readable if image.info.is_blank],
             "imbalance": self.imbalance,
             "layout_error": self.listing.layout_error,
+            "masks": {split: self._mask_dict(split) for split in self.masks},
             "ignored": {
                 "other_files": len(self.listing.ignored.other_files),
                 "repeated": len(self.listing.ignored.repeated),
                 "folders": [path.name for path in self.listing.ignored.folders],
                 "system_folders": sorted({path.name for path in self.listing.ignored.system_folders}),
             },
+        }
+
+    def _mask_dict(self, split: str) -> dict[str, Any]:
+        statistics = self.masks[split]
+        images = [image for image in self.images if image.split == split]
+        pixels = zip(self.listing.classes, statistics.pixels_per_class.tolist(), strict=True)
+        return {
+            "pixels_per_class": dict(pixels),
+            "void_share": statistics.void_share,
+            "all_void": [images[i].name for i in statistics.all_void],
+            "without_object": [images[i].name for i in statistics.without_object],
+            "errors": [{"path": image.name, "error": image.mask_error} for image in images if image.mask_error],
         }
 
     def _names(self, group: DuplicateGroup) -> list[str]:
@@ -148,14 +172,19 @@ def check_data(
     else:
         listing = list_dataset(data, data_dir, columns)
     checked: list[CheckedImage] = []
+    masks: dict[str, MaskStatistics] = {}
     for split, dataset in listing.splits.items():
+        if isinstance(dataset, MaskImageDataset):
+            masks[split] = count_mask_pixels(dataset, len(listing.classes))
+            checked += _check_masks(split, dataset, masks[split], listing.classes)
+            continue
         labels = [listing.classes[label] for label in dataset.labels.tolist()]
         checked += _check_split(split, dataset, labels)
     for split, unlabeled in listing.unlabeled.items():
         checked += _check_split(split, unlabeled, [UNLABELED] * len(unlabeled))
     infos = [image.info for image in checked]
     duplicates = (*find_exact_duplicates(infos), *find_near_duplicates(infos))
-    return DataCheck(listing, tuple(checked), _count_classes(listing), duplicates)
+    return DataCheck(listing, tuple(checked), _count_classes(listing, masks), duplicates, masks)
 
 
 def _check_split(split: str, dataset: ImageDataset | FileImageDataset, labels: list[str]) -> list[CheckedImage]:
@@ -163,15 +192,29 @@ def _check_split(split: str, dataset: ImageDataset | FileImageDataset, labels: l
     return [CheckedImage(split, label, dataset, index, info) for index, (info, label) in indexed_infos]
 
 
-def _count_classes(listing: DatasetListing) -> dict[str, dict[str, int]]:
-    return {
-        split: {
-            name: int(count)
-            for name, count in zip(
-                listing.classes, dataset.labels.bincount(minlength=len(listing.classes)).tolist(), strict=True
-            )
-        }
+def _check_masks(
+    split: str, dataset: MaskImageDataset, statistics: MaskStatistics, classes: Sequence[str]
+) -> list[CheckedImage]:
+    checked = []
+    for i, info in enumerate(inspect_images(dataset.images)):
+        error, size = statistics.errors.get(i, ""), (info.height, info.width)
+        if not error and not info.error and statistics.sizes[i] != size:
+            sizes = ["{}x{}".format(*pair) for pair in (size, statistics.sizes[i])]
+            error = str(invalid(f"a mask of the size of its image, {sizes[0]}", sizes[1]))
+        shown = statistics.pixels[i].nonzero().flatten().tolist()
+        label = ", ".join(classes[label] for label in shown) or UNLABELED
+        checked.append(CheckedImage(split, label, dataset, i, info, error))
+    return checked
+
+
+def _count_classes(listing: DatasetListing, masks: Mapping[str, MaskStatistics]) -> dict[str, dict[str, int]]:
+    num_classes = len(listing.classes)
+    counts = {
+        split: masks[split].images_per_class if split in masks else dataset.labels.bincount(minlength=num_classes)
         for split, dataset in listing.splits.items()
+    }
+    return {
+        split: dict(zip(listing.classes, split_counts.tolist(), strict=True)) for split, split_counts in counts.items()
     }
 
 

@@ -15,6 +15,8 @@ from reslab.data.image_datasets import SPLIT_TITLES
 MIN_IMAGES_PER_CLASS = 20
 MIN_IMAGE_SIDE = 32
 MAX_ASPECT_RATIO = 4.0
+MIN_VOID_SHARE = 0.2
+MAX_RARE_SHARE = 0.02
 
 
 class Severity(StrEnum):
@@ -42,6 +44,11 @@ class FindingKind(StrEnum):
     LABEL_CONFLICTS = "label-conflicts"
     DUPLICATES = "duplicates"
     NEAR_DUPLICATES = "near-duplicates"
+    MASKS = "masks"
+    VOID_MASKS = "void-masks"
+    WITHOUT_OBJECT = "without-object"
+    VOID_SHARE = "void-share"
+    RARE_PIXELS = "rare-pixels"
     IMBALANCE = "imbalance"
     SMALL_CLASSES = "small-classes"
     BLANK = "blank"
@@ -71,7 +78,7 @@ def list_findings(check: DataCheck) -> list[Finding]:
         *_cross_split_findings(check),
         *_label_conflict_findings(check),
         *_within_split_findings(check),
-        *_class_findings(check),
+        *(_mask_findings(check) if check.masks else _class_findings(check)),
         *_image_findings(check),
     ]
     severities = list(Severity)
@@ -109,7 +116,8 @@ def _label_findings(check: DataCheck) -> Iterator[Finding]:
     messages = check.listing.messages
     if messages:
         text = "; ".join(messages)
-        yield Finding(Severity.WARNING, FindingKind.LABELS, f"{text[0].upper()}{text[1:]}.")
+        severity = Severity.NOTE if check.masks else Severity.WARNING
+        yield Finding(severity, FindingKind.LABELS, f"{text[0].upper()}{text[1:]}.")
     by_key: dict[str, list[str]] = {}
     for name in check.listing.classes:
         by_key.setdefault("".join(re.split(r"[\s_-]+", name.strip().casefold())), []).append(name)
@@ -172,6 +180,44 @@ def _within_split_findings(check: DataCheck) -> Iterator[Finding]:
         text = f"{_count_groups(near)} of nearly identical images within a split "
         text += f"(hashes differ in at most {MAX_HASH_DISTANCE} of 64 bits): {_first_group(check, near)}."
         yield Finding(Severity.NOTE, FindingKind.NEAR_DUPLICATES, text)
+
+
+def _mask_findings(check: DataCheck) -> Iterator[Finding]:
+    invalid = [image for image in check.images if image.mask_error]
+    if invalid:
+        noun = "1 mask" if len(invalid) == 1 else f"{len(invalid):,} masks"
+        text = f"{noun} cannot be used: {_join_names(invalid)} ({invalid[0].mask_error}); correct them, or train with "
+        yield Finding(Severity.ERROR, FindingKind.MASKS, f"{text}--skip-bad-images.")
+    by_split = {split: [image for image in check.images if image.split == split] for split in check.masks}
+    void = [by_split[split][i] for split, statistics in check.masks.items() for i in statistics.all_void]
+    if void:
+        text = f"{_count_images(len(void))} void throughout, so nothing is learned from them: {_join_names(void)}."
+        yield Finding(Severity.WARNING, FindingKind.VOID_MASKS, text)
+    empty = [by_split[split][i] for split, statistics in check.masks.items() for i in statistics.without_object]
+    if empty:
+        text = f"{_count_images(len(empty))} {check.listing.classes[0]} throughout, without another class: "
+        yield Finding(Severity.NOTE, FindingKind.WITHOUT_OBJECT, f"{text}{_join_names(empty)}.")
+    shares = {split: statistics.void_share for split, statistics in check.masks.items()}
+    if any(share >= MIN_VOID_SHARE for share in shares.values()):
+        text = ", ".join(f"{share:.0%} of the {SPLIT_TITLES[split]} pixels" for split, share in shares.items())
+        yield Finding(Severity.NOTE, FindingKind.VOID_SHARE, f"Void, and so not learned: {text}.")
+    if "train" in check.masks:
+        yield from _rare_pixel_findings(check)
+
+
+def _rare_pixel_findings(check: DataCheck) -> Iterator[Finding]:
+    pixels = check.masks["train"].pixels_per_class
+    shares = (pixels / max(1, int(pixels.sum()))).tolist()
+    by_name = dict(zip(check.listing.classes, shares, strict=True))
+    missing = [name for name, share in by_name.items() if share == 0]
+    if missing:
+        text = f"No training mask has a pixel of {_shorten_list(missing)}: nothing is learned of it."
+        yield Finding(Severity.WARNING, FindingKind.SMALL_CLASSES, text)
+    rare = {name: share for name, share in by_name.items() if 0 < share < MAX_RARE_SHARE}
+    if rare:
+        shown = _shorten_list([f"{name} {share:.2%}" for name, share in sorted(rare.items(), key=lambda item: item[1])])
+        text = f"Few of the training pixels: {shown}. Set class_weights=balanced, and compare the IoU of each class."
+        yield Finding(Severity.NOTE, FindingKind.RARE_PIXELS, text)
 
 
 def _class_findings(check: DataCheck) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
-"""Image files with masks as a dataset for segmentation: two folders, or PASCAL VOC's layout."""
+"""Image files with masks as a dataset for segmentation: two folders, PASCAL VOC's layout, or a CSV file of pairs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.formats.file_scan import ScannedFile, scan_files, scan_images
 from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_classes, find_mask_classes
+from reslab.data.formats.mask_csv import ColumnNames, list_csv_pairs
 from reslab.data.formats.mask_pairs import MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
-from reslab.data.masks import VOID, MaskEncoding, StoredMask, format_color, pack_colors, read_stored_mask, unpack_colors
+from reslab.data.masks import VOID, MaskEncoding, MaskValues, StoredMask, format_color, pack_colors, read_stored_mask, unpack_colors
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped
 from reslab.data.target_datasets import MaskFiles, MaskImageDataset
 from reslab.spec.errors import invalid
@@ -45,12 +47,23 @@ def open_mask_folder(root: Path, options: SplitOptions) -> DatasetSplits:
     return _open_pairs(root, pairs, options, (f"the images have masks in {shown}: the task is {TASK}",))
 
 
+def open_mask_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
+    """Open the images that a CSV file lists with their masks. Raises ValueError as `open_mask_folder` does."""
+    csv_path = csv_path.resolve()
+    columns = options.columns or (options.record or {}).get("columns")
+    message = f"{csv_path.name} lists images with masks: the task is {TASK}"
+    data = _open_pairs(csv_path, list_csv_pairs(csv_path, columns), options, (message,))
+    return replace(data, split_record={**data.split_record, "columns": dict(columns)}) if columns else data
+
+
 def _open_pairs(location: Path, pairs: MaskPairs, options: SplitOptions, messages: tuple[str, ...]) -> DatasetSplits:
     root = pairs.root
     if "train" not in pairs.splits:
         raise invalid(f"training images with masks in {location}", f"only {', '.join(pairs.splits) or 'none'}")
     images, masks = _scan(location, pairs)
-    classes = _recorded_classes(options.record) or find_mask_classes(root, pairs.layout, masks.values())
+    classes = _recorded_classes(options.record) or find_mask_classes(
+        root, pairs.layout, masks.values(), options.mask_values
+    )
     bad = _find_bad_pairs(pairs, images, masks, classes.encoding)
     skipped = collect_skipped(root, bad, options)
     skipped_names = {name for name, _ in skipped}
@@ -73,7 +86,7 @@ def _open_pairs(location: Path, pairs: MaskPairs, options: SplitOptions, message
         name=location.stem if location.is_file() else location.name,
         source=f"images with masks in {location}",
         classes=classes.names,
-        preprocess=Preprocess(3, default_eval_transform(sizes), IMAGENET_MEAN, IMAGENET_STD),
+        preprocess=Preprocess(3, default_mask_transform(sizes), IMAGENET_MEAN, IMAGENET_STD),
         splits=splits,
         split_record=record,
         skipped_files=skipped,
@@ -90,7 +103,7 @@ def _recorded_classes(record: Mapping[str, Any] | None) -> MaskClasses | None:
     return MaskClasses(tuple(record["classes"]), MaskEncoding.from_dict(record["mask_encoding"]))
 
 
-def default_eval_transform(sizes: Iterable[tuple[int, int]]) -> str:
+def default_mask_transform(sizes: Iterable[tuple[int, int]]) -> str:
     """Return the evaluation transform for images of these (height, width): large ones are resized, whole."""
     largest = max((min(size) for size in sizes), default=0)
     return f"resize({EVAL_SIDE})" if largest > EVAL_SIDE else ""
@@ -175,26 +188,48 @@ def _void_messages(masks: Mapping[str, ScannedMask], encoding: MaskEncoding) -> 
     return (f"{noun} void throughout, so nothing is learned from the image ({', '.join(void[:3])})",)
 
 
-def list_mask_folder(root: Path) -> DatasetListing:
+def list_mask_folder(root: Path, mask_values: MaskValues | None = None) -> DatasetListing:
     """List the images of a folder with their masks, also if training would refuse them."""
     layout = find_layout(root)
     assert layout is not None, root
+    return _list_pairs(root, MaskPairs(root, layout, {}), lambda: list_mask_pairs(root, layout), mask_values)
+
+
+def list_mask_csv(
+    csv_path: Path, columns: ColumnNames | None = None, mask_values: MaskValues | None = None
+) -> DatasetListing:
+    """List the images of a CSV file with their masks. Raises ValueError as `list_csv_pairs` does."""
+    pairs = list_csv_pairs(csv_path, columns)
+    return _list_pairs(csv_path, pairs, lambda: pairs, mask_values)
+
+
+def _list_pairs(
+    location: Path, pairs: MaskPairs, list_pairs: Callable[[], MaskPairs], mask_values: MaskValues | None
+) -> DatasetListing:
+    """Return the listing of pairs; the error of listing them or their classes is its `layout_error`."""
     layout_error = ""
     classes = MaskClasses((), MaskEncoding((0,)))
-    pairs = MaskPairs(root, layout, {})
     try:
-        pairs = list_mask_pairs(root, layout)
-        classes = find_mask_classes(root, layout, _scan(root, pairs)[1].values())
+        pairs = list_pairs()
+        classes = find_mask_classes(pairs.root, pairs.layout, _scan(location, pairs)[1].values(), mask_values)
         check_paired(pairs)
     except ValueError as error:
         layout_error = str(error)
-    splits: dict[str, ImageDataset] = {
-        split: _to_dataset(split_pairs, root, classes.encoding) for split, split_pairs in pairs.splits.items()
-    }
+    splits: dict[str, ImageDataset] = {}
+    if classes.names:  # without them no mask can be read
+        splits = {split: _to_dataset(part, pairs.root, classes.encoding) for split, part in pairs.splits.items()}
+    name = location.stem if location.is_file() else location.name
     messages = (*classes.messages, *pairs.messages)
-    return DatasetListing(root.name, str(root), classes.names, splits, layout_error=layout_error, messages=messages)
+    return DatasetListing(
+        name, str(location), classes.names, splits, layout_error=layout_error, messages=messages, task=TASK
+    )
 
 
 def list_images_with_masks(root: Path) -> list[Path]:
     """Return the images of a folder of images with masks, for prediction."""
     return list(iter_images(root))
+
+
+def list_csv_images(csv_path: Path) -> list[Path]:
+    """Return the images of a CSV file of images with masks, for prediction."""
+    return [image for image, _ in list_csv_pairs(csv_path).all_pairs]
