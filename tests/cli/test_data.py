@@ -34,6 +34,29 @@ def test_a_folder_without_problems(folder: Path, command: Command) -> None:
     assert "photos" in Path("data-check-photos.html").read_text("utf-8")
 
 
+def test_images_with_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(draw.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"cells/images/{i}.png")
+        mask = np.zeros((40, 50), dtype=np.uint8)
+        mask[:10], mask[10:12, :25] = 3, 255
+        Image.fromarray(mask).save(tmp_path / f"cells/masks/{i}.png")
+    outcome = command("data", "check", tmp_path / "cells", "--train-transform", "crop(32) flip")
+    assert outcome.code == 0
+    assert [line.split() for line in outcome.out.splitlines()[:5]] == [
+        ["class", "train", "images", "train", "pixels"], ["0", "4", "72.50", "%"], ["3", "4", "25.00", "%"],
+        ["void", "4", "2.50", "%"], ["all", "4"],
+    ]  # fmt: skip
+    page = Path("data-check-cells.html").read_text("utf-8")
+    assert "does not suit" not in page
+    assert "0, 3" in page
+    assert command("data", "check", tmp_path / "cells", "--json").value["splits"]["train"]["num_images"] == 4
+    assert "background" in command("data", "check", tmp_path / "cells", "--mask-values", "instances").out
+
+
 def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: Command) -> None:
     (folder / "train" / "ants" / "0.png").write_bytes(b"")
     (folder / "train" / "bees" / "0.png").unlink()

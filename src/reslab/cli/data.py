@@ -53,6 +53,15 @@ def check(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    mask_values: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-values",
+            metavar="KIND",
+            help="What the numbers in masks are: classes, or instances (each object has a number).",
+            show_default="as their folder suggests",
+        ),
+    ] = None,
     max_pixels: MaxPixels = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -66,7 +75,8 @@ def check(
     from reslab.data.check.findings import Severity, list_findings
 
     with limit_pixels(max_pixels):
-        check_result = check_data(path, data_dir, named_columns(image_column, label_column, split_column))
+        columns = named_columns(image_column, label_column, split_column)
+        check_result = check_data(path, data_dir, columns, mask_values)
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform
@@ -82,8 +92,8 @@ def check(
         )
         raise typer.Exit(exit_code)
     if check_result.masks:
-        columns = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
-        print_table(["class", *columns], _mask_rows(check_result))
+        titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
+        print_table(["class", *titles], _mask_rows(check_result))
     else:
         print_table(["class", *check_result.counts], _class_rows(check_result))
     print()

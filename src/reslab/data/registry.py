@@ -29,14 +29,19 @@ from reslab.data.formats.image_files import (
 )
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
+from reslab.data.formats.mask_csv import is_mask_csv
 from reslab.data.formats.mask_files import (
     is_mask_folder,
+    list_csv_images,
     list_images_with_masks,
+    list_mask_csv,
     list_mask_folder,
+    open_mask_csv,
     open_mask_folder,
 )
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
+from reslab.data.masks import MaskValues
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
 from reslab.data.webdataset.dataset import (
     has_shards,
@@ -46,7 +51,7 @@ from reslab.data.webdataset.dataset import (
     open_url_shards,
 )
 from reslab.data.webdataset.remote import is_url
-from reslab.spec.errors import invalid
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, find_task
@@ -59,7 +64,8 @@ class DataFormat:
     `open` returns the dataset for training and is strict; `list` returns its images with labels, also those that
     `open` would refuse, for `reslab data check`; `list_images` returns the images whatever their labels, for
     prediction. `list` takes the names of columns if the format `has_columns`, and the task if it has labels for
-    several `tasks`. All raise ValueError if the data cannot be read.
+    several `tasks`, and what the numbers in masks are if it `has_masks`. All raise ValueError if the data cannot be
+    read.
     """
 
     name: str
@@ -69,10 +75,21 @@ class DataFormat:
     list_images: Callable[[Path], Sequence[Path | ImageLocation]]
     has_columns: bool = False
     tasks: tuple[str, ...] = (DEFAULT_TASK,)
+    has_masks: bool = False
 
 
 _LABEL_TASKS = (DEFAULT_TASK, "multi-label", "regression")
 _FORMATS = (
+    DataFormat(
+        "masks-csv",
+        is_mask_csv,
+        open_mask_csv,
+        list_mask_csv,
+        list_csv_images,
+        has_columns=True,
+        tasks=("segmentation",),
+        has_masks=True,
+    ),
     DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True, tasks=_LABEL_TASKS),
     DataFormat(
         "masks",
@@ -81,6 +98,7 @@ _FORMATS = (
         list_mask_folder,
         list_images_with_masks,
         tasks=("segmentation",),
+        has_masks=True,
     ),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images, tasks=_LABEL_TASKS),
     DataFormat(
@@ -239,6 +257,7 @@ def open_dataset(
     columns: ColumnNames | None = None,
     is_default_fraction: bool = False,
     task: str | None = None,
+    mask_values: str | None = None,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder, a CSV file, or WebDataset shards by path or URL.
 
@@ -250,7 +269,8 @@ def open_dataset(
     "split", where they are not called as usual (`USUAL_COLUMNS`); of labels there may be several, a list or names
     separated by commas. A `val_fraction` that is a default (`is_default_fraction`) gives way to a validation split of
     the data's own, and to rare classes. `task` says what the labels are for; without it the record or, where they leave
-    no doubt, the labels decide.
+    no doubt, the labels decide. `mask_values="instances"`: masks number the objects of an image, which are all of one
+    class (`MaskValues`); without it they do so only in the layout of Penn-Fudan.
     Raises ValueError if there is no such dataset, its layout is wrong, it has no labels for the task, or images cannot
     be read.
     """
@@ -263,6 +283,7 @@ def open_dataset(
         columns=columns,
         is_default_fraction=is_default_fraction,
         task=task,
+        mask_values=_parse_mask_values(mask_values),
     )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
@@ -276,6 +297,7 @@ def open_dataset(
     data_format = find_format(path, options.requested_task)
     _check_columns(path, data_format, columns)
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), options.requested_task)
+    _check_mask_values(path, data_format, mask_values)
     # Whatever is of no format is reported by the image folder, as the most common one.
     return data_format.open(path, options) if data_format else open_image_folder(path, options)
 
@@ -285,6 +307,7 @@ def list_dataset(
     data_dir: Path | None = None,
     columns: ColumnNames | None = None,
     task: str | None = None,
+    mask_values: str | None = None,
 ) -> DatasetListing:
     """List the images of a named dataset or of a path, also if training would refuse its layout.
 
@@ -301,9 +324,12 @@ def list_dataset(
     data_format = find_format(path, task)
     _check_columns(path, data_format, columns)
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), task)
+    _check_mask_values(path, data_format, mask_values)
     if data_format is None:
         return list_image_folder(path)
     options: dict[str, Any] = {"columns": columns} if data_format.has_columns else {}
+    if data_format.has_masks:
+        options["mask_values"] = _parse_mask_values(mask_values)
     return data_format.list(path, **options, **({"task": task} if len(data_format.tasks) > 1 else {}))
 
 
@@ -314,6 +340,19 @@ def _check_task(location: Path | str, tasks: Sequence[str], task: str | None) ->
         raise invalid(
             f"labels for the task {task} in {location}", f"labels for {', '.join(tasks)}", next_step=next_step
         )
+
+
+def _parse_mask_values(mask_values: str | None) -> MaskValues | None:
+    if mask_values is None:
+        return None
+    if mask_values not in list(MaskValues):
+        raise unknown_name("mask_values", mask_values, list(MaskValues))
+    return MaskValues(mask_values)
+
+
+def _check_mask_values(path: Path, data_format: DataFormat | None, mask_values: str | None) -> None:
+    if mask_values is not None and not (data_format and data_format.has_masks):
+        raise invalid("images with masks, where mask_values is given", path, next_step="omit mask_values")
 
 
 def _check_columns(path: Path, data_format: DataFormat | None, columns: ColumnNames | None) -> None:

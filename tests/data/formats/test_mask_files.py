@@ -12,7 +12,8 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.mask_classes import VOC_CLASSES, voc_color
 from reslab.data.masks import VOID
-from reslab.data.registry import find_format, open_dataset
+from reslab.data.registry import find_format, list_dataset, open_dataset
+from reslab.data.splits import stratified_subset
 from reslab.data.target_datasets import MaskImageDataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -289,6 +290,104 @@ def test_voids_and_single_pixels(tmp_path: Path) -> None:
     write_mask(tmp_path / "masks" / "one.png", np.ones((1, 1), dtype=np.uint8))
     data = open_dataset(tmp_path)
     assert any("1 mask is void throughout" in text and "00.png" in text for text in data.messages)
+
+
+def write_csv(
+    root: Path, header: str = "image,mask,split", splits: tuple[str, ...] = ("train", "train", "valid")
+) -> Path:
+    for i, _ in enumerate(splits):
+        write_image(root / "photos" / f"{i}.jpg", disk(30, 40), i)
+        write_mask(root / "drawn" / f"{i}-a.png", disk(30, 40, 5 + i))
+    rows = [f"photos/{i}.jpg,drawn\\{i}-a.png,{split}" for i, split in enumerate(splits)]
+    (root / "pairs.csv").write_text("\n".join([header, *rows]))
+    return root / "pairs.csv"
+
+
+def test_a_csv_file_of_pairs(tmp_path: Path) -> None:
+    data = open_dataset(write_csv(tmp_path))
+    assert (data.name, data.task) == ("pairs", "segmentation")
+    assert names(data) == ["photos/0.jpg", "photos/1.jpg"]
+    assert torch.equal(mask(data, 1), torch.from_numpy(disk(30, 40, 6)))
+    assert torch.equal(mask(data, 0, "val"), torch.from_numpy(disk(30, 40, 7)))
+    again = open_dataset(tmp_path / "pairs.csv", split_record=data.split_record)
+    assert (again.task, again.fingerprint) == ("segmentation", data.fingerprint)
+
+
+def test_columns_of_a_csv_file_by_name(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "photo,area,part", ("train",) * 4)
+    data = open_dataset(path, columns={"image": "photo", "label": "Area", "split": "part"})
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 3, "val": 1}
+    again = open_dataset(path, split_record=data.split_record)
+    assert names(again, "val") == names(data, "val")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,mask\nphotos/0.jpg,drawn/0-a.png\nphotos/1.jpg,\n", "a mask in line 3"),
+        ("image,mask,split\nphotos/0.jpg,drawn/0-a.png,tran\n", "unknown split in line 2 .*nearest: 'train'"),
+        ("image,mask\nphotos/0.jpg,drawn/0-a.png\nphotos/1.jpg,drawn/0-a.png\n", "0-a.png in lines 2 and 3"),
+        ("image,mask,split\nphotos/0.jpg,drawn/0-a.png,val\n", "training images with masks in .*; got: only val"),
+        ("image,mask\nphotos/0.jpg,drawn/0-a.png\nphotos/1.jpg,drawn/9.png\n", "mask drawn/9.png: No such file"),
+        ("photo,mask\nphotos/0.jpg,drawn/0-a.png\n", "a column of images in .*--image-column NAME"),
+    ],
+)
+def test_csv_files_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
+    write_csv(tmp_path).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path / "pairs.csv")
+
+
+def test_a_csv_file_of_labels_is_no_segmentation(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, splits=("train",) * 3)
+    path.write_text("image,label\nphotos/0.jpg,a\nphotos/1.jpg,b\nphotos/2.jpg,a\n")
+    data_format = find_format(path)
+    assert data_format is not None
+    assert data_format.name == "csv"
+
+
+def test_masks_that_number_objects(tmp_path: Path) -> None:
+    for i in range(3):
+        objects = disk(30, 40)
+        objects[-2:] = 40 + i
+        objects[0] = VOID
+        write_image(tmp_path / "images" / f"{i}.jpg", disk(30, 40), i)
+        write_mask(tmp_path / "masks" / f"{i}.png", objects)
+    data = open_dataset(tmp_path, mask_values="instances")
+    assert data.classes == ("background", "object")
+    expected = disk(30, 40)
+    expected[-2:] = expected[0] = 1
+    assert torch.equal(mask(data), torch.from_numpy(expected))
+    assert open_dataset(tmp_path, split_record=data.split_record).fingerprint == data.fingerprint
+    assert open_dataset(tmp_path).classes == ("0", "1", "40", "41", "42")
+    assert list_dataset(tmp_path, mask_values="instances").classes == ("background", "object")
+
+
+def test_the_values_of_masks_are_checked(tmp_path: Path) -> None:
+    write_folders(tmp_path)
+    with pytest.raises(ValueError, match="unknown mask_values 'instance'; nearest: 'instances'"):
+        open_dataset(tmp_path, mask_values="instance")
+    with pytest.raises(ValueError, match="omit mask_values"):
+        open_dataset(tmp_path, task="classification", mask_values="instances")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(ValueError, match=r"2 classes, background and object.*; got: 3 in"):
+        open_dataset(tmp_path, mask_values="instances")
+
+
+def test_a_folder_for_prediction_lists_images_alone(tmp_path: Path) -> None:
+    write_folders(tmp_path / "folder")
+    data_format = find_format(tmp_path / "folder")
+    assert data_format is not None
+    assert [Path(path).parent.name for path in data_format.list_images(tmp_path / "folder")] == ["images"] * 6  # type: ignore[arg-type]
+    csv_format = find_format(write_csv(tmp_path))
+    assert csv_format is not None
+    assert len(csv_format.list_images(tmp_path / "pairs.csv")) == 3
+
+
+def test_a_subset_of_the_training_images(tmp_path: Path) -> None:
+    data = stratified_subset(open_dataset(write_folders(tmp_path, SIZES * 2)), 4)
+    assert len(data.split("train")) == 4
+    assert isinstance(data.split("train"), MaskImageDataset)
 
 
 def test_voc_lists_that_name_no_file(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class DataCheck:
             "classes": list(self.listing.classes),
             "num_images": len(self.images),
             "splits": {
-                split: {"num_images": sum(counts.values()), "per_class": dict(counts)}
+                split: {"num_images": len(self.listing.splits[split]), "per_class": dict(counts)}
                 for split, counts in self.counts.items()
             },
             "unlabeled": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
@@ -161,16 +161,20 @@ class DataCheck:
 
 
 def check_data(
-    data: str | Path | DatasetSplits, data_dir: Path | None = None, columns: Mapping[str, str] | None = None
+    data: str | Path | DatasetSplits,
+    data_dir: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    mask_values: str | None = None,
 ) -> DataCheck:
     """Check a named dataset, the data at a path, or an open dataset (`as_dataset` makes one of tensors).
 
+    `columns` and `mask_values` are those of `open_dataset`.
     Raises ValueError only if there is nothing to read; `listing.layout_error` has the error that training would raise.
     """
     if isinstance(data, DatasetSplits):
         listing = DatasetListing(data.name, data.location, data.classes, data.splits, messages=data.messages)
     else:
-        listing = list_dataset(data, data_dir, columns)
+        listing = list_dataset(data, data_dir, columns, mask_values=mask_values)
     checked: list[CheckedImage] = []
     masks: dict[str, MaskStatistics] = {}
     for split, dataset in listing.splits.items():

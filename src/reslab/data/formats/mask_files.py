@@ -14,7 +14,16 @@ from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_cla
 from reslab.data.formats.mask_csv import ColumnNames, list_csv_pairs
 from reslab.data.formats.mask_pairs import MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
-from reslab.data.masks import VOID, MaskEncoding, MaskValues, StoredMask, format_color, pack_colors, read_stored_mask, unpack_colors
+from reslab.data.masks import (
+    VOID,
+    MaskEncoding,
+    MaskValues,
+    StoredMask,
+    format_color,
+    pack_colors,
+    read_stored_mask,
+    unpack_colors,
+)
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped
 from reslab.data.target_datasets import MaskFiles, MaskImageDataset
 from reslab.spec.errors import invalid
