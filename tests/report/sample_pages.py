@@ -5,6 +5,7 @@ import numpy as np
 from reslab.report.pages.classification import MisclassifiedImage
 from reslab.report.pages.demo import DemoNetwork, DemoPage
 from reslab.report.pages.run import RunPage
+from reslab.spec.zoo import ARCHS
 
 
 def sample_log(epochs: int = 8, loss: float = 2.0, top1: float = 0.4, split: str = "val") -> list[dict[str, object]]:
@@ -70,6 +71,7 @@ def sample_run(num_classes: int = 10, **changes: object) -> RunPage:
         "depth": 20,
         "params": 269722,
         "macs": 40551424,
+        "arch": ARCHS["resnet20_cifar"],
     }  # fmt: skip
     return RunPage(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """The report of a run or an evaluation: its content as plain data, and the file report.html."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ def build_run_page(
         depth=run.arch.depth if run.arch else 0,
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(layer["macs"] for layer in layers),
+        arch=None if run.arch is None else replace(run.arch, image_size=input_size[1:]),
         calibration=calibration_metrics(evaluation, val_evaluation),
     )
 

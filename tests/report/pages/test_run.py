@@ -25,7 +25,9 @@ def test_a_page_is_sound_and_holds_every_part() -> None:
     ):
         assert heading in page.text
     labels = [figure["aria-label"] or "" for figure in page.tags("svg")]
-    assert [label.split(" against")[0] for label in labels] == ["Loss", "Accuracy", "Learning rate"]
+    plots, drawings = labels[:3], labels[3:]
+    assert [label.split(" against")[0] for label in plots] == ["Loss", "Accuracy", "Learning rate"]
+    assert drawings == ["resnet20_cifar", "resnet20_cifar, layer1.0", "resnet20_cifar, layer2.0"]
     assert len(page.tags("img")) == 5
     assert "269,722" in page.text
     assert "reslab train --data digits" in page.text
@@ -176,3 +178,14 @@ def test_a_metric_of_the_log_is_plotted_where_it_is_there() -> None:
     page = assert_sound(render_page(sample_run(log=log)))
     labels = [figure["aria-label"] or "" for figure in page.tags("svg")]
     assert "Gradient norm" in [label.split(" against")[0] for label in labels]
+
+
+def test_the_network_is_drawn_in_few_bytes() -> None:
+    html = render_page(sample_run())
+    assert_sound(html)
+    assert html.count('class="reslab-drawing"') == 3  # the row of stages, and two kinds of blocks
+    assert html.count("prefers-color-scheme:dark") == 1
+    assert "16 channels of zeros" in html
+    without = render_page(sample_run(arch=None))
+    assert "reslab-drawing" not in without
+    assert len(html) - len(without) < 20_000

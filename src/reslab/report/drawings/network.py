@@ -16,6 +16,12 @@ _MAX_ROW_WIDTH = 1160
 _BLOCK_GAP, _ROW_GAP, _HEADING_GAP = 44, 40, 22
 _NOTE_SIZE, _NOTE_WIDTH = 12, 620
 _LINE_HEIGHT, _PART_PADDING, _STAGE_HEIGHTS = 17, 16, (64, 148)
+SHAPE_WORDS = {
+    1: "channels × length",
+    2: "channels × height × width",
+    3: "channels × depth × height × width",
+}
+"""What the shapes of maps of 1, 2 and 3 dimensions are."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,13 @@ def draw_network(arch: Arch) -> Drawing:
     kinds = block_kinds(network)
     drawing = Drawing(arch.name, describe_network(network))
     drawing.add(Text(0, 0, arch.name, 18, "start", Style.INK, is_bold=True))
-    shapes = "Shapes are channels × " + {1: "length", 2: "height × width", 3: "depth × height × width"}[arch.dims]
+    shapes = f"Shapes are {SHAPE_WORDS[arch.dims]}"
     y = 4.0
     for line in [*wrap_text(arch.reference.split(), _NOTE_SIZE, _NOTE_WIDTH), shapes]:
         y += _LINE_HEIGHT
         drawing.add(Text(0, y, line, _NOTE_SIZE, "start", Style.MUTED))
     y += _HEADING_GAP
-    strip = Drawing(arch.name, "")
-    draw_strip(network, kinds, strip)
+    strip = draw_strip(network, kinds)
     drawing.add(*strip.moved_to(0, y))
     y += strip.size[1] + _ROW_GAP
     for row in _rows([draw_kind(kind, arch) for kind in kinds]):
@@ -139,8 +144,9 @@ class _Part:
         return max([*widths, text_width(self.name, NAME_SIZE, True)]) + 2 * _PART_PADDING
 
 
-def draw_strip(network: NetworkLayers, kinds: Sequence[BlockKind], drawing: Drawing) -> None:
-    """Draw the parts of the network in a row, with the shapes between them; stages are as tall as their maps are."""
+def draw_strip(network: NetworkLayers, kinds: Sequence[BlockKind]) -> Drawing:
+    """Return the parts of the network in a row, with the shapes between them; stages are as tall as their maps are."""
+    drawing = Drawing(network.arch.name, describe_network(network))
     shape, top = network.arch.input_size, 0.0
     for row in _part_rows(_parts(network, kinds)):
         middle = top + max(_part_height(part) for part in row) / 2
@@ -152,6 +158,7 @@ def draw_strip(network: NetworkLayers, kinds: Sequence[BlockKind], drawing: Draw
             shape = part.out_shape
             x = _shape_arrow(drawing, x + part.width, middle, shape)
         top = 2 * middle - top + _ROW_GAP / 2
+    return drawing
 
 
 def _part_rows(parts: Sequence[_Part]) -> list[list[_Part]]:

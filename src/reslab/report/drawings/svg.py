@@ -34,21 +34,29 @@ _DARK: Colors = {
 }
 
 
-def render_svg(drawing: Drawing, *, is_inline: bool = False) -> str:
-    """Return the drawing as an SVG document with a background, or for a page as an <svg> without one."""
+def render_svg(drawing: Drawing) -> str:
+    """Return the drawing as an SVG document that has its colors, and a background."""
+    namespace = 'xmlns="http://www.w3.org/2000/svg" '
+    return _render_svg(
+        drawing, namespace, [f"<style>{style_sheet()}</style>", '<rect class="paper" width="100%" height="100%"/>']
+    )
+
+
+def render_inline_svg(drawing: Drawing) -> str:
+    """Return the drawing as an <svg> for a page, which has its background, and `style_sheet` once."""
+    return _render_svg(drawing, "", [])
+
+
+def _render_svg(drawing: Drawing, namespace: str, first_elements: Sequence[str]) -> str:
     left, top, right, bottom = drawing.bounds
     width, height = math.ceil(right - left + 2 * MARGIN), math.ceil(bottom - top + 2 * MARGIN)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="reslab-drawing" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label={quoteattr(drawing.title)}>',
-        f"<title>{escape(drawing.title)}</title>",
-        f"<desc>{escape(drawing.description)}</desc>",
-        f"<style>{_style_sheet()}</style>",
-    ]
-    if not is_inline:
-        lines.append(f'<rect class="paper" width="{width}" height="{height}"/>')
-    lines += [_render(element) for element in drawing.moved_to(MARGIN, MARGIN)]
-    return "\n".join([*lines, "</svg>"]) + "\n"
+    root = (
+        f'<svg {namespace}class="reslab-drawing" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label={quoteattr(drawing.title)}>'
+    )
+    words = [f"<title>{escape(drawing.title)}</title>", f"<desc>{escape(drawing.description)}</desc>"]
+    elements = [_render(element) for element in drawing.moved_to(MARGIN, MARGIN)]
+    return "\n".join([root, *words, *first_elements, *elements, "</svg>"]) + "\n"
 
 
 def box_colors(style: Style, colors: Colors = LIGHT) -> tuple[str, str]:
@@ -62,7 +70,8 @@ def line_color(style: Style, colors: Colors = LIGHT) -> str:
     return box_colors(style, colors)[1]
 
 
-def _style_sheet() -> str:
+def style_sheet() -> str:
+    """Return the colors of all drawings, in light and dark mode."""
     root = ".reslab-drawing"
     text = f"{root}{{font-family:{_FONTS}}}{root} .line{{fill:none;stroke-width:1.5}}{root} .b{{font-weight:600}}"
     return (

@@ -1,14 +1,18 @@
-"""The section of a run's page on the size of its network: parameters and multiply-adds by stage and layer."""
+"""The section of a run's page on its network: a drawing, and parameters and multiply-adds by stage and layer."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reslab.report.drawings.network import SHAPE_WORDS, block_kinds, draw_kind, draw_strip
+from reslab.report.drawings.svg import render_inline_svg, style_sheet
 from reslab.report.format import format_int, format_percent, format_shape, format_si, pluralize
 from reslab.report.pages.components import make_tile
+from reslab.spec.arch import Arch
+from reslab.spec.shapes import network_layers
 
-MAX_LAYER_ROWS = 600
+MAX_LAYER_ROWS, MAX_BLOCK_KINDS = 600, 4
 _STAGE_PATTERN = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+")
 _BLOCK_PATTERN = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+\.\d+")
 
@@ -40,6 +44,22 @@ def model_size_context(layers: Sequence[Mapping[str, Any]], *, depth: int, param
         "stage_rows": _group_rows(group_layers_by_stage(layers)),
         "layer_rows": _group_rows(group_by_layer(layers)),
         "layers_caption": _layers_caption(len(layers)),
+    }
+
+
+def drawing_context(arch: Arch | None) -> dict[str, Any]:
+    """Return the drawings of a network: the row of its parts, and a block of each kind; empty without an `arch`."""
+    if arch is None:
+        return {"network_drawing": "", "block_drawings": [], "drawing_style": "", "drawing_caption": ""}
+    network = network_layers(arch)
+    kinds = block_kinds(network)
+    others = f"; {len(kinds) - MAX_BLOCK_KINDS} more kinds are not drawn" if len(kinds) > MAX_BLOCK_KINDS else ""
+    return {
+        "network_drawing": render_inline_svg(draw_strip(network, kinds)),
+        "block_drawings": [render_inline_svg(draw_kind(kind, arch)) for kind in kinds[:MAX_BLOCK_KINDS]],
+        "drawing_style": style_sheet(),
+        "drawing_caption": f"{arch.name}: stages, and a block of each kind with its shortcut beside the branch. Shapes "
+        f"are {SHAPE_WORDS[arch.dims]}{others}.",
     }
 
 

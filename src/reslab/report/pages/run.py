@@ -23,8 +23,9 @@ from reslab.report.pages.classification import (
     top_losses_context,
 )
 from reslab.report.pages.components import make_tile, metric_panel
-from reslab.report.pages.model_size import model_size_context
+from reslab.report.pages.model_size import drawing_context, model_size_context
 from reslab.report.series import Curve, LogRecords, Series, eval_series, eval_splits, tail_mean, train_series
+from reslab.spec.arch import Arch
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class RunPage:
 
     `metrics` has split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and `selection_text`, which
     says how the evaluated weights were selected. `log` are the records of log.jsonl. The confusion matrix counts images
-    by [true class][predicted class]. `layers` are dicts of name, output_shape (without batch), params and macs.
+    by [true class][predicted class]. `layers` are dicts of name, output_shape (without batch), params and macs. `arch`,
+    where the network has one, is drawn.
     `calibration` has ece, reliability (bins of low, high, num_samples, confidence, accuracy) and, where a temperature
     was fitted, temperature, fit_split, fit_num_samples, cross_fitted, ece_after and reliability_after. An empty
     `summary` is written from the metrics.
@@ -51,6 +53,7 @@ class RunPage:
     depth: int = 0
     params: int = 0
     macs: int = 0
+    arch: Arch | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "Run report"
 
@@ -114,6 +117,7 @@ def run_context(page: RunPage) -> dict[str, Any]:
         **top_losses_context(page.misclassified, page.classes, num_wrong, num_samples),
         **calibration_context(page.calibration, split),
         **model_size_context(page.layers, depth=page.depth, params=page.params, macs=page.macs),
+        **drawing_context(page.arch),
     }
     context["sections"] = [(anchor, title) for anchor, key, title in _SECTIONS if context[key]]
     return context
