@@ -11,6 +11,9 @@ from PIL import Image
 
 from reslab.analysis.blocks import decompose_block, record_block_calls
 from reslab.nn.network import ResidualNetwork
+from reslab.report.drawings.block import draw_block
+from reslab.report.drawings.svg import render_svg
+from reslab.spec.shapes import network_layers
 from tests.deploy.server.expected import PLAN, cut
 
 
@@ -98,3 +101,16 @@ def test_unit_that_is_not_there_or_not_told(client: TestClient, png: bytes) -> N
         assert found.status_code == 422
         assert words in found.json()["error"]
     assert client.post("/v1/block", params={"block": "layer1.0"}).status_code == 422
+
+
+def test_a_block_is_drawn(client: TestClient, network: ResidualNetwork) -> None:
+    model = client.get("/v1/models").json()["models"][0]["name"]
+    response = client.get(f"/v1/models/{model}/blocks/layer2.0.svg")
+    assert response.headers["content-type"].startswith("image/svg+xml")
+    assert response.text == render_svg(
+        draw_block(network_layers(network.arch).block("layer2.0"), network.arch, "layer2.0"), has_background=False
+    )
+    for path in (f"{model}/blocks/layer9.0.svg", "nobody/blocks/layer1.0.svg"):
+        missing = client.get(f"/v1/models/{path}")
+        assert missing.status_code == 404
+    assert "layer1.0" in client.get(f"/v1/models/{model}/blocks/layer1.9.svg").text

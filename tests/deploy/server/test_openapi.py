@@ -16,6 +16,7 @@ OPERATIONS = (
     "GET /readyz",
     "GET /metrics",
     "GET /v1/models",
+    "GET /v1/models/{name}/blocks/{block}.svg",
     "POST /v1/predict",
     "POST /v1/explain",
     "POST /v1/block",

@@ -65,6 +65,9 @@ def test_unit_opens_to_its_maps_and_measures(page: Page) -> None:
     expect(inside).to_contain_text("Block layer2.1")
     for name in ("Response", "Branch", "Shortcut", "Gradient"):
         expect(inside.locator("dt", has_text=name)).to_have_count(1)
+    drawing = inside.locator(".block-drawing")
+    expect(drawing).to_have_attribute("alt", re.compile(r"^Drawing of block layer2\.1: conv3 norm act"))
+    assert drawing.evaluate("image => image.decode().then(() => image.naturalWidth)") > 200
     inside.get_by_role("button", name="Close").click()
     expect(inside).to_be_hidden()
     expect(page.locator("[data-block='layer2.1'] .block")).to_be_focused()

@@ -43,6 +43,11 @@ export async function sample(model, id) {
   return (await request(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();
 }
 
+/** Request the drawing of a block as a Blob (SVG). */
+export async function blockDrawing(model, name) {
+  return (await request(`v1/models/${encodeURIComponent(model)}/blocks/${encodeURIComponent(name)}.svg`)).blob();
+}
+
 /** Call a route of the OpenAPI description with these parameter values; return the raw response. */
 export function callRoute(route, values, body) {
   const [path, query] = routeUrl(route, values).slice(2).split("?");

@@ -1,5 +1,6 @@
-// The details of one block: its layout, feature maps, response and gradient.
+// The details of one block: its layout and drawing, feature maps, response and gradient.
 
+import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { formatCount, element, formatNumber } from "./elements.js";
 import { shapeChanges } from "./network_diagram.js";
@@ -9,10 +10,11 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
   const blocks = new Map(model.stages.flatMap((stage) => stage.blocks).map((block) => [block.name, block]));
   const title = element("h3", { tabindex: "-1" });
   const shape = element("div");
+  const drawing = element("img", { class: "block-drawing", hidden: true });
   const body = element("div", { class: "details-body" });
   const status = element("p", { class: "visually-hidden", role: "status" });
   const top = element("div", { class: "row between" }, element("div", {}, title, shape), element("button", { type: "button", class: "button", onclick: close }, "Close"));
-  const node = element("section", { class: "block-details", hidden: true, "aria-label": `Block details of ${model.name}`, onkeydown: (event) => event.key === "Escape" && close() }, top, body, status);
+  const node = element("section", { class: "block-details", hidden: true, "aria-label": `Block details of ${model.name}`, onkeydown: (event) => event.key === "Escape" && close() }, top, element("div", { class: "details" }, drawing, body), status);
   let openBlock = null;
 
   /** Open another block and move the focus to its name; Escape or Close returns the focus. */
@@ -23,10 +25,18 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
     title.textContent = `Block ${name}`;
     shape.replaceChildren(...describeBlock(blocks.get(name)));
     title.focus({ preventScroll: true });
+    showDrawing(name);
     const response = await refresh();
     if (!response) return;
     status.textContent = `Response of ${name} ${formatNumber(response.output_std)}, branch ${formatNumber(response.branch_std)}, shortcut ${formatNumber(response.shortcut_std)}, gradient ${formatNumber(response.gradient_norm)}`;
     node.scrollIntoView({ block: "nearest" });
+  }
+
+  async function showDrawing(name) {
+    const blob = await attempt(() => api.blockDrawing(model.name, name));
+    if (!blob || openBlock !== name) return;
+    URL.revokeObjectURL(drawing.src);
+    Object.assign(drawing, { src: URL.createObjectURL(blob), alt: `Drawing of block ${name}: ${blocks.get(name).layout}`, hidden: false });
   }
 
   /** Update the open block after a change of image or ablation. Resolves to the response, or to null. */

@@ -34,12 +34,11 @@ _DARK: Colors = {
 }
 
 
-def render_svg(drawing: Drawing) -> str:
-    """Return the drawing as an SVG document that has its colors, and a background."""
+def render_svg(drawing: Drawing, *, has_background: bool = True) -> str:
+    """Return the drawing as an SVG document with its colors, by default on a background of its own."""
+    background = ['<rect class="paper" width="100%" height="100%"/>'] if has_background else []
     namespace = 'xmlns="http://www.w3.org/2000/svg" '
-    return _render_svg(
-        drawing, namespace, [f"<style>{style_sheet()}</style>", '<rect class="paper" width="100%" height="100%"/>']
-    )
+    return _render_svg(drawing, namespace, [f"<style>{style_sheet()}</style>", *background])
 
 
 def render_inline_svg(drawing: Drawing) -> str:

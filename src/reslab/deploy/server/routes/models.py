@@ -1,33 +1,36 @@
-"""`GET /v1/models`: the served models with their stages and blocks."""
+"""`GET /v1/models`: the served models with their stages and blocks, and the drawing of a block."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Response
 from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
 from reslab.deploy.predict import class_names
-from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
-from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelsResponse, StageInfo
+from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelPath, ModelsResponse, StageInfo
 from reslab.deploy.server.state import AppState
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import ResidualNetwork
+from reslab.report.drawings.block import draw_block
+from reslab.report.drawings.svg import render_svg
 from reslab.report.format import format_split
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.shapes import network_layers
 from reslab.training.run import Run
 
 
 def model_routes(state: AppState) -> APIRouter:
-    """Return the route."""
+    """Return the routes."""
     router = APIRouter()
 
     @router.get("/v1/models", responses=READ_ERRORS)
@@ -38,7 +41,29 @@ def model_routes(state: AppState) -> APIRouter:
         limits = {name: getattr(settings, name) for name in names}
         return ModelsResponse(models=[describe_model(handle) for handle in state.models.values()], limits=limits)
 
+    @router.get("/v1/models/{name}/blocks/{block}.svg", response_class=Response, responses=_SVG_RESPONSES)
+    def block_drawing(
+        name: ModelPath,
+        block: Annotated[str, Path(description="A block by name, such as layer2.1.", pattern=r"^layer\d+\.\d+$")],
+    ) -> Response:
+        """Return the drawing of a block as SVG: its two paths and their merge, with the shapes along the way."""
+        svg = _draw_block(state.get_model(name), block)
+        return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "private, max-age=3600"})
+
     return router
+
+
+_SVG_RESPONSES = {**READ_ERRORS, 200: {"content": {"image/svg+xml": {"schema": {"type": "string"}}}}}
+
+
+def _draw_block(handle: ModelHandle, block: str) -> str:
+    if not isinstance(handle.arch, Arch):
+        raise http_error(404, "a network of residual blocks", handle.name)
+    try:
+        layers = network_layers(handle.arch).block(block)
+    except ValueError as error:
+        raise HTTPError(404, str(error)) from None
+    return render_svg(draw_block(layers, handle.arch, block), has_background=False)
 
 
 _LOGGER = logging.getLogger(__name__)
