@@ -213,3 +213,12 @@ def test_a_missing_package_is_named_with_its_extra(make_detection_case: Any, mon
     case = make_detection_case(0)
     with pytest.raises(MissingExtraError, match=r"pip install 'reslab\[detection\]'"):
         coco_average_precision(case.targets, case.predictions, case.num_classes)
+
+
+def test_masks_of_several_sizes_are_an_error() -> None:
+    box, label = torch.tensor([[0.0, 0.0, 3.0, 3.0]]), torch.tensor([0])
+    target = DetectionTarget(5, box, label, masks=encode_masks(torch.ones(1, 4, 5, dtype=torch.bool)))
+    masks = encode_masks(torch.ones(1, 5, 4, dtype=torch.bool))
+    prediction = DetectionPrediction(5, box, torch.tensor([0.5]), label, masks)
+    with pytest.raises(ValueError, match=r"masks of one size of image 5; got: \(4, 5\), \(5, 4\)"):
+        coco_average_precision([target], [prediction], 1, OverlapKind.MASKS)

@@ -138,6 +138,7 @@ def remove(place: str, key: str) -> Any:
         (change("score", float("nan")), "results with finite scores; got: 1 others, at 0"),
         (change("bbox", [1, 2, -3, 4]), r"width and height of at least 0; got: \[1, 2, -3, 4\] of number 0"),
         (change("bbox", [1, 2, 3]), "boxes of results as 4 finite numbers"),
+        (change("bbox", [1, 2, "3", 4]), "boxes of results as 4 finite numbers"),
         (remove("results", "score"), "results with image_id, category_id, score, bbox; got: number 1 without score"),
         (remove("annotations", "bbox"), "got: number 1 without bbox"),
         (remove("images", "id"), "images with id; got: number 1 without id"),
@@ -158,4 +159,19 @@ def test_results_that_are_not_a_list_are_an_error() -> None:
     with pytest.raises(ValueError, match="a list of results; got: a dict"):
         evaluate_coco_json(annotations, {"annotations": results})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got: number 0 without segmentation"):
+        evaluate_coco_json(annotations, results, OverlapKind.MASKS)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([[1, 1, 5, 1, 5, 5]], r"masks of results in run-length encoding: size and counts; got: \[\[1, 1"),
+        ({"size": [60, 80]}, "masks of results in run-length encoding"),
+        ({"size": [80, 60], "counts": "a"}, r"of their image, \[60, 80\]; got: \[80, 60\] of number 0"),
+    ],
+)
+def test_bad_masks_are_errors(mask: Any, message: str) -> None:
+    annotations, results = make_data(masks=True)
+    results[0]["segmentation"] = mask
+    with pytest.raises(ValueError, match=message):
         evaluate_coco_json(annotations, results, OverlapKind.MASKS)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from reslab.metrics.checks import first_few
 from reslab.metrics.detection import (
     DetectionPrediction,
     DetectionTarget,
@@ -85,11 +86,12 @@ class CocoData:
 
 @dataclass(frozen=True)
 class _Package:
-    """The classes of a package that evaluates COCO data, and its module of masks."""
+    """The classes of a package that evaluates COCO data, its module of masks, and whether it prints its progress."""
 
     coco: Callable[[], Any]
     evaluator: Callable[[Any, Any, str], Any]
     masks: Any
+    prints: bool
 
 
 def coco_average_precision(
@@ -102,7 +104,7 @@ def coco_average_precision(
 
     Difficult objects do not count, found or missed, in any area range. Equal scores rank as `reslab.metrics.detection`
     says, which is pycocotools' order for images given by rising id. Raises ValueError as `pair_images` does and, for
-    `OverlapKind.MASKS`, without masks; MissingExtraError without a package to evaluate with.
+    `OverlapKind.MASKS`, without masks or with masks of several sizes; MissingExtraError without a package to evaluate with.
     """
     package = _load_package()
     pairs = pair_images(targets, predictions, num_classes)
@@ -137,8 +139,7 @@ def evaluate_coco_data(data: CocoData, overlap: OverlapKind) -> CocoResult:
     """Return COCO's metrics of complete records; the classes are the categories by rising id."""
     package = _load_package()
     common = {"images": data.images, "categories": data.categories}
-    # pycocotools prints its progress.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()) if package.prints else contextlib.nullcontext():
         truth, results = package.coco(), package.coco()
         for one, records in ((truth, data.annotations), (results, data.results)):
             one.dataset = {**common, "annotations": records}
@@ -213,8 +214,10 @@ def _with_masks(records: list[Record], masks: Sequence[Rle] | None) -> list[Reco
 
 
 def _numbered(records: list[Record]) -> list[Record]:
-    # From 1: both packages take a match with id 0 for none.
-    return [{**record, "id": index} for index, record in enumerate(records, start=1)]
+    """Return the records with ids from 1: both packages take a match with id 0 for none."""
+    for index, record in enumerate(records, start=1):
+        record["id"] = index
+    return records
 
 
 def _to_xywh(boxes: Floats) -> Floats:
@@ -222,9 +225,12 @@ def _to_xywh(boxes: Floats) -> Floats:
 
 
 def _mask_size(target: DetectionTarget, prediction: DetectionPrediction) -> Record:
-    """Return the height and width of the image of the masks, which the packages require of images with masks."""
-    masks = [*(target.masks or ()), *(prediction.masks or ())]
-    return dict(zip(("height", "width"), masks[0]["size"], strict=True)) if masks else {"height": 0, "width": 0}
+    """Return the height and width of the masks of an image, which the packages need; 0 without masks."""
+    sizes = {tuple(mask["size"]) for mask in (*(target.masks or ()), *(prediction.masks or ()))}
+    if len(sizes) > 1:
+        raise invalid(f"masks of one size of image {target.image_id!r}", f"{first_few(sorted(sizes))}")
+    height, width = sizes.pop() if sizes else (0, 0)
+    return {"height": height, "width": width}
 
 
 def _check_has_masks(target: DetectionTarget, prediction: DetectionPrediction) -> None:
@@ -237,7 +243,7 @@ def _load_faster_coco_eval() -> _Package:
     from faster_coco_eval import COCO, COCOeval_faster
     from faster_coco_eval.core import mask
 
-    return _Package(COCO, COCOeval_faster, mask)
+    return _Package(COCO, COCOeval_faster, mask, prints=False)
 
 
 def _load_pycocotools() -> _Package:
@@ -245,7 +251,7 @@ def _load_pycocotools() -> _Package:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    return _Package(COCO, COCOeval, mask)
+    return _Package(COCO, COCOeval, mask, prints=True)
 
 
 # The packages that evaluate COCO data, the preferred first.

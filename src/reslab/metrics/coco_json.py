@@ -25,8 +25,8 @@ def evaluate_coco_json(
     the mask also where the result has a box.
 
     Raises ValueError for lists and keys that are missing, ids that are repeated or unknown, boxes that are not 4 finite
-    numbers with a width and height of at least 0, and scores that are not finite; MissingExtraError without a package
-    to evaluate with.
+    numbers with a width and height of at least 0, scores that are not finite, and masks of another size than their
+    image; MissingExtraError without a package to evaluate with.
     """
     if not isinstance(results, list | tuple):
         raise invalid("a list of results", f"a {type(results).__name__}")
@@ -44,6 +44,9 @@ def evaluate_coco_json(
     _check_scores([result["score"] for result in results])
     if overlap is OverlapKind.MASKS:
         _check_keys("images", images, ("height", "width"))
+        sizes = {image["id"]: [image["height"], image["width"]] for image in images}
+        for name, records in (("annotations", [one for one in objects if _is_rle(one)]), ("results", results)):
+            _check_masks(name, records, sizes)
     data = CocoData(
         images=[{"height": 0, "width": 0, **image, "id": image_ids[image["id"]]} for image in images],
         categories=[{**category, "id": category_ids[category["id"]]} for category in categories],
@@ -106,14 +109,32 @@ def _check_known(name: str, key: str, records: Sequence[Mapping[str, Any]], know
         raise invalid(f"{name} whose {key} is in the annotations", got, next_step=next_step)
 
 
+def _is_rle(record: Mapping[str, Any]) -> bool:
+    return isinstance(record["segmentation"], Mapping)
+
+
+def _check_masks(name: str, records: Sequence[Mapping[str, Any]], sizes: Mapping[Any, list[int]]) -> None:
+    for index, record in enumerate(records):
+        mask = record["segmentation"]
+        if not _is_rle(record) or {"size", "counts"} - set(mask):
+            raise invalid(f"masks of {name} in run-length encoding: size and counts", f"{mask!r:.60} of number {index}")
+        if list(mask["size"]) != sizes[record["image_id"]]:
+            required = f"masks of {name} of the size of their image, {sizes[record['image_id']]}"
+            raise invalid(required, f"{list(mask['size'])} of number {index}")
+
+
 def _check_boxes(name: str, boxes: Sequence[Sequence[float]]) -> None:
     for index, box in enumerate(boxes):
-        if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+        if len(box) != 4 or not all(map(_is_finite, box)) or min(box[2:]) < 0:
             required = f"boxes of {name} as 4 finite numbers x, y, width, height with width and height of at least 0"
             raise invalid(required, f"{list(box)} of number {index}")
 
 
 def _check_scores(scores: Sequence[float]) -> None:
-    others = [index for index, score in enumerate(scores) if not math.isfinite(score)]
+    others = [index for index, score in enumerate(scores) if not _is_finite(score)]
     if others:
         raise invalid("results with finite scores", f"{len(others)} others, at {first_few(others)}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -65,15 +65,6 @@ class ImageOutcomes:
     missed: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """The IoU (D, G) of predictions with the objects that count, with those of their class, and with the others."""
-
-    all: Floats
-    same_class: Floats
-    other_class: Floats
-
-
 def find_outcomes(
     targets: Sequence[DetectionTarget],
     predictions: Sequence[DetectionPrediction],
@@ -122,20 +113,18 @@ def detection_confusion(
     """
     if not 0 < iou_threshold <= 1:
         raise invalid("an IoU threshold above 0, at most 1", iou_threshold)
-    confusion = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
+    confusion = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for target, prediction in pair_images(targets, predictions, num_classes):
         kept = _ranked(prediction, min_score)
         boxes, predicted = to_array(prediction.boxes)[kept], prediction.labels.cpu().numpy()[kept]
         counted = ~target.is_ignored
-        true = target.labels.cpu().numpy()[counted]
+        true = np.append(target.labels.cpu().numpy()[counted], num_classes)  # column -1 is background
         taken = _match(box_overlaps(boxes, to_array(target.boxes)[counted]), iou_threshold)
-        is_ignored = _on_ignored(target, boxes, predicted, iou_threshold)
-        for label, index, ignored in zip(predicted.tolist(), taken.tolist(), is_ignored.tolist(), strict=True):
-            if index != _NONE or not ignored:
-                confusion[num_classes if index == _NONE else true[index], label] += 1
-        for index in sorted(set(range(len(true))) - set(taken.tolist())):
-            confusion[true[index], num_classes] += 1
-    return confusion
+        has_outcome = (taken != _NONE) | ~_on_ignored(target, boxes, predicted, iou_threshold)
+        np.add.at(confusion, (true[taken[has_outcome]], predicted[has_outcome]), 1)
+        left = np.setdiff1d(np.arange(len(true) - 1), taken)
+        confusion[:, num_classes] += np.bincount(true[left], minlength=num_classes + 1)
+    return torch.from_numpy(confusion)
 
 
 def _image_outcomes(
@@ -146,9 +135,10 @@ def _image_outcomes(
     counted = np.flatnonzero(~target.is_ignored)
     is_same = predicted[:, None] == target.labels.cpu().numpy()[counted][None]
     overlaps = box_overlaps(boxes, to_array(target.boxes)[counted])
-    parts = _Overlaps(overlaps, np.where(is_same, overlaps, 0.0), np.where(is_same, 0.0, overlaps))
-    taken, is_ignored = _match(parts.same_class, high), _on_ignored(target, boxes, predicted, high)
-    found = [_outcome(parts, row, int(taken[row]), bool(is_ignored[row]), high, low) for row in range(len(kept))]
+    same, other = np.where(is_same, overlaps, 0.0), np.where(is_same, 0.0, overlaps)
+    columns = (_match(same, high), _on_ignored(target, boxes, predicted, high), *_best(same), *_best(other))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    found = [_outcome(*row, high=high, low=low) for row in rows]
     about = (Outcome.CORRECT, Outcome.LOCALIZATION, Outcome.CLASS)
     covered = {index for outcome, index in found if outcome in about}
     return ImageOutcomes(
@@ -161,14 +151,24 @@ def _image_outcomes(
 
 
 def _outcome(
-    overlaps: _Overlaps, row: int, taken: int, is_ignored: bool, high: float, low: float
+    taken: int,
+    is_ignored: bool,
+    same: float,
+    same_index: int,
+    other: float,
+    other_index: int,
+    *,
+    high: float,
+    low: float,
 ) -> tuple[Outcome, int | None]:
-    """Return the outcome of a prediction, and the column of the object it is about."""
+    """Return the outcome of a prediction and the column of the object it is about.
+
+    `same` and `other` are its highest IoU with an object of its class and of another, with the columns of these.
+    """
     if taken != _NONE:
         return Outcome.CORRECT, taken
     if is_ignored:
         return Outcome.IGNORED, None
-    (same, same_index), (other, other_index) = _best(overlaps.same_class[row]), _best(overlaps.other_class[row])
     if low <= same < high:
         return Outcome.LOCALIZATION, same_index
     if other >= high:
@@ -180,9 +180,11 @@ def _outcome(
     return Outcome.BOTH, other_index
 
 
-def _best(overlaps: Floats) -> tuple[float, int]:
-    """Return the highest IoU and its index, the first of equals; 0 without an object."""
-    return (float(overlaps.max()), int(overlaps.argmax())) if len(overlaps) else (0.0, _NONE)
+def _best(overlaps: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the highest IoU of each row and its column, the first of equals; 0 without columns."""
+    if not overlaps.shape[1]:
+        return np.zeros(len(overlaps)), np.full(len(overlaps), _NONE)
+    return overlaps.max(1), overlaps.argmax(1)
 
 
 def _ranked(prediction: DetectionPrediction, min_score: float) -> NDArray[np.int64]:
@@ -195,11 +197,11 @@ def _ranked(prediction: DetectionPrediction, min_score: float) -> NDArray[np.int
 def _match(overlaps: Floats, iou_threshold: float) -> NDArray[np.int64]:
     """Return the index of the free object that each row takes in turn, the one of the highest IoU, or -1."""
     taken, free = np.full(len(overlaps), _NONE), overlaps.copy()
-    for row in range(len(free)):
-        best, index = _best(free[row])
-        if best >= iou_threshold:
-            taken[row] = index
-            free[:, index] = 0.0
+    for row in np.flatnonzero(_best(overlaps)[0] >= iou_threshold):
+        column = int(free[row].argmax())
+        if free[row, column] >= iou_threshold:
+            taken[row] = column
+            free[:, column] = 0.0
     return taken
 
 

@@ -77,21 +77,19 @@ def voc_average_precision(
     """
     if not 0 <= iou_threshold <= 1:
         raise invalid("an IoU threshold from 0 to 1", iou_threshold)
-    rows: list[list[Floats]] = [[] for _ in range(num_classes)]  # of each class, images: scores, object or kind
+    columns = [np.zeros((3, 0))]  # label, score, and object or kind of each prediction
     num_objects, first_object = np.zeros(num_classes, dtype=np.int64), 0
     for target, prediction in pair_images(targets, predictions, num_classes):
         objects = _find_objects(target, prediction, iou_threshold, inclusive_pixels)
         objects = np.where(objects >= 0, objects + first_object, objects)
         first_object += len(target.boxes)
-        labels, scores = to_array(prediction.labels).astype(int), to_array(prediction.scores)
-        for label in set(labels.tolist()):
-            is_label = labels == label
-            rows[label].append(np.stack([scores[is_label], objects[is_label]]))
-        counted = to_array(target.labels).astype(int)[~target.is_ignored]
+        columns.append(np.stack([to_array(prediction.labels), to_array(prediction.scores), objects]))
+        counted = target.labels.cpu().numpy()[~target.is_ignored]
         num_objects += np.bincount(counted, minlength=num_classes)
+    labels, scores, objects = np.concatenate(columns, axis=1)
     classes = tuple(
-        _class_result(np.concatenate([np.zeros((2, 0)), *row], axis=1), int(count), interpolation)
-        for row, count in zip(rows, num_objects, strict=True)
+        _class_result(scores[labels == label], objects[labels == label], count, interpolation)
+        for label, count in enumerate(num_objects.tolist())
     )
     return VocResult(classes, macro_average([one.ap for one in classes]))
 
@@ -110,10 +108,10 @@ def _find_objects(
     return np.where(overlaps.max(1) > iou_threshold, found, _FALSE_POSITIVE)
 
 
-def _class_result(rows: Floats, num_objects: int, interpolation: Interpolation) -> VocClassResult:
-    scores, objects = rows[:, rank_by_score(rows[0])]
-    counts = objects != _IGNORED
-    scores, objects = scores[counts], objects[counts]
+def _class_result(scores: Floats, objects: Floats, num_objects: int, interpolation: Interpolation) -> VocClassResult:
+    order = rank_by_score(scores)
+    order = order[objects[order] != _IGNORED]
+    scores, objects = scores[order], objects[order]
     is_first = np.zeros(len(objects), dtype=bool)
     is_first[np.unique(objects, return_index=True)[1]] = True  # the highest score of each object
     true_positives = np.cumsum(is_first & (objects != _FALSE_POSITIVE))
