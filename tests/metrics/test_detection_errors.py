@@ -137,6 +137,7 @@ def test_counts_add_up_over_parts_and_do_not_depend_on_the_order(make_detection_
 BOX = [0.0, 0.0, 10.0, 10.0]
 ASIDE = [100.0, 100.0, 110.0, 110.0]
 SHIFTED = [0.0, 0.0, 10.0, 3.0]  # an IoU of 0.3 with BOX
+TENTH, HALF = [0.0, 0.0, 10.0, 1.0], [0.0, 0.0, 10.0, 5.0]  # of 0.1 and 0.5: the thresholds themselves
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,10 @@ SHIFTED = [0.0, 0.0, 10.0, 3.0]  # an IoU of 0.3 with BOX
         ([SHIFTED], [0], ["localization"], 0),
         ([BOX], [1], ["class"], 0),
         ([SHIFTED], [1], ["both"], 1),
+        ([TENTH], [0], ["localization"], 0),
+        ([TENTH], [1], ["both"], 1),
+        ([HALF], [0], ["correct"], 0),
+        ([HALF], [1], ["class"], 0),
         ([ASIDE], [0], ["background"], 1),
         ([], [], [], 1),
         ([BOX, BOX, SHIFTED, ASIDE], [1, 0, 1, 0], ["class", "correct", "both", "background"], 0),

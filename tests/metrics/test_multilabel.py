@@ -126,6 +126,12 @@ def test_results_do_not_depend_on_the_order_and_counts_add_up() -> None:
     assert sum(count_exact_matches(*part) for part in parts) == count_exact_matches(predictions, targets)
 
 
+def test_of_equal_f1_the_highest_threshold_is_taken() -> None:
+    scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
+    targets = torch.tensor([[1], [0], [0], [1]])  # F1 2/3 for one prediction, and 4/6 for four
+    assert best_f1_thresholds(scores, targets).item() == scores[0].double().item()
+
+
 def test_thresholds_in_float64_separate_scores_that_float32_cannot() -> None:
     scores = torch.tensor([[0.5], [0.5 + 1e-12]], dtype=torch.float64)
     thresholds = best_f1_thresholds(scores, torch.tensor([[0], [1]]))

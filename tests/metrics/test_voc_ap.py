@@ -129,6 +129,15 @@ def test_an_iou_equal_to_the_threshold_is_not_enough() -> None:
     assert voc_ap(target, half, [0.9], iou_threshold=0.49) == 1
 
 
+def test_eleven_points_are_rounded_as_in_the_development_kit() -> None:
+    corners = 20.0 * torch.arange(10.0)[:, None]
+    boxes = torch.cat([corners, corners, corners + 10, corners + 10], 1)
+    target = DetectionTarget("a", boxes, torch.zeros(10, dtype=torch.int64))
+    # A recall of 3/10 is below the fourth level of arange, 0.30000000000000004.
+    ap = voc_ap(target, boxes[:3], [0.9, 0.8, 0.7], interpolation=Interpolation.ELEVEN_POINT)
+    assert ap == pytest.approx(3 / 11)
+
+
 def test_results_do_not_depend_on_the_order(make_detection_case: Any) -> None:
     case = make_detection_case(6, score_decimals=1, difficult=0.2)
     expected = voc_average_precision(case.targets, case.predictions, case.num_classes)

@@ -104,7 +104,8 @@ def coco_average_precision(
 
     Difficult objects do not count, found or missed, in any area range. Equal scores rank as `reslab.metrics.detection`
     says, which is pycocotools' order for images given by rising id. Raises ValueError as `pair_images` does and, for
-    `OverlapKind.MASKS`, without masks or with masks of several sizes; MissingExtraError without a package to evaluate with.
+    `OverlapKind.MASKS`, without masks or with masks of several sizes; MissingExtraError without a package to
+    evaluate with.
     """
     package = _load_package()
     pairs = pair_images(targets, predictions, num_classes)
