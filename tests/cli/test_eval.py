@@ -14,7 +14,7 @@ KEYS = {"top1", "top5", "loss", "num_samples", "num_correct"}
 
 def test_the_promised_keys_are_those_the_run_kept(command: Command, trained: Path) -> None:
     found = command("eval", trained, "--json").value
-    assert set(found) == KEYS | {"metrics"}
+    assert set(found) == KEYS | {"task", "metrics"}
     assert found["metrics"] == {name: found[name] for name in ("top1", "top5", "loss")}
     kept = json.loads((trained / "run.json").read_text())["result"]
     assert {name: found[name] for name in KEYS} == {name: kept[name] for name in KEYS}
@@ -94,7 +94,7 @@ def test_tta_predictions_and_calibration(command: Command, trained: Path, tmp_pa
     found = command(
         "eval", trained, "--tta", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
     ).value
-    assert set(found) == KEYS | {"metrics", "ece", "mce", "reliability"}
+    assert set(found) == KEYS | {"task", "metrics", "ece", "mce", "reliability"}
     assert 0 <= found["ece"] <= found["mce"] <= 1
     assert sum(one["num_samples"] for one in found["reliability"]) == 359
     lines = (tmp_path / "a.csv").read_text().splitlines()

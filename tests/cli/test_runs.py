@@ -102,7 +102,7 @@ def test_two_single_runs_are_compared_image_by_image(command: Command, seeds: Pa
     shown = command("runs", seeds / "seed0", trained, "--group").out
     assert "exact McNemar test on 359 images" in shown
     correct = [load_correctness(path / "predictions.npz") for path in (seeds / "seed0", trained)]
-    assert [sum(one) / 359 for one in correct] == [Run(path).top1 for path in (seeds / "seed0", trained)]
+    assert [sum(one) / 359 for one in correct] == [Run(path).main_metric for path in (seeds / "seed0", trained)]
 
 
 def test_runs_are_sorted_and_filtered(command: Command, seeds: Path, trained: Path) -> None:
@@ -215,5 +215,5 @@ def test_an_interrupted_run_is_evaluated_with_its_best_weights_so_far(
     Run(copy).update(result=None)
     outcome = command("eval", copy, "--json")
     assert outcome.code == 0
-    assert outcome.value["top1"] == Run(trained).top1  # without a validation split they are the last
+    assert outcome.value["top1"] == Run(trained).main_metric  # without a validation split they are the last
     assert f"warning: {copy} has not ended: these are its best weights so far" in outcome.err

@@ -84,7 +84,7 @@ def test_a_progress_display_whose_stream_has_gone_stops_only_itself(
     monkeypatch.setattr(sys, "stderr", gone)
     with ProgressDisplay() as display:
         run = train(output=tmp_path / "run", epochs=1, overrides={"model.depths": "1,1,1"}, on_log=display)
-    assert run.top1 is not None
+    assert run.main_metric is not None
     assert gone.num_writes <= 6
 
 

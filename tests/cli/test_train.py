@@ -14,7 +14,18 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
     outcome = command("train", *SMALL, "--output", tmp_path / "run", "--json")
     assert outcome.code == 0
     along = {"compute_images_per_second", "train_loss_running", "train_top1_running"}
-    promised = {"run", "metrics", "top1", "loss", "train_seconds", "images_per_second", "steps", "stop_reason"}
+    promised = {
+        "run",
+        "task",
+        "metrics",
+        "top1",
+        "top5",
+        "loss",
+        "train_seconds",
+        "images_per_second",
+        "steps",
+        "stop_reason",
+    }
     assert set(outcome.value) == promised | along
     assert outcome.value["metrics"]["top1"] == outcome.value["top1"]
     assert outcome.value["run"] == str(tmp_path / "run")

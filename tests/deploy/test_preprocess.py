@@ -98,7 +98,7 @@ def test_data_and_evaluations_print_shortly(network: ResidualNetwork) -> None:
     data = as_dataset((images, torch.arange(30) % 3), name="thirty", classes=("ant", "bee", "cat"))
     assert repr(data).splitlines()[1:] == ["  images: train 30", "  3 classes: ant, bee, cat"]
     assert "<td>training</td><td>30</td>" in data._repr_html_()
-    evaluation = evaluate(network, data, keep_probabilities=True)
+    evaluation = evaluate(network, data, keep_predictions=True)
     text = f"Evaluation(train: top1 {evaluation.top1:.2%} ({evaluation.num_correct} of 30 correct), "
     assert repr(evaluation) == f"{text}loss {evaluation.loss:.4f})"
     assert f"<td>{evaluation.top1:.2%}</td>" in evaluation._repr_html_()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reslab.report.pages.classification import MisclassifiedImage
+from reslab.report.pages.classification import ClassificationResults, MisclassifiedImage
 from reslab.report.pages.demo import DemoNetwork, DemoPage
 from reslab.report.pages.run import RunPage
 from reslab.spec.zoo import ARCHS
@@ -64,16 +64,20 @@ def sample_run(num_classes: int = 10, **changes: object) -> RunPage:
             "num_samples": num_samples, "num_correct": num_correct, "selection_text": "the best of 8 evaluations",
         },
         "log": sample_log(),
-        "classes": tuple(f"class {index}" for index in range(num_classes)),
-        "confusion_matrix": confusion,
-        "misclassified": sample_mistakes(5, num_classes),
         "layers": sample_layers(),
         "depth": 20,
         "params": 269722,
         "macs": 40551424,
         "arch": ARCHS["resnet20_cifar"],
     }  # fmt: skip
-    return RunPage(**{**values, **changes})  # type: ignore[arg-type]
+    results: dict[str, object] = {
+        "classes": tuple(f"class {index}" for index in range(num_classes)),
+        "confusion_matrix": confusion,
+        "misclassified": sample_mistakes(5, num_classes),
+    }
+    results |= {name: changes.pop(name) for name in (*results, "calibration") if name in changes}
+    page_values = {**values, **changes, "results": ClassificationResults(**results)}  # type: ignore[arg-type]
+    return RunPage(**page_values)  # type: ignore[arg-type]
 
 
 def profile(first: float, last: float, units: int = 9) -> list[tuple[str, float]]:

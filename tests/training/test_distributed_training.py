@@ -37,7 +37,7 @@ run = digits_run(Path(folder) / "run")
 for norms in (True, False):
     float64_run(Path(folder) / f"norms {{norms}}", norms)
 answer = {{"top1": run.top1}}
-answer["found"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_probabilities=True)
+answer["found"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_predictions=True)
 try:
     digits_run(Path(folder) / "diverged", WrongOnOne())
 except ValueError as error:
@@ -87,7 +87,7 @@ def test_two_ranks_have_the_losses_of_one(norms: bool, undisturbed: Told, tmp_pa
 
 def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
     run = undisturbed.run
-    alone = evaluate(run, split="train", batch_size=64, keep_probabilities=True)
+    alone = evaluate(run, split="train", batch_size=64, keep_predictions=True)
     assert alone.num_samples == 1151  # 18 batches, the last one not full
     for answer in undisturbed.answers:
         found = answer["found"]

@@ -17,9 +17,10 @@ from torch import nn
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.spec.config import override
 from reslab.spec.recipe import EarlyStoppingConfig, Recipe
+from reslab.spec.task import TASKS
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.early_stopping import EarlyStopping, PatienceCounter, StopReason
-from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -34,16 +35,21 @@ RESTLESS = {
 }
 
 
-def judged(top1: float, loss: float = 1.0) -> Evaluation:
-    found = object.__new__(Evaluation)
-    for name, value in {"num_correct": round(1000 * top1), "num_samples": 1000, "loss": loss}.items():
+def judged(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
+    found = object.__new__(ClassificationEvaluation)
+    for name, value in {
+        "num_correct": round(1000 * top1),
+        "num_samples": 1000,
+        "loss": loss,
+        "num_correct_top5": None,
+    }.items():
         object.__setattr__(found, name, value)
     return found
 
 
 def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
     """The evaluation at which the run ends."""
-    stopping = EarlyStopping(recipe, STEPS)
+    stopping = EarlyStopping(recipe, TASKS["classification"], STEPS)
     for number, (top1, loss) in enumerate(scores, 1):
         stopping.update(number * STEPS, judged(top1, loss))
         if stopping.should_stop:
@@ -64,7 +70,9 @@ def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
 
 
 def test_the_reason_is_a_kind_with_a_text() -> None:
-    stopping = EarlyStopping(Recipe("", "", early_stopping=EarlyStoppingConfig("1 epoch")), STEPS)
+    stopping = EarlyStopping(
+        Recipe("", "", early_stopping=EarlyStoppingConfig("1 epoch")), TASKS["classification"], STEPS
+    )
     assert stopping.stop_reason is StopReason.COMPLETED
     assert stopping.describe(34, 34) == "completed all 34 steps"
     stopping.update(17, judged(0.5))
@@ -145,7 +153,7 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
     [
         ({"early_stopping.patience": "3"}, "'3 epochs'"),
         ({"early_stopping.patience": "1 epoch", "swa_epochs": 2}, "early_stopping or swa_epochs"),
-        ({"early_stopping.metric": "top5"}, "top1"),
+        ({"early_stopping.metric": "top"}, "top1"),
     ],
 )
 def test_invalid_values_raise(given: dict[str, Any], said: str) -> None:

@@ -203,10 +203,10 @@ def test_a_run_is_evaluated_predicted_and_resumed_at_its_size(photos: Path, tmp_
     assert resumed.result["steps"] == 4
     with pytest.raises(ValueError, match="image_size as in the run, 48"):
         train("resnet20_cifar", photos, epochs=3, image_size=32, resume=True, **arguments)
-    same = evaluate(resumed, keep_probabilities=True)
-    given = evaluate(resumed, image_size=48, keep_probabilities=True)
-    larger = evaluate(resumed, image_size=64, keep_probabilities=True)
-    by_hand = evaluate(resumed, eval_transform="resize(73) center-crop(64)", keep_probabilities=True)
+    same = evaluate(resumed, keep_predictions=True)
+    given = evaluate(resumed, image_size=48, keep_predictions=True)
+    larger = evaluate(resumed, image_size=64, keep_predictions=True)
+    by_hand = evaluate(resumed, eval_transform="resize(73) center-crop(64)", keep_predictions=True)
     assert torch.equal(same.probabilities, given.probabilities)
     assert torch.allclose(larger.probabilities, by_hand.probabilities, atol=1e-6)
     assert not torch.allclose(larger.probabilities, same.probabilities, atol=1e-6)
@@ -220,13 +220,13 @@ def test_a_run_is_evaluated_predicted_and_resumed_at_its_size(photos: Path, tmp_
 
 def test_a_network_by_name_is_evaluated_at_its_described_size(photos: Path) -> None:
     weights = create_model("resnet20_cifar", num_classes=2).state_dict()
-    found = evaluate("resnet20_cifar", photos, pretrained=weights, keep_probabilities=True)
+    found = evaluate("resnet20_cifar", photos, pretrained=weights, keep_predictions=True)
     by_hand = evaluate(
         "resnet20_cifar",
         photos,
         pretrained=weights,
         eval_transform="resize(37) center-crop(32)",
-        keep_probabilities=True,
+        keep_predictions=True,
     )
     assert torch.allclose(found.probabilities, by_hand.probabilities, atol=1e-6)
 

@@ -90,7 +90,7 @@ def test_evaluation_saves_the_values_with_the_weights(tmp_path):
         pixel_max=255,
         save_weights=path,
         device="cpu",
-        keep_probabilities=True,
+        keep_predictions=True,
     )
     again = load_network(path)
     assert again.preprocess.channel_order == "bgr"

@@ -44,6 +44,7 @@ FACTS: dict[str, Any] = {
     "val_fraction": None,
     "pretrained": None,
     "loss": None,
+    "task": {"name": "classification"},
 }
 
 
@@ -55,10 +56,10 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
     assert again.name == "one"
     assert again.arch is None
     assert again.model_spec == "m"
-    assert again.top1 is None
+    assert again.main_metric is None
     assert "not finished" in repr(again)
-    again.update(result={"top1": 0.75, "loss": 0.5})
-    assert Run(run.path).top1 == 0.75
+    again.update(result={"top1": 0.75, "loss": 0.5, "num_samples": 4})
+    assert Run(run.path).main_metric == 0.75
     assert "top1 0.7500" in repr(Run(run.path))
 
 
@@ -124,7 +125,7 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
         ("data", {**FACTS["data"], "classes": "ab"}),
         ("data", {**FACTS["data"], "classes": [1, 2]}),
         ("data", {**FACTS["data"], "preprocess": {}}),
-        ("result", {"top1": "0.9", "loss": 1.0}),
+        ("result", {"num_samples": "9", "loss": 1.0}),
         ("result", {"loss": 1.0}),
         ("temperature", 1.5),
     ],
@@ -217,7 +218,7 @@ def test_a_start_killed_before_run_json_is_begun_again(
     assert ".lock" in left
     assert any(name.endswith(".part") for name in left)
     run = train(output=output, resume=resume, **{**tiny, "epochs": 1})
-    assert run.top1 is not None
+    assert run.main_metric is not None
     assert not list(run.path.rglob(".*"))
 
 

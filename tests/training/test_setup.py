@@ -23,6 +23,7 @@ from reslab.training.setup import (
     resolve_precision,
     setup_run,
 )
+from reslab.training.tasks.classification import Classification
 
 CPU = torch.device("cpu")
 SMALL = {"depths": "1,1,1", "widths": "4,8,16", "stem": "conv3(4) norm act"}
@@ -99,12 +100,15 @@ def test_a_teacher_is_loaded_once(digits_run: Run, tmp_path: Path, monkeypatch: 
 def test_a_custom_loss_takes_the_place_of_the_recipes() -> None:
     data = open_dataset("digits")
     loss = nn.CrossEntropyLoss()
-    assert build_train_loss(Recipe("", ""), data, CPU, loss) is loss
+    assert build_train_loss(Recipe("", ""), data, Classification(data.classes), CPU, loss) is loss
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     recipe = override(
         Recipe("", ""), {"grad_accum_steps": 2, "clip_grad_norm": 1.0, "precision": "fp16", "sync_bn": True}
     )
-    loop = build_train_loop(model, recipe, data, seed=0, process_group=ProcessGroup(), workers=0, custom_loss=loss)
+    task = Classification(data.classes)
+    loop = build_train_loop(
+        model, recipe, data, task, seed=0, process_group=ProcessGroup(), workers=0, custom_loss=loss
+    )
     assert loop.loss is loss
     assert loop.sync_bn
     assert (loop.train_step.grad_accum_steps, loop.train_step.clip_grad_norm) == (2, 1.0)
@@ -114,11 +118,11 @@ def test_a_custom_loss_takes_the_place_of_the_recipes() -> None:
 def test_a_module_is_tried_and_left_as_it_was() -> None:
     data, model = open_dataset("digits"), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    check_module(model, None, data, (1, 8, 8))
+    check_module(model, None, Classification(data.classes), (1, 8, 8))
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match="10"):
-        check_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), None, data, (1, 8, 8))
+        check_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), None, Classification(data.classes), (1, 8, 8))
 
 
 def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
         NonFiniteError, match=r"the loss is nan at step 7: .*checkpoint, of step 7, is in .*check the loss"
     ):
         train(output=tmp_path / "run", loss=burst, save_every_seconds=0, **tiny)
-    assert Run(tmp_path / "run").top1 is None
+    assert Run(tmp_path / "run").main_metric is None
 
 
 def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path: Path) -> None:

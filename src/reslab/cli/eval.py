@@ -36,29 +36,26 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_result, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
-from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
+from reslab.report.metric_rows import main_metric_text
+from reslab.report.metric_rows import metric_rows as task_metric_rows
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reslab.training.evaluation.loop import Evaluation
+    from reslab.training.evaluation.evaluation import Evaluation
 
 
 def metric_rows(evaluation: "Evaluation") -> list[tuple[str, str]]:
-    """Return the rows of split, accuracy and loss."""
-    correct_text = f"{format_int(evaluation.num_correct)} of {format_int(evaluation.num_samples)} correct"
-    rows = [("split", evaluation.split), ("accuracy", f"{format_percent(evaluation.top1)} ({correct_text})")]
-    rows += [("top-5 accuracy", format_percent(evaluation.top5))] if evaluation.top5 is not None else []
-    return [*rows, ("loss", format_number(evaluation.loss))]
+    """Return the rows of the split and the metrics."""
+    return [("split", evaluation.split), *task_metric_rows(evaluation.spec, evaluation.to_dict())]
 
 
 def metrics_payload(evaluation: "Evaluation") -> dict[str, Any]:
-    """Return `metrics` by name, and beside them the keys of classification: top1, top5, loss, num_correct."""
-    scores = evaluation.to_dict()
-    return {"metrics": {name: scores[name] for name in ("top1", "top5", "loss")}, **scores}
+    """Return the task, `metrics` by name, and beside them the same values and the counts of samples."""
+    return {"task": evaluation.spec.name, "metrics": evaluation.metrics, **evaluation.to_dict()}
 
 
 def ensemble_payload(evaluation: "Evaluation", names: Sequence[str]) -> dict[str, Any]:
@@ -75,7 +72,7 @@ def ensemble_rows(evaluation: "Evaluation", names: Sequence[str]) -> list[tuple[
     if not evaluation.members:
         return []
     member_rows = [
-        (f"member {number}", f"{format_percent(member.top1)}, loss {format_number(member.loss)}: {name}")
+        (f"member {number}", f"{main_metric_text(member.spec, member.to_dict())}: {name}")
         for number, (name, member) in enumerate(zip(names, evaluation.members, strict=True), 1)
     ]
     return [("ensemble", f"mean probabilities of {len(names)} runs"), *member_rows]
@@ -97,37 +94,6 @@ def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
         after_text = f"{error_text}, loss {format_number(calibration['loss_after'])}"
         rows.append(("calibrated", after_text + cross_fit_text))
     return rows
-
-
-def per_class_payload(evaluation: "Evaluation") -> dict[str, Any]:
-    """Return `classes`, each with name, num_samples, precision, recall, f1 (null where undefined), and
-    `confusion_matrix`, with one row per true class."""
-    names = ("name", "precision", "recall", "f1", "num_samples")
-    classes = [
-        {name: getattr(class_metrics, name) for name in names} for class_metrics in evaluation.per_class_metrics()
-    ]
-    return {"classes": classes, "confusion_matrix": evaluation.confusion_matrix}
-
-
-def per_class_table(evaluation: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return columns and rows: each class, then the mean of the classes."""
-    all_metrics = evaluation.per_class_metrics()
-    rows = [
-        (
-            class_metrics.name,
-            *(format_percent(value, 1) for value in (class_metrics.precision, class_metrics.recall, class_metrics.f1)),
-            format_int(class_metrics.num_samples),
-        )
-        for class_metrics in all_metrics
-    ]
-    means = [
-        format_percent(macro_average([getattr(class_metrics, name) for class_metrics in all_metrics]), 1)
-        for name in ("precision", "recall", "f1")
-    ]
-    return ["class", "precision", "recall", "F1", "images"], [
-        *rows,
-        ("mean", *means, format_int(evaluation.num_samples)),
-    ]
 
 
 _LIST_RUNS_STEP = "`reslab runs` lists the runs here"
@@ -345,7 +311,7 @@ def evaluate(
         device=device,
         workers=workers,
         distributed=True,
-        keep_probabilities=predictions is not None or needs_calibration,
+        keep_predictions=predictions is not None or needs_calibration,
     )
     names = runs or [str(model)]
     with limit_pixels(max_pixels):
@@ -355,9 +321,10 @@ def evaluate(
     if needs_calibration:
         if save_temperature:
             _save_temperature(model_source, val_evaluation)
-        calibration_payload = _calibration_payload(evaluation, val_evaluation)
+        if calibration or save_temperature:
+            calibration_payload = _calibration_payload(evaluation, val_evaluation)
     if read_distributed_env().is_main:
-        _write_files(evaluation, calibration_payload, names, predictions=predictions, html_path=html_path)
+        _write_files(evaluation, val_evaluation, names, predictions=predictions, html_path=html_path)
     _print_evaluation(evaluation, calibration_payload, names, per_class=per_class, as_json=as_json)
 
 
@@ -366,16 +333,16 @@ def _print_evaluation(
 ) -> None:
     payload = {**metrics_payload(evaluation), **ensemble_payload(evaluation, names), **calibration}
     if per_class:
-        payload |= per_class_payload(evaluation)
+        payload |= evaluation.per_class()
     rows = [*ensemble_rows(evaluation, names), *metric_rows(evaluation), *calibration_rows(calibration)]
     print_result(payload, rows, as_json=as_json)
     if per_class and not as_json:
-        print_table(*per_class_table(evaluation))
+        print_table(*evaluation.per_class_table())
 
 
 def _write_files(
     evaluation: "Evaluation",
-    calibration: dict[str, Any],
+    val_evaluation: "Evaluation | None",
     names: Sequence[str],
     *,
     predictions: Path | None,
@@ -384,6 +351,7 @@ def _write_files(
     """Write the files of --predictions and --html, where they are requested."""
     from reslab.training.evaluation.predictions_file import save_predictions
     from reslab.training.run_report import build_evaluation_page
+    from reslab.training.tasks.registry import find_task_type
 
     if predictions is not None:
         save_predictions(predictions, evaluation)
@@ -391,7 +359,8 @@ def _write_files(
         title = f"{' and '.join(names)} on {evaluation.split}"
         metadata = {"evaluated": " and ".join(names), **dict(ensemble_rows(evaluation, names))}
         metadata |= {"split": evaluation.split, "precision": "float32"}
-        write_page(html_path, build_evaluation_page(title, evaluation, calibration, metadata))
+        results = find_task_type(evaluation.spec.name).results(evaluation, val_evaluation)
+        write_page(html_path, build_evaluation_page(title, evaluation, results, metadata))
 
 
 def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evaluation]") -> "Evaluation | None":
@@ -412,6 +381,7 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
         fit_validation_temperature,
         save_temperature,
     )
+    from reslab.training.evaluation.classification import require_classification
 
     if val_evaluation is None:
         raise invalid(
@@ -420,7 +390,7 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
             next_step="train with --val-fraction 0.1",
         )
     try:
-        fitted = fit_validation_temperature(val_evaluation)
+        fitted = fit_validation_temperature(require_classification(val_evaluation, "--save-temperature"))
     except TemperatureNotBetterError as error:
         if read_distributed_env().is_main:
             echo_err(f"no temperature was saved; {error}")
@@ -436,8 +406,10 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
 
 def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation | None") -> dict[str, Any]:
     from reslab.training.evaluation.calibration import calibration_metrics
+    from reslab.training.evaluation.classification import require_classification
 
-    return calibration_metrics(evaluation, val_evaluation)
+    val = None if val_evaluation is None else require_classification(val_evaluation, "--calibration")
+    return calibration_metrics(require_classification(evaluation, "--calibration"), val)
 
 
 def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, Any]) -> None:

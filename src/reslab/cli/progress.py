@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.text import Text
 
-from reslab.report.format import format_duration, format_int, format_percent
+from reslab.report.format import format_duration, format_int, format_metric
+from reslab.spec.task import DEFAULT_TASK, find_task
 
 LogEntry = dict[str, Any]
 
@@ -26,13 +27,15 @@ class _ProgressConsole(Console):
 class ProgressDisplay:
     """Receives the log records of a run and prints a table with one row per evaluation; in a terminal also a bar.
 
-    The columns fit 80 characters: epoch, running loss and accuracy on the training batches, loss and accuracy on the
+    The columns fit 80 characters: epoch, running loss and metric on the training batches, loss and metric on the
     monitored split, training speed, and the estimated remaining time.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or _ProgressConsole(stderr=True, highlight=False, soft_wrap=True)
-        self.start_record: LogEntry = {"total_steps": 0, "step": 0, "steps_per_epoch": 1}
+        self.start_record: LogEntry = {
+            "total_steps": 0, "step": 0, "steps_per_epoch": 1, "task": DEFAULT_TASK,
+        }  # fmt: skip
         self.last_train_record: LogEntry = {}
         self.train_seconds = 0.0
         self.wait_fraction = 0.0
@@ -100,7 +103,9 @@ class ProgressDisplay:
         self._update_bar(record["step"])
 
     def _on_eval(self, record: LogEntry) -> None:
-        names = ("epoch", "train loss", "accuracy", f"{record['split']} loss", "accuracy", "images/s", "remaining")
+        task = find_task(self.start_record["task"])
+        titles = task.train_metric.column, task.selection_metric.column
+        names = ("epoch", "train loss", titles[0], f"{record['split']} loss", titles[1], "images/s", "remaining")
         header = _format_row(names)
         if header != self._header:
             self._header = header
@@ -109,9 +114,9 @@ class ProgressDisplay:
         cells = [
             f"{record['epoch']:g}/{self._num_epochs()}",
             f"{train['loss']:.4f}" if train else "–",
-            format_percent(train["top1"]) if train else "–",
+            format_metric(task.train_metric, train[task.train_metric.name]) if train else "–",
             f"{record['loss']:.4f}",
-            format_percent(record["top1"]),
+            format_metric(task.selection_metric, record.get(task.selection_metric.name)),
             format_int(round(train["images_per_second"])) if train else "–",
             self._eta(record["step"]) or "–",
         ]

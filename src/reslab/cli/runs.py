@@ -13,9 +13,10 @@ from reslab.cli.options import (
     Panel,
 )
 from reslab.cli.output import echo_err, print_json, print_table, write_page
-from reslab.report.format import format_duration, format_number, format_percent, format_shape
+from reslab.report.format import format_duration, format_metric, format_number, format_shape
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.optim import parse_duration
+from reslab.spec.task import all_metrics
 
 if TYPE_CHECKING:
     from reslab.report.pages.compare import ComparedRun
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 # The columns of the table, and those that a narrow terminal leaves out, the least important first.
 _SETTINGS = ("network", "data", "recipe", "epochs", "lr", "size")
-_COLUMNS = ("run", *_SETTINGS, "seed", "accuracy", "best", "last", "time")
-_GROUP_COLUMNS = ("runs", *_SETTINGS, "n", "accuracy", "std", "loss", "loss std")
+_COLUMNS = ("run", *_SETTINGS, "seed", "{metric}", "best", "last", "time")
+_GROUP_COLUMNS = ("runs", *_SETTINGS, "n", "{metric}", "std", "loss", "loss std")
 _OPTIONAL_COLUMNS = ("size", "loss std", "loss", "time", "recipe", "last", "best", "data", "lr", "epochs", "network")
 
 
@@ -73,7 +74,8 @@ def runs(
     elif as_json:
         print_json([run_payload(run) for run in selected])
     elif selected:
-        print_table(_COLUMNS, [_run_row(run) for run in selected], optional=_OPTIONAL_COLUMNS)
+        columns = _name_metric(_COLUMNS, selected)
+        print_table(columns, [_run_row(run) for run in selected], optional=_OPTIONAL_COLUMNS)
     if not selected and not as_json:
         place = ", ".join(str(path) for path in requested)
         echo_err(f"no run in {place} matches" if found else f"no runs in {place}; `reslab train` creates one")
@@ -111,14 +113,21 @@ def _open_run(path: Path) -> tuple[list["Run"], list[ValueError]]:
         return [], [error]
 
 
+def _name_metric(columns: Sequence[str], runs: Sequence["Run"]) -> list[str]:
+    """Return the columns with the heading of the runs' metric, `metric` where they have several."""
+    names = {run.task.selection_metric.column for run in runs}
+    name = names.pop() if len(names) == 1 else "metric"
+    return [column.format(metric=name) for column in columns]
+
+
 def run_payload(run: "Run") -> dict[str, Any]:
     """Return what `reslab runs --json` prints of a run.
 
-    `top1` and `loss` are those of the selected weights on the evaluation split; `best_top1` and `last_top1` those of
-    the evaluations during training.
+    The metrics (`top1`, `loss`) are those of the selected weights on the evaluation split; `best_top1` and `last_top1`
+    those of the evaluations during training, in other tasks of their metric.
     """
-    result, metadata = run.result or {}, run.metadata
-    accuracies = [record["top1"] for record in run.log.records() if record.get("kind") == "eval"]
+    result, metadata, metric = run.result or {}, run.metadata, run.task.selection_metric
+    values = [record[metric.name] for record in run.log.records() if metric.name in record and "split" in record]
     return {
         "name": run.name,
         "reference": metadata["model"]["reference"],
@@ -126,9 +135,10 @@ def run_payload(run: "Run") -> dict[str, Any]:
         **_settings_payload(run),
         "seed": metadata["seed"],
         "finished": run.result is not None,
-        "top1": result.get("top1"),
-        "best_top1": max(accuracies, default=None),
-        "last_top1": accuracies[-1] if accuracies else None,
+        "task": run.task.name,
+        metric.name: run.main_metric,
+        f"best_{metric.name}": max(values, key=metric.score, default=None),
+        f"last_{metric.name}": values[-1] if values else None,
         "loss": result.get("loss"),
         "steps": result.get("steps"),
         "train_seconds": result.get("train_seconds"),
@@ -187,9 +197,10 @@ def sort_runs(runs: Sequence["Run"], sort: str | None) -> list["Run"]:
 def _lookup(run: "Run", key: str) -> Any:
     """Return the value of a key of `run_payload` or of the recipe. Raises ValueError with the nearest keys."""
     values = {**flatten_recipe(run.recipe), **run_payload(run)}
-    if key not in values:
+    metrics = [f"{prefix}{metric.name}" for metric in all_metrics() for prefix in ("", "best_", "last_")]
+    if key not in values and key not in metrics:
         raise unknown_name("key of a run", key, values)
-    return values[key]
+    return values.get(key)
 
 
 def _setting_cells(payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -198,10 +209,10 @@ def _setting_cells(payload: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _run_row(run: "Run") -> tuple[str, ...]:
-    payload = run_payload(run)
-    accuracy = format_percent(payload["top1"]) if payload["finished"] else "not finished"
-    curve = [format_percent(payload[name]) for name in ("best_top1", "last_top1")]
-    cells = (*_setting_cells(payload), str(payload["seed"]), accuracy, *curve)
+    payload, metric = run_payload(run), run.task.selection_metric
+    value = format_metric(metric, run.main_metric) if payload["finished"] else "not finished"
+    curve = [format_metric(metric, payload[f"{name}_{metric.name}"]) for name in ("best", "last")]
+    cells = (*_setting_cells(payload), str(payload["seed"]), value, *curve)
     return (str(run.path), *cells, format_duration(payload["train_seconds"]))
 
 
@@ -212,21 +223,22 @@ def _print_groups(selected: Sequence["Run"], sort: str | None, as_json: bool) ->
 
     groups = group_runs(selected)
     key = (sort or "").removeprefix("-")
-    if key in ("top1", "loss"):
+    if key in {metric.name for metric in all_metrics()}:
         sign = -1 if (sort or "").startswith("-") else 1
         means = {id(group): summary.mean for group in groups if (summary := group.summarize(key)) is not None}
         groups.sort(key=lambda group: sign * means.get(id(group), sign * float("inf")))
     if as_json:
         print_json([_group_payload(group) for group in groups])
     elif groups:
-        print_table(_GROUP_COLUMNS, [_group_row(group) for group in groups], optional=_OPTIONAL_COLUMNS)
+        columns = _name_metric(_GROUP_COLUMNS, selected)
+        print_table(columns, [_group_row(group) for group in groups], optional=_OPTIONAL_COLUMNS)
         if len(groups) > 1:
             print(f"\n{compare_summary_text(_compared_runs(selected))}")
 
 
 def _group_payload(group: "SeedGroup") -> dict[str, Any]:
     first = group.runs[0]
-    summaries = {name: group.summarize(name) for name in ("top1", "loss")}
+    summaries = {name: group.summarize(name) for name in (first.task.selection_metric.name, "loss")}
     return {
         "name": _group_folder(group),
         "reference": first.metadata["model"]["reference"],
@@ -239,9 +251,10 @@ def _group_payload(group: "SeedGroup") -> dict[str, Any]:
 
 
 def _group_row(group: "SeedGroup") -> tuple[str, ...]:
-    accuracy, loss = group.summarize("top1"), group.summarize("loss")
+    metric = group.runs[0].task.selection_metric
+    summary, loss = group.summarize(metric.name), group.summarize("loss")
     cells = (
-        *_spread_cells(accuracy, format_percent),
+        *_spread_cells(summary, lambda value: format_metric(metric, value)),
         *_spread_cells(loss, lambda value: format_number(value, 3)),
     )
     return (_group_folder(group), *_setting_cells(_settings_payload(group.runs[0])), str(len(group.finished)), *cells)
@@ -298,7 +311,8 @@ def _compared_run(run: "Run", name: str, group: str) -> "ComparedRun":
 
     payload, data = run_payload(run), run.metadata["data"]
     return ComparedRun(
-        **{key: payload[key] for key in ("data", "recipe", "seed", "top1", "loss", "train_seconds")},
+        **{key: payload[key] for key in ("data", "recipe", "seed", "task", "loss", "train_seconds")},
+        value=run.main_metric,
         name=name,
         model=run.model_spec,
         log=run.log.records(),

@@ -38,11 +38,13 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
-from reslab.report.format import format_duration, format_int, format_number, format_percent, format_spread
+from reslab.report.format import format_duration, format_int, format_metric, format_metric_spread, format_number
+from reslab.report.metric_rows import metric_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reslab.spec.task import Task
     from reslab.training.run import Run
 
 
@@ -198,17 +200,18 @@ def train(
         print_result(seeds_payload(runs), seeds_rows(runs), as_json=as_json)
 
 
-_TRAIN_METRICS = ("train_loss_running", "train_top1_running", "train_loss", "train_top1")
-
-
 def train_payload(run: "Run") -> dict[str, Any]:
     """Return the value of `reslab train --json`."""
     result = run.result
     assert result is not None
-    names = ["top1", "loss", "train_seconds", "images_per_second", "steps", "stop_reason"]
-    names += [name for name in ("compute_images_per_second", *_TRAIN_METRICS) if name in result]
-    metrics = {name: result[name] for name in ("top1", "top5", "loss") if name in result}
-    return {"run": str(run.path), "metrics": metrics, **{name: result[name] for name in names}}
+    metrics = {name: result[name] for name in _metric_names(run) if name in result}
+    names = ("train_seconds", "images_per_second", "steps", "stop_reason", "compute_images_per_second")
+    values = {name: value for name, value in result.items() if name in names or name.startswith("train_")}
+    return {"run": str(run.path), "task": run.task.name, "metrics": metrics, **metrics, **values}
+
+
+def _metric_names(run: "Run") -> list[str]:
+    return [*(metric.name for metric in run.task.metrics), "loss"]
 
 
 def seeds_payload(runs: "Sequence[Run]") -> dict[str, Any]:
@@ -216,7 +219,7 @@ def seeds_payload(runs: "Sequence[Run]") -> dict[str, Any]:
     from reslab.training.seeds import SeedGroup
 
     group = SeedGroup(tuple(runs))
-    summaries = {name: group.summarize(name) for name in ("top1", "top5", "loss")}
+    summaries = {name: group.summarize(name) for name in _metric_names(runs[0])}
     return {
         "folder": str(runs[0].path.parent),
         "seeds": [run.metadata["seed"] for run in runs],
@@ -226,29 +229,26 @@ def seeds_payload(runs: "Sequence[Run]") -> dict[str, Any]:
 
 
 def seeds_rows(runs: "Sequence[Run]") -> list[tuple[str, str]]:
-    """Return the rows printed at the end of --seeds: mean and standard deviation, each seed's accuracy, the folder."""
+    """Return the rows printed at the end of --seeds: mean and standard deviation, each seed's metric, the folder."""
     from reslab.training.seeds import SeedGroup
 
-    folder, accuracy = runs[0].path.parent, SeedGroup(tuple(runs)).summarize("top1")
-    assert accuracy is not None
-    rows = [("accuracy", format_spread(accuracy.mean, accuracy.std, accuracy.n))]
-    rows += [(f"seed {run.metadata['seed']}", f"{format_percent(run.top1)}: {run.path}") for run in runs]
+    folder, metric = runs[0].path.parent, runs[0].task.selection_metric
+    summary = SeedGroup(tuple(runs)).summarize(metric.name)
+    assert summary is not None
+    rows = [(metric.title, format_metric_spread(metric, summary.mean, summary.std, summary.n))]
+    rows += [(f"seed {run.metadata['seed']}", f"{format_metric(metric, run.main_metric)}: {run.path}") for run in runs]
     return [*rows, ("next", f"reslab runs {folder} --group   or   reslab eval {runs[0].path}")]
 
 
 def train_rows(run: "Run") -> list[tuple[str, str]]:
-    """Return the rows printed at the end: accuracy, weights, time, speed and paths."""
+    """Return the rows printed at the end: metrics, weights, time, speed and paths."""
     result = run.result
     assert result is not None
-    correct_text = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} correct"
     rows = [
-        (
-            "accuracy",
-            f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), "
-            f"loss {format_number(result['loss'])}",
-        ),
+        ("split", str(result["split"])),
+        *metric_rows(run.task, result),
         ("weights", f"{result['selection_text']}: {run.weights_path}"),
-        *_train_metric_rows(result),
+        *_train_metric_rows(run.task, result),
         ("training", f"{format_duration(result['train_seconds'])}, {_speed_text(result)}"),
         ("report", str(run.report_path)),
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
@@ -256,12 +256,15 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
     return rows
 
 
-def _train_metric_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the row of both training accuracies (final weights, running), if the recipe evaluates the training set."""
-    if "train_top1" not in result:
+def _train_metric_rows(task: "Task", result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the row of the metrics on the training images (final weights, running), if the recipe evaluates them."""
+    final, running, metric = task.selection_metric, task.train_metric, "train_{}_running"
+    if f"train_{final.name}" not in result:
         return []
-    running_text = f"{format_percent(result['train_top1_running'])}, loss {format_number(result['train_loss_running'])}"
-    final_text = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
+    running_text = format_metric(running, result[metric.format(running.name)])
+    running_text += f", loss {format_number(result['train_loss_running'])}"
+    final_text = format_metric(final, result[f"train_{final.name}"])
+    final_text += f", loss {format_number(result['train_loss'])}"
     return [("training set", f"{final_text} (final weights); {running_text} (running mean of the last epoch)")]
 
 

@@ -74,9 +74,10 @@ class DenseNetwork(nn.Module, ModelMetadata):
         classes: Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
         temperature: float | None = None,
+        task: Mapping[str, Any] | None = None,
     ) -> None:
-        """Set class names, preprocessing and temperature; None leaves a value as it is."""
-        super().set_metadata(classes=classes, temperature=temperature)
+        """Set class names, preprocessing, temperature and task; None leaves a value as it is."""
+        super().set_metadata(classes=classes, temperature=temperature, task=task)
         if preprocess is not None:
             self._preprocess = ImagePreprocess.for_network(preprocess, None)
 

@@ -159,6 +159,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> "Residua
         classes=header["classes"] or None,
         preprocess=from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None,
         temperature=(header.get("temperature") or {}).get("value"),
+        task=header.get("task"),
     )
     return network.to(device).eval()
 

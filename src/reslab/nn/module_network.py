@@ -191,6 +191,7 @@ class ModelMetadata:
     arch: ModuleArch | DenseArch
     classes: tuple[str, ...] | None = None
     temperature: float | None = None
+    task: dict[str, Any] | None = None
     _preprocess: ImagePreprocess | None = None
 
     @property
@@ -204,10 +205,12 @@ class ModelMetadata:
         classes: Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
         temperature: float | None = None,
+        task: Mapping[str, Any] | None = None,
     ) -> None:
-        """Set class names, preprocessing and temperature; None leaves a value as it is."""
+        """Set class names, preprocessing, temperature and task; None leaves a value as it is."""
         self.classes = self.classes if classes is None else tuple(classes)
         self.temperature = self.temperature if temperature is None else temperature
+        self.task = self.task if task is None else dict(task)
         if preprocess is not None:
             self._preprocess = ImagePreprocess.for_network(preprocess, self.arch.image_size)
 

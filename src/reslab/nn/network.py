@@ -58,8 +58,9 @@ class ResidualNetwork(nn.Module):
     number of channels, overrides the architecture's norm.
 
     Trained or loaded networks carry more (`set_metadata`): `classes`; `preprocess`, which turns an image into the
-    network's input; `temperature`, by which `predict` divides the logits, if one was fitted; `load_report`, which lists
-    how the entries of a loaded checkpoint matched.
+    network's input; `temperature`, by which `predict` divides the logits, if one was fitted; `task`, its name and the
+    values fitted to the data, None for classification; `load_report`, which lists how the entries of a loaded
+    checkpoint matched.
 
     Raises ValueError for an invalid architecture, and in `forward` for inputs smaller than the total stride.
     """
@@ -72,6 +73,7 @@ class ResidualNetwork(nn.Module):
         self.classes: tuple[str, ...] | None = None
         self._preprocess: ImagePreprocess | None = None
         self.temperature: float | None = None
+        self.task: dict[str, Any] | None = None
         self.load_report: LoadReport | None = None
         site = Site(arch, arch.in_channels, norm)
         self.stem_names = self._add_stem(site)
@@ -113,11 +115,13 @@ class ResidualNetwork(nn.Module):
         classes: Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
         temperature: float | None = None,
+        task: Mapping[str, Any] | None = None,
     ) -> None:
-        """Set what belongs to the weights: class names, preprocessing, temperature; None leaves a value as it is."""
+        """Set what belongs to the weights: class names, preprocessing, temperature, task; None leaves a value."""
         self.classes = self.classes if classes is None else tuple(classes)
         self.preprocess = self.preprocess if preprocess is None else preprocess
         self.temperature = self.temperature if temperature is None else temperature
+        self.task = self.task if task is None else dict(task)
 
     def _add_stages(self, stages: Stages, site: Site) -> tuple[str, ...]:
         arch, names = site.arch, []

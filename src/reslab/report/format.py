@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from reslab.spec.task import Metric
+
 _SI_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -32,6 +34,14 @@ def format_percent(fraction: float | None, decimals: int = 2) -> str:
     return f"{text} %"
 
 
+def format_metric_spread(metric: Metric, mean: float, std: float | None, num_seeds: int) -> str:
+    """Format the mean of a metric over seeds, with its standard deviation if there are several."""
+    if metric.is_fraction:
+        return format_spread(mean, std, num_seeds)
+    spread = "" if std is None else f" ± {format_number(std, 2)}"
+    return f"{format_number(mean)}{spread} (n = {num_seeds})"
+
+
 def format_spread(mean: float, std: float | None, num_seeds: int) -> str:
     """Format the mean of a fraction over seeds: `71.90 ± 1.12 % (n = 3)`; without a spread for one seed."""
     if std is None:
@@ -51,6 +61,13 @@ def format_number(value: float | None, digits: int = 4) -> str:
         return f"{value:.{digits - 1}e}"
     decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
     return f"{value:,.{max(0, decimals)}f}"
+
+
+def format_metric(metric: Metric, value: float | None, decimals: int = 2) -> str:
+    """Format a value of a metric: a fraction as a percentage with `decimals`, another with four significant digits."""
+    if metric.is_fraction:
+        return format_percent(value, decimals)
+    return format_number(value)
 
 
 def format_duration(duration_seconds: float | None) -> str:

@@ -5,31 +5,48 @@ from dataclasses import dataclass
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.plugins import Table
+from reslab.spec.task import TargetKind
 
 
 @dataclass(frozen=True)
 class LossType:
-    """A loss: an example, its reference, its numbers (name, minimum, maximum, default) and its choices by name."""
+    """A loss: an example, its reference, its numbers (name, minimum, maximum, default) and its choices by name.
+
+    `targets` are the forms of targets that it takes.
+    """
 
     example: str
     reference: str
     params: tuple[tuple[str, float, float, float | None], ...] = ()
     choices: tuple[str, ...] = ()
+    targets: tuple[TargetKind, ...] = (TargetKind.CLASS,)
 
 
 _LOSSES: dict[str, LossType] = {
-    "cross-entropy": LossType("cross-entropy", "the mean of -sum_c t_c log p_c"),
+    "cross-entropy": LossType(
+        "cross-entropy", "the mean of -sum_c t_c log p_c", targets=(TargetKind.CLASS, TargetKind.MASK)
+    ),
     "bce": LossType(
         "bce(0.2)",
         "a sigmoid for each class (Wightman et al. 2021, Sec. 3.1); targets above the threshold become 1, others 0",
         (("threshold", 0.0, 1.0, None),),
         ("mean", "sum"),
+        (TargetKind.CLASS, TargetKind.MULTI_HOT),
     ),
     "focal": LossType("focal(2)", "Lin et al. 2017, Eq. 4, over a softmax", (("gamma", 0.0, 100.0, 2.0),)),
     "focal-binary": LossType(
         "focal-binary(2,0.25)",
         "Lin et al. 2017, Eq. 5, a sigmoid for each class",
         (("gamma", 0.0, 100.0, 2.0), ("alpha", 0.0, 1.0, 0.25)),
+        targets=(TargetKind.CLASS, TargetKind.MULTI_HOT),
+    ),
+    "mse": LossType("mse", "the mean of (z - t)^2", targets=(TargetKind.VALUES,)),
+    "l1": LossType("l1", "the mean of |z - t|", targets=(TargetKind.VALUES,)),
+    "huber": LossType(
+        "huber(1)",
+        "the mean of (z - t)^2 / 2 up to delta, delta (|z - t| - delta / 2) beyond (Huber 1964, Ann. Math. Stat. 35)",
+        (("delta", 1e-6, 1e6, 1.0),),
+        targets=(TargetKind.VALUES,),
     ),
 }
 LOSSES: Table[LossType] = Table("loss", _LOSSES, is_word_of_grammar=True)

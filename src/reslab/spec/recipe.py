@@ -10,9 +10,9 @@ from reslab.spec.config import expand_keys, override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.loss import parse_class_weights, parse_loss
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration, typical_lr
+from reslab.spec.task import LOSS, TASKS
 from reslab.spec.transform_args import check_transforms
 
-MONITORED_METRICS = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
 UNFREEZE_EXAMPLE = "'head: 0%'"
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%$")
@@ -85,15 +85,19 @@ class EMAConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """End the run once `metric` (`top1` or `loss`) on validation has not improved for `patience` (0: never)."""
+    """End the run once `metric` on validation has not improved for `patience` (0: never).
+
+    `metric` is one of the task's (`top1`, `loss`); empty means the one that selects the weights.
+    """
 
     patience: str = "0 epochs"
-    metric: str = "top1"
+    metric: str = ""
 
     def __post_init__(self) -> None:
         parse_duration(self.patience, "early_stopping.patience")
-        if self.metric not in MONITORED_METRICS:
-            raise unknown_name("early_stopping.metric", self.metric, MONITORED_METRICS)
+        known = {LOSS.name, *(metric.name for task in TASKS.values() for metric in task.metrics)}
+        if self.metric and self.metric not in known:
+            raise unknown_name("early_stopping.metric", self.metric, sorted(known))
 
     @property
     def enabled(self) -> bool:

@@ -35,12 +35,31 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of an evaluation: its key in files, its name for people, its unit and its direction."""
+    """A metric of an evaluation: its key in files, its name for people, its unit and its direction.
+
+    `abbreviation` is its name in a narrow column.
+    """
 
     name: str
     title: str
     unit: Unit = Unit.FRACTION
     higher_is_better: bool = True
+    abbreviation: str = ""
+
+    @property
+    def column(self) -> str:
+        """The heading of a column: the abbreviation, or else the title."""
+        return self.abbreviation or self.title
+
+    @property
+    def superlative(self) -> str:
+        """How people call the best value: highest or lowest."""
+        return "highest" if self.higher_is_better else "lowest"
+
+    @property
+    def is_fraction(self) -> bool:
+        """True if the values are from 0 to 1 and shown as percentages."""
+        return self.unit is Unit.FRACTION
 
     def score(self, value: float) -> float:
         """Return the value with the sign for which higher is better."""
@@ -53,77 +72,94 @@ LOSS = Metric("loss", "loss", Unit.NUMBER, higher_is_better=False)
 
 @dataclass(frozen=True)
 class Task:
-    """A task: the form of its targets, its metrics and its losses.
+    """A task: the form of its targets, its metrics and its loss.
 
-    The first of `metrics` selects the weights, equal values by the loss; those in `train_metrics` are also measured on
-    the training batches. The first of `losses` takes the place of a recipe's loss that does not suit the task.
+    The first of `metrics` selects the weights, equal values by the loss. `train_metrics` are measured on the training
+    batches. `loss` takes the place of a recipe's loss that does not suit the targets.
     """
 
     name: str
     reference: str
     target: TargetKind
     metrics: tuple[Metric, ...]
-    losses: tuple[str, ...]
-    train_metrics: tuple[str, ...] = ()
+    loss: str
+    train_metrics: tuple[Metric, ...]
 
     @property
     def selection_metric(self) -> Metric:
         """The metric that selects the weights of a run."""
         return self.metrics[0]
 
+    @property
+    def train_metric(self) -> Metric:
+        """The first metric of the training batches."""
+        return self.train_metrics[0]
+
     def metric(self, name: str) -> Metric:
-        """Return a metric by its name. Raises ValueError with the nearest name."""
-        metrics = {metric.name: metric for metric in (*self.metrics, LOSS)}
+        """Return a metric by its name, for "" the one that selects the weights. Raises ValueError with the nearest."""
+        metrics = {"": self.selection_metric, **{metric.name: metric for metric in (*self.metrics, LOSS)}}
         if name not in metrics:
-            raise unknown_name(f"metric of the task {self.name}", name, metrics)
+            raise unknown_name(f"metric of the task {self.name}", name, [known for known in metrics if known])
         return metrics[name]
 
 
+_ACCURACY = Metric("top1", "accuracy")
+_MAE = Metric("mae", "mean absolute error", Unit.TARGET, False, "MAE")
+_PIXEL_ACCURACY = Metric("pixel_accuracy", "pixel accuracy", abbreviation="pixels")
 _TASKS = (
     Task(
         "classification",
         "one class an image (Krizhevsky, Sutskever, Hinton 2012, ImageNet Classification with Deep CNNs)",
         TargetKind.CLASS,
-        (Metric("top1", "accuracy"), Metric("top5", "top-5 accuracy")),
-        ("cross-entropy", "bce", "focal", "focal-binary"),
-        ("top1",),
+        (_ACCURACY, Metric("top5", "top-5 accuracy", abbreviation="top-5")),
+        "cross-entropy",
+        (_ACCURACY,),
     ),
     Task(
         "multi-label",
         "any number of classes an image (Everingham et al. 2010, The PASCAL VOC Challenge, Sec. 4.1)",
         TargetKind.MULTI_HOT,
         (
-            Metric("map", "mean average precision"),
+            Metric("map", "mean average precision", abbreviation="mAP"),
             Metric("f1_micro", "F1, micro average"),
             Metric("f1_macro", "F1, macro average"),
-            Metric("exact_match", "images with all classes right"),
+            Metric("exact_match", "exact match"),
         ),
-        ("bce", "focal-binary"),
-        ("label_accuracy",),
+        "bce",
+        (Metric("label_accuracy", "label accuracy", abbreviation="labels"),),
     ),
     Task(
         "regression",
         "numbers an image (Lathuilière et al. 2020, A Comprehensive Analysis of Deep Regression)",
         TargetKind.VALUES,
         (
-            Metric("mae", "mean absolute error", Unit.TARGET, higher_is_better=False),
-            Metric("rmse", "root mean squared error", Unit.TARGET, higher_is_better=False),
+            _MAE,
+            Metric("rmse", "root mean squared error", Unit.TARGET, False, "RMSE"),
             Metric("r2", "R²", Unit.NUMBER),
         ),
-        ("mse", "l1", "huber"),
-        ("mae",),
+        "mse",
+        (_MAE,),
     ),
     Task(
         "segmentation",
         "the class of each pixel (Long, Shelhamer, Darrell 2015, Fully Convolutional Networks)",
         TargetKind.MASK,
-        (Metric("miou", "mean IoU"), Metric("pixel_accuracy", "pixel accuracy")),
-        ("cross-entropy",),
-        ("pixel_accuracy",),
+        (Metric("miou", "mean IoU", abbreviation="mIoU"), _PIXEL_ACCURACY),
+        "cross-entropy",
+        (_PIXEL_ACCURACY,),
     ),
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})
 DEFAULT_TASK = "classification"
+
+
+def all_metrics() -> tuple[Metric, ...]:
+    """Return the loss and every metric of the tasks, each name once."""
+    metrics = {LOSS.name: LOSS}
+    for task in TASKS.values():
+        for metric in (*task.metrics, *task.train_metrics):
+            metrics.setdefault(metric.name, metric)
+    return tuple(metrics.values())
 
 
 def find_task(name: str) -> Task:

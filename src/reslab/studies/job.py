@@ -25,6 +25,7 @@ from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
 from reslab.studies.resolve import ResolvedRow, model_cost
 from reslab.studies.run_metrics import evaluation_metrics, last_step_model, measure_run
 from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore, training_identity
+from reslab.training.evaluation.classification import require_classification
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
@@ -313,4 +314,5 @@ def _evaluate_ensemble(ensemble: Ensemble, context: JobContext) -> dict[str, flo
     runs = [run for job in ensemble.members if (run := context.store.entry(job.key).run) is not None]
     data = reopen_data(runs[0].metadata["data"], None, context.data_dir)
     models = [last_step_model(run) for run in runs]
-    return evaluation_metrics(evaluate(models, data, tta=ensemble.row.tta, device=context.device))
+    evaluation = evaluate(models, data, tta=ensemble.row.tta, device=context.device)
+    return evaluation_metrics(require_classification(evaluation, "a study"))

@@ -17,11 +17,13 @@ from reslab.studies.plan import StudyJob
 from reslab.studies.store import EntryMetadata, EntryStatus
 from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
-from reslab.training.evaluation.loop import Evaluation, evaluate_batches
+from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.run import Run, load
 from reslab.training.run_data import reopen_data
+from reslab.training.tasks.classification import Classification
 
 DEFAULT_TRAIN_ERROR = 20.0
 
@@ -96,7 +98,7 @@ def last_step_model(run: Run) -> nn.Module:
     return model
 
 
-def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+def evaluation_metrics(evaluation: ClassificationEvaluation) -> dict[str, float]:
     """Return the errors, in percent, and the loss of an evaluation on the test split."""
     return _error_metrics(evaluation.top1, evaluation.top5, evaluation.loss)
 
@@ -119,13 +121,13 @@ class _RunEvaluator:
     def __init__(self, model: nn.Module, data: DatasetSplits, device: torch.device, batch_size: int, seed: int) -> None:
         self.model, self.data, self.device, self.batch_size, self.seed = model, data, device, batch_size, seed
 
-    def evaluate(self, split: str, tta: str = "") -> Evaluation:
+    def evaluate(self, split: str, tta: str = "") -> ClassificationEvaluation:
         """Evaluate in eval mode, with test-time augmentation if `tta` is set."""
         model = TTATransforms(self.model, tta) if tta else self.model
         with deterministic_mode():
             return self._evaluate(model, split, EVAL_BATCH_SIZE)
 
-    def evaluate_by_batch(self, split: str) -> Evaluation:
+    def evaluate_by_batch(self, split: str) -> ClassificationEvaluation:
         """Evaluate in training mode, as a model that never enters eval mode: norms use the statistics of each batch.
 
         The batches have the size of the recipe's, dropout is on, and the running statistics do not change.
@@ -136,9 +138,12 @@ class _RunEvaluator:
             stack.enter_context(temporary_seed(step_seed(self.seed, -2)))
             return self._evaluate(_AlwaysTraining(self.model), split, self.batch_size)
 
-    def _evaluate(self, model: nn.Module, split: str, batch_size: int) -> Evaluation:
+    def _evaluate(self, model: nn.Module, split: str, batch_size: int) -> ClassificationEvaluation:
         loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
-        return evaluate_batches(model, loader, self.data.num_classes, nn.functional.cross_entropy, split)
+        evaluation: ClassificationEvaluation = evaluate_batches(
+            model, loader, Classification(self.data.classes), split=split
+        )
+        return evaluation
 
 
 class _AlwaysTraining(nn.Module):

@@ -87,16 +87,14 @@ _READ_ERRORS = (
 
 @dataclass
 class BestWeights:
-    """The weights with the best validation score so far."""
+    """The weights with the best validation score so far: the metric of the task, and the loss among equal ones.
+
+    In both higher is better (`Evaluation.score`).
+    """
 
     step: int
-    num_correct: int
-    loss: float
+    score: tuple[float, float]
     weights: dict[str, torch.Tensor]
-
-    def is_worse_than(self, num_correct: int, loss: float) -> bool:
-        """Return True if more correct samples, or as many at a lower loss, are better than these weights."""
-        return (num_correct, -loss) > (self.num_correct, -self.loss)
 
 
 @dataclass

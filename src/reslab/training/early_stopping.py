@@ -7,7 +7,8 @@ from typing import Any
 
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
-from reslab.training.evaluation.loop import Evaluation
+from reslab.spec.task import Task
+from reslab.training.evaluation.evaluation import Evaluation
 
 
 class StopReason(enum.StrEnum):
@@ -51,14 +52,14 @@ class PatienceCounter:
 
 
 class EarlyStopping:
-    """Stops a run after `patience` evaluations in a row whose error (or loss) was not below the minimum before.
+    """Stops a run after `patience` evaluations in a row in which the recipe's metric was not better than before.
 
     Prechelt 1998, "Early stopping, but when?", criterion UP without its strips. The evaluations are at the end of each
     epoch; a patience between two of them is rounded up. Off if the recipe's patience is 0.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        self.metric = recipe.early_stopping.metric
+    def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int) -> None:
+        self.metric = task.metric(recipe.early_stopping.metric)
         num_steps = parse_duration(recipe.early_stopping.patience).num_steps(steps_per_epoch)
         self._patience_counter = PatienceCounter(math.ceil(num_steps / steps_per_epoch)) if num_steps else None
         self._best_step = 0
@@ -69,9 +70,7 @@ class EarlyStopping:
         if self._patience_counter is None:
             return
         previous_best = self._patience_counter.best
-        self.should_stop = self._patience_counter.update(
-            evaluation.loss if self.metric == "loss" else 1 - evaluation.top1
-        )
+        self.should_stop = self._patience_counter.update(-evaluation.score_of(self.metric))
         if self._patience_counter.best < previous_best:
             self._best_step = step
 
@@ -84,11 +83,10 @@ class EarlyStopping:
         """Return a description for people of why a run ended after `step` of `total_steps` steps."""
         if not self.should_stop or self._patience_counter is None:
             return f"completed all {total_steps} steps"
-        metric_name = {"loss": "loss", "top1": "accuracy"}[self.metric]
         count_text = f"{self._patience_counter.num_bad} evaluation{'s' * (self._patience_counter.num_bad != 1)}"
         return (
-            f"stopped early after step {step} of {total_steps}: the {metric_name} on the validation split was best "
-            f"after step {self._best_step} and did not improve in {count_text} since"
+            f"stopped early after step {step} of {total_steps}: the {self.metric.title} on the validation split "
+            f"was best after step {self._best_step} and did not improve in {count_text} since"
         )
 
     def state_dict(self) -> dict[str, Any] | None:

@@ -25,10 +25,12 @@ from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
 from reslab.training.evaluation.loop import check_loss, check_output_type
 from reslab.training.freezing import Freezing
 from reslab.training.losses import DistillationLoss, LossFn, weight_penalty
-from reslab.training.meters import TrainMeter, count_correct
+from reslab.training.meters import TrainMeter
 from reslab.training.optim.factory import set_lr
 
 TensorFn = Callable[[Tensor], Tensor]
+BatchMetrics = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""From the outputs and targets of a batch to metrics by name, as of `TaskType.batch_metrics`."""
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,7 +43,7 @@ class TrainStep:
     `grad_accum_steps` micro-batches, clipped to the norm `clip_grad_norm` if that is above 0 (Pascanu et al. 2013,
     Alg. 1); `l1` and `l2` above 0 penalize the weights. `scaler` keeps fp16's small gradients above zero.
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
-    (torch's DistributedDataParallel).
+    (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss.
     """
 
     precision: str = "float32"
@@ -53,11 +55,12 @@ class TrainStep:
     l1: float = 0.0
     l2: float = 0.0
     ddp_model: nn.Module | None = None
+    batch_metrics: BatchMetrics | None = None
 
     def run(
         self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        """Take one step; return the metrics before it: the mean `loss`, and as `top1` the number of correct samples."""
+        """Take one step; return the metrics before it: the mean `loss`, and those of `batch_metrics`."""
         optimizer.zero_grad(set_to_none=True)
         loss_value, outputs = self.backward(model, loss, x, y)
         if self.scaler is not None:
@@ -69,7 +72,7 @@ class TrainStep:
         else:
             self.scaler.step(optimizer)  # skipped if a gradient overflowed; `update` then lowers the scale
             self.scaler.update()
-        return {"loss": loss_value, "top1": count_correct(outputs, y)}
+        return {"loss": loss_value, **(self.batch_metrics(outputs, y) if self.batch_metrics else {})}
 
     def backward(self, model: nn.Module, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradient of the mean loss over the batch to the parameters'; return the loss and the outputs."""
@@ -123,9 +126,9 @@ def grad_scaler_state(scaler: GradScaler | None) -> dict[str, Any] | None:
 
 
 class BatchLoader(Protocol):
-    """Training batches as a function of the step: x float32 (N, C, H, W), y and indices int64 (N,).
+    """Training batches as a function of the step: x float32 (N, C, H, W), y the targets, indices int64 (N,).
 
-    With mixup or cutmix, y are class probabilities, float32 (N, classes).
+    In classification y is int64 (N,), or with mixup or cutmix class probabilities, float32 (N, classes).
     """
 
     num_steps_per_epoch: int

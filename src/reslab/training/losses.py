@@ -1,4 +1,4 @@
-"""Losses of logits (N, C) and targets, either class indices (N,) or class probabilities (N, C).
+"""Losses of logits (N, C) and targets: class indices (N,), class probabilities (N, C), or numbers in regression.
 
 Every loss is a mean over the N samples, so that the mean of the losses of equal micro-batches or ranks is the loss
 of the whole batch. Also here: weight penalties and knowledge distillation.
@@ -6,6 +6,7 @@ of the whole batch. Also here: weight penalties and knowledge distillation.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.loss import LOSSES, LossSpec, LossType, parse_class_weights, parse_loss
 from reslab.spec.params import signature_params
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import TargetKind
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -145,7 +147,8 @@ def register_loss(name: str, *, reference: str = "") -> Callable[[LossFunctionT]
             )
         numbers = tuple((param.name, param.low, param.high, float(param.default or 0)) for param in params)
         example = f"{name}({','.join(f'{default:g}' for *_, default in numbers)})" if numbers else name
-        LOSSES.register(name, LossType(example, reference, numbers), function)
+        targets = (TargetKind.CLASS, TargetKind.MULTI_HOT)
+        LOSSES.register(name, LossType(example, reference, numbers, targets=targets), function)
         _LOSS_FUNCTIONS[name] = function
         return function
 
@@ -187,6 +190,9 @@ def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None =
         "bce": lambda spec: BinaryCrossEntropy(spec.params[0], spec.choice == "sum", smoothing, weights),
         "focal": lambda spec: FocalLoss(spec.params[0] or 0.0, smoothing, weights),
         "focal-binary": lambda spec: BinaryFocalLoss(spec.params[0] or 0.0, spec.params[1] or 0.0, smoothing, weights),
+        "mse": lambda _: functional.mse_loss,
+        "l1": lambda _: functional.l1_loss,
+        "huber": lambda spec: partial(functional.huber_loss, delta=spec.params[0] or 1.0),
     }
     return builders[spec.name](spec)
 

@@ -127,8 +127,8 @@ class TrainMeter:
 TrainRecords = Sequence[Mapping[str, Any]]
 
 
-def last_epoch_averages(records: TrainRecords, steps_per_epoch: int) -> dict[str, float]:
-    """Return `train_loss_running` and `train_top1_running`, averages over the steps of the last epoch.
+def last_epoch_averages(records: TrainRecords, steps_per_epoch: int, names: Sequence[str]) -> dict[str, float]:
+    """Return `train_NAME_running` of the loss and the named metrics, averages over the steps of the last epoch.
 
     Each step counts with the weights it had and in training mode; empty if no step was taken. This is what tutorials
     print as training loss and accuracy (Zhang et al., Dive into Deep Learning, train_ch6); the final weights do better
@@ -142,7 +142,7 @@ def last_epoch_averages(records: TrainRecords, steps_per_epoch: int) -> dict[str
     total_steps = sum(num_steps for _, num_steps in epoch_windows)
     return {
         f"train_{name}_running": sum(record[name] * num_steps for record, num_steps in epoch_windows) / total_steps
-        for name in ("loss", "top1")
+        for name in ("loss", *names)
     }
 
 

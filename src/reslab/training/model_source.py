@@ -202,7 +202,7 @@ def _run_graph(run: Run, path: Path) -> GraphModel:
     model = GraphModel(path, _recorded_arch(record))
     temperature = (run.metadata.get("temperature") or {}).get("value")
     preprocess = from_dict(Preprocess, run.metadata["data"]["preprocess"])
-    model.set_metadata(classes=run.classes, preprocess=preprocess, temperature=temperature)
+    model.set_metadata(classes=run.classes, preprocess=preprocess, temperature=temperature, task=run.metadata["task"])
     return model
 
 
@@ -224,7 +224,12 @@ def open_graph(path: Path) -> GraphModel:
         arch = ModuleArch(str(report["model"]), int(report["num_classes"]), channels, (height, width))
         preprocess = from_dict(Preprocess, report["preprocess"]) if report["preprocess"] else None
         model = GraphModel(path, arch, str(report["precision"]))
-        model.set_metadata(classes=report["classes"], preprocess=preprocess, temperature=report["temperature"])
+        model.set_metadata(
+            classes=report["classes"],
+            preprocess=preprocess,
+            temperature=report["temperature"],
+            task=report.get("task"),
+        )
     except FileNotFoundError:
         raise invalid(f"the report {report_path.name} beside the graph", f"{path} alone", next_step=step) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -258,6 +263,7 @@ def _wrap_module(
         classes=header.get("classes"),
         preprocess=from_dict(Preprocess, preprocess) if preprocess else None,
         temperature=(header.get("temperature") or {}).get("value"),
+        task=header.get("task"),
     )
     return network
 

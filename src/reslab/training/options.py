@@ -75,6 +75,7 @@ class TrainOptions:
     num_images: int | None = None
     snapshot_every: str | None = None
     auto_batch: bool = False
+    task: str | None = None
     transform_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, descr
 from reslab.training.run import Run
 from reslab.training.run_data import infer_input_size, reopen_data
 from reslab.training.setup import TrainSetup, build_train_loop, create_model_quietly
+from reslab.training.tasks.registry import restore_task
 
 _SIZE_KEYS = ("image_size", "train_transform", "eval_transform")
 
@@ -54,17 +55,19 @@ def reopen_run(
     _check_options(options, run.metadata)
     recipe = _resume_recipe(options, run)
     data = reopen_data(run.metadata["data"], options.data, options.data_dir)
+    task = restore_task(run.metadata["task"], data.classes)
     loop = build_train_loop(
         _resume_model(options, run),
         recipe,
         data,
+        task,
         seed=run.metadata["seed"],
         process_group=process_group,
         workers=workers,
         custom_loss=options.loss,
         transform_functions=options.transform_functions,
     )
-    return TrainSetup(run, data, recipe, infer_input_size(data), loop)
+    return TrainSetup(run, data, recipe, infer_input_size(data), loop, task)
 
 
 def _check_duration(setup: TrainSetup) -> None:
@@ -80,6 +83,7 @@ def _check_duration(setup: TrainSetup) -> None:
 def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
     pairs = {
         "seed": (options.seed, metadata["seed"]),
+        "task": (options.task, metadata["task"]["name"]),
         "val_fraction": (options.val_fraction, metadata["val_fraction"]),
         "num_images": (options.num_images, metadata["data"]["split_record"].get("num_images")),
         "pretrained": (describe_pretrained(options.pretrained), metadata["pretrained"]),

@@ -27,6 +27,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
+from reslab.spec.task import Task, find_task
 from reslab.spec.zoo import ARCHS
 from reslab.training.run_log import RunLog
 
@@ -147,13 +148,20 @@ class Run:
         return self.metadata.get("result")
 
     @property
-    def top1(self) -> float | None:
-        """The accuracy of the final weights on the evaluation split, a fraction; None before the end."""
-        return None if self.result is None else self.result["top1"]
+    def task(self) -> Task:
+        """The task that the run was trained for. Raises ValueError for one whose plugin is not loaded."""
+        return find_task(self.metadata["task"]["name"])
+
+    @property
+    def main_metric(self) -> float | None:
+        """The task's selection metric of the final weights on the evaluation split; None before the end."""
+        return None if self.result is None else self.result.get(self.task.selection_metric.name)
 
     def __repr__(self) -> str:
         model, data = self.metadata["model"]["name"], self.metadata["data"]["name"]
-        status = "not finished" if self.top1 is None else f"top1 {self.top1:.4f}"
+        status = "not finished"
+        if self.main_metric is not None:
+            status = f"{self.task.selection_metric.name} {self.main_metric:.4f}"
         return f"Run({str(self.path)!r}: {model} on {data}, {status})"
 
     def _repr_html_(self) -> str:
@@ -173,6 +181,7 @@ def weights_header(run: Run) -> dict[str, Any]:
         "seed": run.metadata["seed"],
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
+        "task": run.metadata["task"],
         **({"module": run.metadata["model"]} if run.metadata["model"]["arch"] is None else {}),
     }
 
@@ -230,6 +239,8 @@ _METADATA_TYPES: dict[str, tuple[type, ...]] = {
     "val_fraction": (int, float, _NONE),
     "pretrained": (str, _NONE),
     "loss": (str, _NONE),
+    "task": (dict,),
+    "task.name": (str,),
 }
 _OPTIONAL_TYPES: dict[str, tuple[type, ...]] = {
     "result": (dict, _NONE),
@@ -241,7 +252,7 @@ _OPTIONAL_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (dict, _NONE),
     "plugins": (dict,),
 }
-_RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.top1": (int, float), "result.loss": (int, float)}
+_RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.num_samples": (int,), "result.loss": (int, float)}
 
 
 def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:

@@ -20,6 +20,7 @@ from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
+from reslab.spec.task import find_task
 
 DEFAULT_DATA = "digits"
 
@@ -34,11 +35,13 @@ def open_train_data(
     num_images: int | None = None,
     is_default_fraction: bool = False,
     dims: int = 2,
+    task: str | None = None,
 ) -> DatasetSplits:
     """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
     `dims`: 1 for tensors of signals, 3 for volumes. `num_images` limits the training images, with the same fraction of
-    each class; `columns` names a CSV file's columns. `is_default_fraction` is that of `open_dataset`.
+    each class; `columns` names a CSV file's columns. `is_default_fraction` is that of `open_dataset`; `task` the one
+    that the data are for, by default the one that they suit. Raises ValueError if they suit another.
     """
     if isinstance(data, DatasetSplits):
         dataset = data
@@ -50,9 +53,14 @@ def open_train_data(
             skip_bad_images=skip_bad_images,
             columns=columns,
             is_default_fraction=is_default_fraction,
+            task=task,
         )
     else:
-        dataset = as_dataset(data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims)
+        dataset = as_dataset(
+            data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims, task=task
+        )
+    if task is not None and find_task(task).name != dataset.task:
+        raise invalid(f"data of the task {task}", f"{dataset.name}, data of the task {dataset.task}")
     return dataset if num_images is None else stratified_subset(dataset, num_images)
 
 

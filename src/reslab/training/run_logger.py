@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reslab.spec.errors import invalid
+from reslab.spec.task import all_metrics
 from reslab.training.run import Run
 
 LogCallback = Callable[[dict[str, Any]], None]
@@ -59,14 +60,20 @@ def format_record(record: dict[str, Any]) -> str:
     position = f"epoch {record['epoch']:.2f}" if "epoch" in record else f"step {record['step']:,}"
     if kind == "train":
         speed_text = f"{record['images_per_second']:,.0f} images/s"
-        return f"{position}: loss {record['loss']:.4f}, accuracy {record['top1']:.4f}, {speed_text}"
+        return f"{position}: {_metrics_text(record)}, {speed_text}"
     if kind == "eval":
-        return f"{position}: on {record['split']} loss {record['loss']:.4f}, accuracy {record['top1']:.4f}"
+        return f"{position}: on {record['split']} {_metrics_text(record)}"
     if kind == "phase":
         return f"{position}: training {', '.join(record['trained'])} ({record['num_trained_params']:,} parameters)"
     return f"{position}: " + ", ".join(
         f"{name} {value}" for name, value in record.items() if name not in ("kind", "step")
     )
+
+
+def _metrics_text(record: dict[str, Any]) -> str:
+    """Return the metrics of a record that tasks have: `loss 0.1234, accuracy 0.9800`."""
+    titles = {metric.name: metric.title for metric in all_metrics()}
+    return ", ".join(f"{titles[name]} {value:.4f}" for name, value in record.items() if name in titles)
 
 
 _NON_SCALAR_KEYS = ("kind", "split", "step")

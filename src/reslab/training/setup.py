@@ -28,10 +28,11 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
+from reslab.spec.task import Task
 from reslab.spec.toml_files import find_recipe
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
-from reslab.training.evaluation.loop import check_loss, check_outputs, precision_advice
+from reslab.training.evaluation.loop import check_loss, check_output_type, precision_advice
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -43,7 +44,7 @@ from reslab.training.image_size import (
     fixed_image_size,
 )
 from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler
-from reslab.training.losses import DistillationLoss, LossFn, build_loss, compute_class_weights, prepare_teacher
+from reslab.training.losses import DistillationLoss, LossFn, prepare_teacher
 from reslab.training.model_source import build_published, load_state
 from reslab.training.nonfinite import is_finite, non_finite_images
 from reslab.training.optim.factory import build_optimizer
@@ -71,6 +72,9 @@ from reslab.training.run_data import (
     make_train_loader,
     open_train_data,
 )
+from reslab.training.tasks.recipe import fit_recipe
+from reslab.training.tasks.registry import find_task_type
+from reslab.training.tasks.task_type import TaskType
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class TrainSetup:
     recipe: Recipe
     input_size: tuple[int, ...]
     loop: TrainLoop
+    task: TaskType
     messages: tuple[str, ...] = ()
 
 
@@ -104,7 +109,9 @@ def setup_run(
         num_images=options.num_images,
         is_default_fraction=options.is_default_fraction,
         dims=dims,
+        task=options.task,
     )
+    task = find_task_type(data.task).for_data(data)
     defaults = recipe_defaults(options)
     described = described_size(options.model, options.arch_overrides)
     image_size = choose_image_size(data, defaults, options.recipe_overrides, described)
@@ -115,18 +122,19 @@ def setup_run(
     model, pretrained, messages = build_model(options, data, input_size, seed)
     factory = module_factory(options, data.num_classes, input_size)
     data = _use_pretrained_preprocess(data, model)
-    recipe, recipe_messages = _resolve_recipe(options, data, input_size, bool(pretrained), image_size)
+    recipe, recipe_messages = _resolve_recipe(options, data, task.spec, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
     warning_messages = filter(None, [data.decode_warning_text])
     data_messages = (*_skipped_messages(data), *warning_messages, *data.messages, *_imbalance_messages(data, recipe))
     messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     _check_monitor_split(recipe, data)
     check_finite_start(model, data)
-    check_module(model, options.loss, data, input_size)
+    check_module(model, options.loss, task, input_size)
     loop = build_train_loop(
         model,
         recipe,
         data,
+        task,
         seed=seed,
         process_group=process_group,
         workers=workers,
@@ -142,6 +150,7 @@ def setup_run(
         "pretrained": pretrained,
         "recipe": to_dict(recipe),
         "loss": qualified_name(options.loss),
+        "task": task.to_dict(),
         "data": data_metadata(data, options.data, options.data_dir),
         "val_fraction": options.val_fraction,
         "seed": seed,
@@ -156,13 +165,14 @@ def setup_run(
         "world_size": process_group.world_size,
     }
     path = Path(output) if output is not None else make_run_path(metadata["model"]["name"], data.name)
-    return TrainSetup(Run.create(path, metadata), data, recipe, input_size, loop, messages)
+    return TrainSetup(Run.create(path, metadata), data, recipe, input_size, loop, task, messages)
 
 
 def build_train_loop(
     model: nn.Module,
     recipe: Recipe,
     data: DatasetSplits,
+    task: TaskType,
     *,
     seed: int,
     process_group: ProcessGroup,
@@ -177,7 +187,7 @@ def build_train_loop(
     """
     device = process_group.device
     if isinstance(model, ResidualNetwork):
-        model.set_metadata(classes=data.classes, preprocess=data.preprocess)
+        model.set_metadata(classes=data.classes, preprocess=data.preprocess, task=task.to_dict())
     if recipe.activation_checkpointing:
         require_blocks(model)
     model = model.to(device)
@@ -195,11 +205,12 @@ def build_train_loop(
         scaler=make_grad_scaler(recipe.precision, device),
         l1=recipe.l1,
         l2=recipe.l2,
+        batch_metrics=task.batch_metrics,
     )
     return TrainLoop(
         model=model,
         loader=loader,
-        loss=build_train_loss(recipe, data, device, custom_loss),
+        loss=build_train_loss(recipe, data, task, device, custom_loss),
         optimizer=build_optimizer(model, recipe.optimizer),
         train_step=train_step,
         freezing=Freezing(
@@ -216,41 +227,51 @@ def build_train_loop(
 
 
 def build_train_loss(
-    recipe: Recipe, data: DatasetSplits, device: torch.device | str, custom_loss: LossFn | None = None
+    recipe: Recipe,
+    data: DatasetSplits,
+    task: TaskType,
+    device: torch.device | str,
+    custom_loss: LossFn | None = None,
 ) -> LossFn:
     """Return the recipe's loss (or the user's in its place), with distillation if the recipe names a teacher.
 
-    Raises ValueError if the class weights or the teacher do not fit the data.
+    Raises ValueError if the class weights or the teacher do not fit the data or the task.
     """
-    weights = compute_class_weights(recipe.class_weights, data.split("train").labels, data.classes)
-    weights = None if weights is None else weights.to(device, torch.float32)
-    loss = custom_loss or build_loss(recipe.loss, recipe.label_smoothing, weights)
+    loss = custom_loss or task.build_loss(recipe, data, device)
     distill = recipe.distill
     if not distill.teacher:
         return loss
+    if not task.can_distill:
+        got = f"the task {task.spec.name}"
+        raise invalid("a task with logits over classes to imitate a teacher", got, next_step="leave distill out")
     teacher = prepare_teacher(load(distill.teacher, device), data, distill.teacher)
     return DistillationLoss(loss, teacher, distill.alpha, distill.temperature)  # type: ignore[return-value]
 
 
-def check_module(model: nn.Module, custom_loss: LossFn | None, data: DatasetSplits, input_size: Sequence[int]) -> None:
+def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, input_size: Sequence[int]) -> None:
     """Try a user's own module or loss on two images of zeros. Raises ValueError if it does not fit the data."""
     if isinstance(model, ResidualNetwork) and custom_loss is None:
         return
     was_training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
-    images, labels = torch.zeros((2, *input_size), device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    images, targets = torch.zeros((2, *input_size), device=device), task.example_targets(2, device)
     try:
         with torch.no_grad():
             advice = precision_advice(model, images.dtype)
             with _user_code(f"a network that takes images {tuple(images.shape)} in {images.dtype}", advice):
-                outputs = model(images)
-            check_outputs(outputs, data.num_classes)
+                outputs = check_output_type(model(images))
+            task.check_outputs(outputs)
             if custom_loss is not None:
-                with _user_code(f"loss(outputs, labels) of outputs {tuple(outputs.shape)} and labels (2,) in int64"):
-                    loss_value = custom_loss(outputs, labels)
+                shapes = f"outputs {tuple(outputs.shape)} and labels {_describe_shape(targets)}"
+                with _user_code(f"loss(outputs, labels) of {shapes}"):
+                    loss_value = custom_loss(outputs, targets)
                 check_loss(loss_value)
     finally:
         model.train(was_training)
+
+
+def _describe_shape(targets: torch.Tensor) -> str:
+    return f"{str(tuple(targets.shape)).replace(' ', '')} in {str(targets.dtype).removeprefix('torch.')}"
 
 
 @contextlib.contextmanager
@@ -443,7 +464,12 @@ def _use_pretrained_preprocess(data: DatasetSplits, model: nn.Module) -> Dataset
 
 
 def _resolve_recipe(
-    options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], pretrained: bool, image_size: ImageSize
+    options: TrainOptions,
+    data: DatasetSplits,
+    task: Task,
+    input_size: tuple[int, ...],
+    pretrained: bool,
+    image_size: ImageSize,
 ) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe with the user's overrides and the run's image size, and messages for the user.
 
@@ -455,7 +481,8 @@ def _resolve_recipe(
         base = default_recipe(data.name, input_size, pretrained, resized)
     base = find_recipe(base) if isinstance(base, str) else base
     recipe, messages = apply_recipe_overrides(base, options.recipe_overrides)
-    recipe = _fit_recipe(recipe, options, data, image_size)
+    recipe, task_messages = fit_recipe(recipe, task, options.recipe_overrides if options.loss is None else {})
+    recipe, messages = _fit_recipe(recipe, options, data, image_size), (*messages, *task_messages)
     num_samples = len(data.split("train"))
     if recipe.batch_size > num_samples:
         if "batch_size" in options.recipe_overrides:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
-from reslab.training.evaluation.loop import Evaluation
-from reslab.training.evaluation.predictions_file import save_predicted_classes
+from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.predictions_file import save_predicted_labels
 from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
 from reslab.training.model_source import GRAPH_FILE
@@ -41,6 +42,7 @@ from reslab.training.run_logger import (
 )
 from reslab.training.run_report import write_report
 from reslab.training.setup import TrainSetup, setup_run
+from reslab.training.tasks.task_type import TaskType
 from reslab.training.trainer import StepEndHook, Trainer
 from reslab.training.weight_averaging import SelectedWeights
 
@@ -62,6 +64,7 @@ def train(
     pretrained: Pretrained | None = None,
     allow_extra: bool = False,
     loss: LossFn | None = None,
+    task: str | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     num_images: int | None = None,
@@ -87,8 +90,10 @@ def train(
     `image_size` (pixels) sets the size of training and evaluation images and the network's described input size.
     `train_transform` is an expression, a function from one image (C, H, W) in uint8 to another, or a list of both;
     a function runs under a seed of its own for every sample, and a resumed run needs it again.
-    `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images. `columns` names the columns
-    of a CSV file, as of `open_dataset`. `allow_extra` accepts `pretrained` weights with entries that the network lacks.
+    `task` is what the network predicts: `classification`, `multi-label`, `regression` or `segmentation`, by default the
+    one that the data suit. `loss(outputs, labels)` replaces the recipe's loss. `num_images` limits the training images.
+    `columns` names the columns of a CSV file, as of `open_dataset`. `allow_extra` accepts `pretrained` weights with
+    entries that the network lacks.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
     change. The weights kept are the best on the validation split, or else the last; `snapshot_every` (`"1 epoch"`,
@@ -124,6 +129,7 @@ def train(
         pretrained=pretrained,
         allow_extra=allow_extra,
         loss=loss,
+        task=task,
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
@@ -298,6 +304,7 @@ def _start_record(trainer: Trainer) -> dict[str, Any]:
         "batch_size": trainer.recipe.batch_size,
         "world_size": trainer.process_group.world_size,
         "precision": trainer.recipe.precision,
+        "task": trainer.task.spec.name,
         "device": str(trainer.evaluator.device),
         "step": trainer.step,
         "total_steps": trainer.total_steps,
@@ -323,13 +330,18 @@ def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
     """Select the weights, evaluate them on the evaluation split, write the result and the report."""
     trainer.model.to(memory_format=torch.contiguous_format)
     selected = trainer.select_weights()
-    evaluation = trainer.evaluator.evaluate(trainer.evaluator.data.eval_split, keep_probabilities=True)
+    evaluation = trainer.evaluator.evaluate(trainer.evaluator.data.eval_split, keep_predictions=True)
     val_evaluation = _evaluate_val(trainer, evaluation)
+    task = trainer.task if val_evaluation is None else trainer.task.fitted_to(val_evaluation)
+    if task != trainer.task:
+        evaluator = replace(trainer.evaluator, task=task)
+        evaluation = evaluator.evaluate(evaluation.split, keep_predictions=True)
     train_evaluation = trainer.evaluator.evaluate("train") if trainer.recipe.eval_train else None
     trainer.process_group.run_on_main(
         lambda: _write_results(
             trainer,
             setup,
+            task,
             selected=selected,
             evaluation=evaluation,
             val_evaluation=val_evaluation,
@@ -357,12 +369,13 @@ def _evaluate_val(trainer: Trainer, evaluation: Evaluation) -> Evaluation | None
     """Evaluate the selected weights on the validation split, for the temperature; None if there is none."""
     if evaluation.split == "val" or "val" not in trainer.evaluator.data.splits:
         return evaluation if evaluation.split == "val" else None
-    return trainer.evaluator.evaluate("val", keep_probabilities=True)
+    return trainer.evaluator.evaluate("val", keep_predictions=True)
 
 
 def _write_results(
     trainer: Trainer,
     setup: TrainSetup,
+    task: TaskType,
     *,
     selected: SelectedWeights,
     evaluation: Evaluation,
@@ -370,7 +383,8 @@ def _write_results(
     train_evaluation: Evaluation | None,
 ) -> None:
     """Write model.safetensors, predictions.npz, the result in run.json, and report.html."""
-    run, model, data = trainer.run, trainer.model, trainer.evaluator.data
+    run, model = trainer.run, trainer.model
+    run.update(task=task.to_dict())
     metrics = {**evaluation.to_dict(), "split": evaluation.split, **selected.to_metadata()}
     metadata = {"metrics": metrics, **selected.to_metadata(), **weights_header(run)}
     with disk_full_guard(run.weights_path):
@@ -378,11 +392,10 @@ def _write_results(
     interim_weights_path(run).unlink(missing_ok=True)
     if run.arch is None:
         _write_graph(trainer, setup.input_size)
-    save_predicted_classes(run.predictions_path, evaluation)
+    save_predicted_labels(run.predictions_path, evaluation)
     records = run.log.records()
-    train_metrics = (
-        {} if train_evaluation is None else {"train_loss": train_evaluation.loss, "train_top1": train_evaluation.top1}
-    )
+    train_metric_names = [metric.name for metric in task.spec.train_metrics]
+    train_metrics = {} if train_evaluation is None else train_evaluation.metrics
     run.update(
         result={
             **metrics,
@@ -393,10 +406,11 @@ def _write_results(
             "train_seconds": trainer.train_seconds,
             "images_per_second": trainer.step * trainer.recipe.batch_size / max(trainer.train_seconds, 1e-9),
             "compute_images_per_second": throughput_without_loading(records),
-            **last_epoch_averages(records, trainer.steps_per_epoch),
-            **train_metrics,
+            **last_epoch_averages(records, trainer.steps_per_epoch, train_metric_names),
+            **{f"train_{name}": value for name, value in train_metrics.items() if value is not None},
         }
     )
     if "temperature" in run.metadata:  # it was fitted to the weights of before
         run.update(temperature=None)
-    write_report(run, model, data, evaluation=evaluation, input_size=setup.input_size, val_evaluation=val_evaluation)
+    results = task.results(evaluation, val_evaluation)
+    write_report(run, model, evaluation, results, input_size=setup.input_size)

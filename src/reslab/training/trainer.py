@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.interrupts import InterruptHandler
@@ -57,7 +56,7 @@ class Trainer:
         hook_every_steps: int = 0,
         save_every_seconds: float = 60.0,
     ) -> None:
-        self.run, self.recipe, self.logger = setup.run, setup.recipe, logger
+        self.run, self.recipe, self.task, self.logger = setup.run, setup.recipe, setup.task, logger
         self.on_step_end, self.hook_every_steps = on_step_end, hook_every_steps
         self.save_every_seconds = save_every_seconds
         self._step_backup = StepBackup(setup.loop.model, setup.loop.optimizer)
@@ -70,7 +69,8 @@ class Trainer:
         self.evaluator = Evaluator(
             model=self.model,
             data=setup.data,
-            loss=eval_loss or functional.cross_entropy,
+            task=setup.task,
+            loss=eval_loss,
             workers=choose_num_workers(workers, setup.data, self.process_group.env.local_world_size),
             device=self.process_group.device,
             process_group=self.process_group,
@@ -78,7 +78,7 @@ class Trainer:
         self.weight_selector = WeightSelector(self.model, self.recipe, self.total_steps, self.steps_per_epoch)
         self.snapshot_writer = _build_snapshot_writer(self.run, self.steps_per_epoch)
         self.plateau = ReduceOnPlateau(self.recipe.schedule)
-        self.early_stopping = EarlyStopping(self.recipe, self.steps_per_epoch)
+        self.early_stopping = EarlyStopping(self.recipe, self.task.spec, self.steps_per_epoch)
         self.step = 0
         self.train_seconds = 0.0
         self.warmup_end_step: int | None = None
@@ -296,7 +296,8 @@ class Trainer:
         )
         self.meter.reset(first_step=self.step)
         self._timed_loader.wait_seconds = 0.0
-        if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, 1 - averages["top1"]):
+        train_error = 1 - averages[self.task.spec.train_metric.name]
+        if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, train_error):
             self.warmup_end_step = self.step
 
     def _log_phase(self) -> None:
@@ -326,13 +327,12 @@ class Trainer:
         if not math.isfinite(evaluation.loss):
             text = f"the loss on {split} is {evaluation.loss} after step {self.step - 1}"
             raise NonFiniteError(text, evaluation.bad_indices)
-        self.logger.log(
-            {"kind": "eval", "split": split, **self._position(), "loss": evaluation.loss, "top1": evaluation.top1}
-        )
+        metrics = {name: value for name, value in evaluation.metrics.items() if value is not None}
+        self.logger.log({"kind": "eval", "split": split, **self._position(), **metrics})
         if split == "val":  # the test set decides nothing
             self.weight_selector.update_best(self.step, evaluation)
             self.early_stopping.update(self.step, evaluation)
-        if self.plateau.update(self.step, 1 - evaluation.top1) and not self.is_finished:
+        if self.plateau.update(self.step, -evaluation.score[0]) and not self.is_finished:
             self.logger.log_message(f"learning rate reduced to {self.lr_at(self.step):g} at step {self.step} (plateau)")
 
     def _position(self) -> dict[str, Any]:

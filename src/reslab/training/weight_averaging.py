@@ -17,7 +17,7 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import BestWeights, TrainCheckpoint
-from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run, load
 
 StateDict = dict[str, Tensor]
@@ -235,9 +235,9 @@ class WeightSelector:
 
     def update_best(self, step: int, evaluation: Evaluation) -> None:
         """Keep a copy of the evaluated weights if they are the best so far on the validation split."""
-        if self.best is None or self.best.is_worse_than(evaluation.num_correct, evaluation.loss):
+        if self.best is None or evaluation.score > self.best.score:
             with self.eval_weights():
-                self.best = BestWeights(step, evaluation.num_correct, evaluation.loss, clone_state_dict(self.model))
+                self.best = BestWeights(step, evaluation.score, clone_state_dict(self.model))
 
     def select(self, last_step: int) -> SelectedWeights:
         """Load the weights that the run keeps into the network after its last step, and return which they are."""

@@ -19,6 +19,7 @@ from reslab.deploy.server.model_handle import model_names
 from reslab.deploy.server.settings import ServerSettings
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.run import Run, load
+from reslab.training.tasks.classification import Classification
 
 
 def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
@@ -72,7 +73,7 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
     network = load(runs[0])
     assert network.preprocess is not None
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
-    wanted = evaluate_batches(network, batches, 10)
+    wanted = evaluate_batches(network, batches, Classification(digits.classes))
     assert found["confusion_matrix"] == [list(row) for row in wanted.confusion_matrix]
     assert found["num_images"] == wanted.num_samples
     assert (found["finished"], found["step"], found["num_steps"]) == (True, 22, 22)
@@ -80,7 +81,7 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
     later = client.get("/v1/models/net/run", params={"since": 1}).json()
     assert later["log"] == found["log"][1:]
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
-    kept = evaluate_batches(network, batches, 10, keep_probabilities=True)
+    kept = evaluate_batches(network, batches, Classification(digits.classes), keep_predictions=True)
     assert kept.probabilities is not None
     assert kept.labels is not None
     true = kept.probabilities.double().gather(1, kept.labels[:, None])[:, 0]

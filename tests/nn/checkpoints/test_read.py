@@ -60,6 +60,19 @@ def test_every_format_is_read_whatever_its_name(tmp_path, ending, named):
     assert not found.ordered or list(found.tensors) == list(STATE)
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, protocol):
+    path, tensors = tmp_path / "weights.safetensors", {"fc.weight": torch.eye(3)}
+    length = protocol << 8 | 0x80  # the bytes 80 02 ..., as a pickle begins
+    for padding in range(length):
+        save_file(tensors, path, {"note": "x" * padding})
+        size = int.from_bytes(path.read_bytes()[:8], "little")
+        if size >= length:
+            break
+    assert path.read_bytes()[:2] == bytes([0x80, protocol])
+    assert torch.equal(read_checkpoint(path).tensors["fc.weight"], tensors["fc.weight"])
+
+
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path, ending):
     whole = write(ending, tmp_path / f"w{ending}").read_bytes()

@@ -21,8 +21,9 @@ def _rates(**changes: object) -> LRFinderPage:
     return LRFinderPage(**{**values, **marks, "summary": "It falls until 0.63.", **changes})  # type: ignore[arg-type]
 
 
-def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int = 8) -> ComparedRun:
-    return ComparedRun(name, "resnet20_cifar", data, "digits", sample_log(epochs), 0, top1, 0.3, 12.0)
+def _run(name: str, value: float | None = 0.9, data: str = "digits", epochs: int = 8) -> ComparedRun:
+    log = sample_log(epochs)
+    return ComparedRun(name, "resnet20_cifar", data, "digits", log, value=value, loss=0.3, train_seconds=12.0)
 
 
 def _evaluated(name: str, correct: Sequence[bool], images: str = "test") -> ComparedRun:
@@ -68,14 +69,14 @@ def test_each_metric_is_one_figure_with_a_line_for_each_run() -> None:
     assert html == render_page(ComparePage("three runs", runs))
     labels = [label.split(" against")[0] for label in page.values("aria-label") if "against" in label]
     assert labels == ["Accuracy", "Training accuracy", "Loss", "Training loss"]
-    assert "No winner: <second> reaches 95.00 %, 4.00 points above first, but no paired test applies" in page.text
+    assert "No winner: <second> reaches 95.00 %, 4.00 points higher than first, but no paired test applies" in page.text
     assert page.text.count("resnet20_cifar") == 3
 
 
 def test_each_of_many_runs_has_its_own_line() -> None:
     runs = [_run(f"run {number}", 0.9) for number in range(6)]
     text = assert_sound(render_page(ComparePage("six runs", runs))).text
-    assert "run 0 and run 1 are equally accurate, at 90.00 %" in text
+    assert "run 0 and run 1 have the same accuracy, 90.00 %" in text
     assert text.count("run 5") >= 5  # the table, and a legend in each panel
 
 
@@ -84,7 +85,7 @@ def test_two_runs_within_chance_have_no_winner() -> None:
     better, worse = [True] * 110 + [False] * 43, [True] * 109 + [False] * 44
     text = compare_summary_text([_evaluated("a", worse), _evaluated("b", better)])
     assert text == (
-        "No winner: b reaches 71.90 %, 0.65 points above a, which chance can explain "
+        "No winner: b reaches 71.90 %, 0.65 points higher than a, which chance can explain "
         "(exact McNemar test on 153 images, p = 1)."
     )
 
@@ -93,7 +94,7 @@ def test_two_runs_that_mcnemars_test_separates_have_a_winner() -> None:
     """12 flips, all in favour of one run: p = 2 / 2**12."""
     better, worse = [True] * 20, [True] * 8 + [False] * 12
     text = compare_summary_text([_evaluated("a", worse), _evaluated("b", better)])
-    assert text.startswith("b is the most accurate, at 100.00 %, 60.00 points above a (exact McNemar test on 20 images")
+    assert text.startswith("b has the highest accuracy, 100.00 %, 60.00 points higher than a (exact McNemar")
     assert "p = 0.00049" in text
     other_images = compare_summary_text([_evaluated("a", worse), _evaluated("b", better, images="other")])
     assert "no paired test applies" in other_images
@@ -105,11 +106,11 @@ def test_seeds_are_compared_by_the_paired_t_test() -> None:
     p_value = ttest_rel(first, second).pvalue
     assert p_value < 0.05
     assert text == (
-        "wide is the most accurate, at 91.50 ± 1.29 % (n = 4), 2.00 points above narrow "
+        "wide has the highest accuracy, 91.50 ± 1.29 % (n = 4), 2.00 points higher than narrow "
         f"(paired t-test over 4 seeds, p = {p_value:.2g})."
     )
     noisy = compare_summary_text([*_seeds("wide", [0.90, 0.91]), *_seeds("narrow", [0.85, 0.90])])
-    assert noisy.startswith("No winner: wide reaches 90.50 ± 0.71 % (n = 2), 3.00 points above narrow")
+    assert noisy.startswith("No winner: wide reaches 90.50 ± 0.71 % (n = 2), 3.00 points higher than narrow")
 
 
 def test_many_comparisons_need_stronger_evidence() -> None:

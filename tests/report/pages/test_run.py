@@ -8,7 +8,7 @@ import pytest
 from page_reader import assert_sound
 from sample_pages import sample_confusion, sample_layers, sample_log, sample_mistakes, sample_run
 
-from reslab.report.pages.classification import MisclassifiedImage
+from reslab.report.pages.classification import ClassificationResults, MisclassifiedImage
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
 
@@ -69,9 +69,9 @@ def test_what_users_supply_is_escaped() -> None:
             metadata={evil: evil, "command": evil},
             metrics={"split": evil, "num_samples": 3, "num_correct": 2, "selection_text": evil},
             log=sample_log(split=evil),
-            classes=(evil, "b"),
-            confusion_matrix=[[1, 1], [0, 1]],
-            misclassified=[mistake],
+            results=ClassificationResults(
+                classes=(evil, "b"), confusion_matrix=[[1, 1], [0, 1]], misclassified=[mistake]
+            ),
             layers=[{**sample_layers()[0], "name": evil}],
         )
     )

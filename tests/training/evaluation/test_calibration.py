@@ -24,17 +24,16 @@ from reslab.training.evaluation.calibration import (
     fit_temperature,
     fit_validation_temperature,
     log_probabilities,
-    require_probabilities,
     save_temperature,
 )
+from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
 
 
 @pytest.fixture(scope="module")
-def val(digits_run: Run) -> Evaluation:
-    return evaluate(digits_run, split="val", keep_probabilities=True)
+def val(digits_run: Run) -> ClassificationEvaluation:
+    return evaluate(digits_run, split="val", keep_predictions=True)
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def run(digits_run: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(digits_run.path, tmp_path / "run"))
 
 
-def test_validation_temperature_is_fitted_on_validation_predictions(val: Evaluation) -> None:
-    probabilities, labels = require_probabilities(val)
+def test_validation_temperature_is_fitted_on_validation_predictions(val: ClassificationEvaluation) -> None:
+    probabilities, labels = val.require_predictions()
     found = fit_validation_temperature(val)
     assert found == FittedTemperature(fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples)
     assert found.value != 1.0
@@ -75,7 +74,7 @@ def test_an_evaluation_does_not_use_it(run: Run) -> None:
     assert evaluate(run).to_dict() == before
 
 
-def test_it_is_fitted_on_validation_images_alone(val: Evaluation) -> None:
+def test_it_is_fitted_on_validation_images_alone(val: ClassificationEvaluation) -> None:
     for split in ("test", "train"):
         with pytest.raises(ValueError, match="never fit it on the test or training images"):
             fit_validation_temperature(replace(val, split=split))
@@ -83,12 +82,14 @@ def test_it_is_fitted_on_validation_images_alone(val: Evaluation) -> None:
         fit_validation_temperature(replace(val, num_correct=val.num_samples))
 
 
-def test_what_is_told_of_another_split_is_the_validation_temperature_applied(digits_run: Run, val: Evaluation) -> None:
-    judged = evaluate(digits_run, keep_probabilities=True)
+def test_what_is_told_of_another_split_is_the_validation_temperature_applied(
+    digits_run: Run, val: ClassificationEvaluation
+) -> None:
+    judged = evaluate(digits_run, keep_predictions=True)
     found = calibration_metrics(judged, val)
     assert found["temperature"] == fit_validation_temperature(val).value
     assert (found["fit_split"], found["fit_num_samples"], found["cross_fitted"]) == ("val", val.num_samples, False)
-    probabilities, labels = require_probabilities(judged)
+    probabilities, labels = judged.require_predictions()
     softened = apply_temperature(probabilities.double(), found["temperature"])
     confidence, called = softened.max(1)
     shown = [one for one in found["reliability_after"] if one["num_samples"]]
@@ -100,10 +101,10 @@ def test_what_is_told_of_another_split_is_the_validation_temperature_applied(dig
     assert found["loss_after"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_validation_images_do_not_judge_their_own_temperature(val: Evaluation) -> None:
+def test_validation_images_do_not_judge_their_own_temperature(val: ClassificationEvaluation) -> None:
     found = calibration_metrics(val, val)
     assert found["cross_fitted"]
-    probabilities, labels = require_probabilities(val)
+    probabilities, labels = val.require_predictions()
     total = 0.0
     for start in (0, 1):
         other = fit_temperature(log_probabilities(probabilities[1 - start :: 2]), labels[1 - start :: 2])
@@ -115,7 +116,16 @@ def test_validation_images_do_not_judge_their_own_temperature(val: Evaluation) -
 def test_without_mistakes_there_is_no_temperature_and_without_them_in_a_half_no_judgement() -> None:
     labels = torch.zeros(8, dtype=torch.int64)
     sure = torch.tensor([[0.9, 0.1]]).repeat(8, 1)
-    right = Evaluation(8, 8, None, 0.1, ((8, 0), (0, 0)), "val", sure, labels)
+    right = ClassificationEvaluation(
+        num_samples=8,
+        num_correct=8,
+        num_correct_top5=None,
+        loss=0.1,
+        confusion_matrix=((8, 0), (0, 0)),
+        split="val",
+        probabilities=sure,
+        labels=labels,
+    )
     assert set(calibration_metrics(right, right)) == {"ece", "mce", "reliability"}
     sure[0] = torch.tensor([0.4, 0.6])
     wrong = replace(right, probabilities=sure, num_correct=7)
@@ -224,10 +234,17 @@ def test_invalid_values_raise() -> None:
         apply_temperature(probabilities, 0.0)
 
 
-def _evaluation(probabilities: Tensor, labels: Tensor) -> Evaluation:
+def _evaluation(probabilities: Tensor, labels: Tensor) -> ClassificationEvaluation:
     num_correct = int((probabilities.argmax(1) == labels).sum())
-    return Evaluation(
-        len(labels), num_correct, None, 0.0, ((0,),), split="val", probabilities=probabilities, labels=labels
+    return ClassificationEvaluation(
+        num_samples=len(labels),
+        num_correct=num_correct,
+        num_correct_top5=None,
+        loss=0.0,
+        confusion_matrix=((0,),),
+        split="val",
+        probabilities=probabilities,
+        labels=labels,
     )
 
 

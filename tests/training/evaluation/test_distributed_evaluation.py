@@ -11,7 +11,9 @@ from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.loader import eval_loader
 from reslab.runtime.distributed import ProcessGroup, _interleave
 from reslab.spec.preprocess import Preprocess
-from reslab.training.evaluation.loop import Evaluation, evaluate_batches
+from reslab.training.evaluation.classification import ClassificationEvaluation
+from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.tasks.classification import Classification
 
 T = TypeVar("T")
 GENERATOR = torch.Generator().manual_seed(0)
@@ -46,19 +48,22 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 6))
 
 
+TASK = Classification(tuple("abcdef"))
+
+
 def part(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     return list(eval_loader(IMAGES, 4, Preprocess(1, "", (0.5,), (0.5,)), "cpu", rank=rank, world_size=num_ranks))
 
 
-def judged(model: nn.Module, num_ranks: int) -> Evaluation:
+def judged(model: nn.Module, num_ranks: int) -> ClassificationEvaluation:
     told = []
     for rank in range(1, num_ranks):
         kept = Kept()
         batches = part(rank, num_ranks)
         if batches:
-            evaluate_batches(model, batches, 6, process_group=kept)
+            evaluate_batches(model, batches, TASK, process_group=kept)
         told.append(kept.values if batches else [])
-    return evaluate_batches(model, part(0, num_ranks), 6, keep_probabilities=True, process_group=Hands(told))
+    return evaluate_batches(model, part(0, num_ranks), TASK, keep_predictions=True, process_group=Hands(told))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5, 6, 8])

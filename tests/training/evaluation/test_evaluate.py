@@ -15,8 +15,8 @@ from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
 from reslab.runtime.device import available_devices, choose_device
 from reslab.training.evaluation.calibration import calibrate
+from reslab.training.evaluation.classification import average_probabilities
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.evaluation.loop import average_evaluations
 from reslab.training.run import Run, load
 from reslab.training.train import train
 
@@ -31,7 +31,7 @@ def test_evaluating_a_run_again_gives_its_recorded_scores(digits_run: Run) -> No
 def test_the_recorded_splits_are_used_again(digits_run: Run) -> None:
     data = open_dataset("digits", split_record=digits_run.metadata["data"]["split_record"])
     for split in ("train", "val"):
-        found = evaluate(digits_run, split=split, keep_probabilities=True)
+        found = evaluate(digits_run, split=split, keep_predictions=True)
         assert found.labels is not None
         assert torch.equal(found.labels, data.split(split).labels)
     best = next(line for line in digits_run.log.records() if line["kind"] == "eval" and line["split"] == "val")
@@ -49,7 +49,7 @@ def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
 
 
 def test_a_loaded_network_gives_the_probabilities_that_were_judged(digits_run: Run) -> None:
-    found = evaluate(digits_run, keep_probabilities=True)
+    found = evaluate(digits_run, keep_predictions=True)
     model, images = load(digits_run), open_dataset("digits").split("test").images
     assert model.preprocess is not None
     mean, std = model.preprocess.mean[0], model.preprocess.std[0]
@@ -62,8 +62,8 @@ def test_a_loaded_network_gives_the_probabilities_that_were_judged(digits_run: R
 def test_several_runs_average_their_probabilities(digits_run: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     other = train(output=tmp_path / "other", seed=8, **tiny)
     both = evaluate([digits_run, other.path], split="test")
-    one, two = (evaluate(run, keep_probabilities=True) for run in (digits_run, other))
-    assert both.to_dict() == average_evaluations([one, two]).to_dict()
+    one, two = (evaluate(run, keep_predictions=True) for run in (digits_run, other))
+    assert both.to_dict() == average_probabilities([one, two]).to_dict()
     assert one.probabilities is not None
     assert two.probabilities is not None
     mean = (one.probabilities.double() + two.probabilities.double()) / 2
@@ -150,7 +150,7 @@ def test_an_untrained_module_can_be_evaluated() -> None:
 
 
 def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(digits_run: Run) -> None:
-    found = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_probabilities=True)
+    found = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_predictions=True)
     network, data = load(digits_run), open_dataset("digits")
     x, y, _ = next(eval_loader(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
     with torch.no_grad():
@@ -160,16 +160,16 @@ def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(di
     assert found.num_correct == int((mean.argmax(1) == y).sum())
     assert found.classes == data.classes
     assert found.names == tuple(data.split("test").name(i) for i in range(359))
-    both = evaluate([digits_run, digits_run], tta="flip", eval_transform="resize(12)", keep_probabilities=True)
+    both = evaluate([digits_run, digits_run], tta="flip", eval_transform="resize(12)", keep_predictions=True)
     assert (both.names, both.classes) == (found.names, found.classes)
     assert evaluate(digits_run).names == ()
 
 
 def test_calibration_is_fitted_on_one_split_and_evaluated_on_another(digits_run: Run) -> None:
-    val, test = (evaluate(digits_run, split=split, keep_probabilities=True) for split in ("val", "test"))
+    val, test = (evaluate(digits_run, split=split, keep_predictions=True) for split in ("val", "test"))
     found = calibrate(val, test)
     assert found.fit_split == "val"
     assert found.loss_before == pytest.approx(test.loss, rel=1e-5)
     assert calibrate(val, val).loss_after <= val.loss + 1e-6
-    with pytest.raises(ValueError, match="kept their probabilities"):
+    with pytest.raises(ValueError, match="kept their predictions"):
         calibrate(evaluate(digits_run), test)

@@ -8,7 +8,9 @@ import torch
 from sklearn import metrics
 from torch import Tensor, nn
 
-from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
+from reslab.training.evaluation.classification import ClassificationEvaluation, average_probabilities
+from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.tasks.classification import Classification
 
 NUM_SAMPLES, NUM_CLASSES = 137, 7
 
@@ -41,9 +43,12 @@ def labels() -> Tensor:
     return torch.randint(0, NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(1))
 
 
-def judged(outputs: Tensor, labels: Tensor, size: int = 32) -> Evaluation:
-    num_classes = outputs.shape[1]
-    return evaluate_batches(Recited(outputs), batches(labels, size), num_classes, keep_probabilities=True)
+def judged(outputs: Tensor, labels: Tensor, size: int = 32) -> ClassificationEvaluation:
+    return evaluate_batches(Recited(outputs), batches(labels, size), task(outputs.shape[1]), keep_predictions=True)
+
+
+def task(num_classes: int = NUM_CLASSES) -> Classification:
+    return Classification(tuple(map(str, range(num_classes))))
 
 
 def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
@@ -73,7 +78,7 @@ def test_top5_is_none_below_five_classes(labels: Tensor) -> None:
 
 def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor) -> None:
     model = Recited(outputs).train()
-    evaluate_batches(model, batches(labels, 32), NUM_CLASSES)
+    evaluate_batches(model, batches(labels, 32), task())
     assert model.training
     assert model.norm.training
     assert torch.equal(model.norm.running_mean, torch.zeros(NUM_CLASSES))
@@ -81,7 +86,7 @@ def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor
 
 def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tensor) -> None:
     other = outputs.flip(0) * 3
-    found = average_evaluations([judged(outputs, labels), judged(other, labels)])
+    found = average_probabilities([judged(outputs, labels), judged(other, labels)])
     mean = ((outputs.double().softmax(1) + other.double().softmax(1)) / 2).numpy()
     assert found.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
     assert found.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
@@ -91,28 +96,28 @@ def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tenso
 
 def test_the_average_of_one_is_itself(outputs: Tensor, labels: Tensor) -> None:
     found = judged(outputs, labels)
-    assert average_evaluations([found, found]).confusion_matrix == found.confusion_matrix
+    assert average_probabilities([found, found]).confusion_matrix == found.confusion_matrix
 
 
 def test_what_cannot_be_averaged_is_refused(outputs: Tensor, labels: Tensor) -> None:
     found = judged(outputs, labels)
-    silent = evaluate_batches(Recited(outputs), batches(labels, 32), NUM_CLASSES)
-    with pytest.raises(ValueError, match="kept their probabilities"):
-        average_evaluations([found, silent])
+    silent = evaluate_batches(Recited(outputs), batches(labels, 32), task())
+    with pytest.raises(ValueError, match="kept their predictions"):
+        average_probabilities([found, silent])
     with pytest.raises(ValueError, match="same samples"):
-        average_evaluations([found, judged(outputs, labels.flip(0))])
+        average_probabilities([found, judged(outputs, labels.flip(0))])
 
 
 def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:
     with pytest.raises(ValueError, match="one for each class"):
-        evaluate_batches(Recited(outputs), batches(labels, 32), NUM_CLASSES + 1)
+        evaluate_batches(Recited(outputs), batches(labels, 32), task(NUM_CLASSES + 1))
     with pytest.raises(ValueError, match="at least one sample"):
-        evaluate_batches(Recited(outputs), iter(()), NUM_CLASSES)
+        evaluate_batches(Recited(outputs), iter(()), task())
 
 
 def test_a_loss_of_ones_own_is_averaged_over_samples(outputs: Tensor, labels: Tensor) -> None:
     def squared(found: Tensor, y: Tensor) -> Tensor:
         return (found - nn.functional.one_hot(y, NUM_CLASSES)).square().mean()
 
-    found = evaluate_batches(Recited(outputs), batches(labels, 50), NUM_CLASSES, squared)
+    found = evaluate_batches(Recited(outputs), batches(labels, 50), task(), squared)
     assert found.loss == pytest.approx(squared(outputs, labels).item(), rel=1e-6)

@@ -8,16 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
 
 CLASSES = ("cat", 'a "big", dog')
 
 
-def evaluation(keep: bool = True) -> Evaluation:
+def evaluation(keep: bool = True) -> ClassificationEvaluation:
     probabilities, labels = torch.tensor([[0.75, 0.25], [0.1, 0.9], [0.6, 0.4]]), torch.tensor([0, 1, 1])
-    kept = (probabilities, labels, ("x.png", "y, z.png", "w.png"), CLASSES) if keep else ()
-    return Evaluation(3, 2, None, 0.1, ((1, 0), (1, 1)), "test", *kept)
+    names = ("x.png", "y, z.png", "w.png")
+    return ClassificationEvaluation(
+        num_samples=3,
+        num_correct=2,
+        num_correct_top5=None,
+        loss=0.1,
+        confusion_matrix=((1, 0), (1, 1)),
+        split="test",
+        probabilities=probabilities if keep else None,
+        labels=labels if keep else None,
+        names=names if keep else (),
+        classes=CLASSES if keep else (),
+    )
 
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
@@ -49,7 +60,7 @@ def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.csv or \.npz.*nearest valid: a\.csv"):
         check_predictions_path(tmp_path / "a.json")
-    with pytest.raises(ValueError, match="kept its probabilities"):
+    with pytest.raises(ValueError, match="kept its predictions"):
         save_predictions(tmp_path / "a.csv", evaluation(keep=False))
     assert list(tmp_path.iterdir()) == []
 

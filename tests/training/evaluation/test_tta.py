@@ -23,6 +23,7 @@ from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
 from reslab.training.run import Run, load
+from reslab.training.tasks.classification import Classification
 from reslab.training.train import train
 
 SIZES = ((60, 90), (80, 64), (100, 70), (66, 66), (72, 110))
@@ -58,7 +59,7 @@ def originals(run: Run) -> list[Tensor]:
 
 
 def test_ten_crops(run: Run) -> None:
-    found = evaluate(run, eval_transform="resize(64) center-crop(64)", tta="ten-crop(56)", keep_probabilities=True)
+    found = evaluate(run, eval_transform="resize(64) center-crop(64)", tta="ten-crop(56)", keep_predictions=True)
     network = load(run.path).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     expected = []
@@ -71,7 +72,7 @@ def test_ten_crops(run: Run) -> None:
 
 
 def test_fully_convolutional_at_several_scales(run: Run) -> None:
-    found = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_probabilities=True)
+    found = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_predictions=True)
     network, expected = load(run.path).eval(), []
     for x in originals(run):
         scaled = [pictures.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
@@ -145,7 +146,9 @@ def test_scales_bring_the_shorter_side_to_each_size() -> None:
 
 def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
     model, x, y = network(), images(), torch.tensor([0, 1, 2, 0, 1])
-    found = evaluate_batches(TTATransforms(model, "flip"), [(x, y, torch.arange(5))], 3, keep_probabilities=True)
+    found = evaluate_batches(
+        TTATransforms(model, "flip"), [(x, y, torch.arange(5))], Classification(tuple("abc")), keep_predictions=True
+    )
     mean = mean_of(model, [x, x.flip(3)])
     assert found.loss == pytest.approx(-mean.gather(1, y[:, None]).log().mean().item(), rel=1e-5)
     assert found.num_correct == int((mean.argmax(1) == y).sum())

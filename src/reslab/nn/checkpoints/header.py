@@ -87,6 +87,9 @@ def _check_values(fields: Mapping[str, Any], what: str) -> None:
         require_strings(fields["classes"], "classes", what)
     if fields["preprocess"] is not None:
         _convert(Preprocess, fields["preprocess"], "preprocess", what)
+    task = fields.get("task")
+    if task is not None and not (isinstance(task, dict) and isinstance(task.get("name"), str)):
+        raise invalid("task.name as text", f"{str(task)[:40]!r} in {what}", next_step=_NEXT_STEP)
     if not isinstance(fields.get("plugins", {}), dict):
         raise invalid("plugins as an object", f"{str(fields['plugins'])[:40]!r} in {what}", next_step=_NEXT_STEP)
     temperature = fields.get("temperature")

@@ -73,6 +73,8 @@ def read_file(path: str | Path, limits: ReadLimits = _DEFAULT_LIMITS) -> FileCon
         head = file.read(512)
     if not head:
         raise _not_a_checkpoint(path, "a file of 0 bytes", "download it again")
+    if _is_safetensors(path, head):  # first, as the length of its header can look like the start of a pickle
+        return _read_safetensors(path, limits)
     if (foreign := read_foreign_file(path, head, limits)) is not None:
         return FileContent(*foreign)
     if head[:4] == b"PK\x03\x04":
@@ -170,6 +172,11 @@ def _read_npz(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # numpy evaluates the header as Python and raises nearly anything for a damaged one
         raise _truncated_file(path, error) from error
     return tensors
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Return True if a file begins with the length of a header in JSON that it contains."""
+    return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
 def _read_safetensors(path: Path, limits: ReadLimits) -> FileContent:

@@ -53,6 +53,7 @@ def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]
         header |= {"kind": str(network.arch.kind)} if isinstance(network.arch, DenseArch) else {}
         header["classes"] = list(network.classes) if network.classes else None
         header["preprocess"] = to_dict(network.preprocess)
+        header |= {"task": network.task} if network.task else {}
         plugins = required_plugins(header["arch"], header["preprocess"])
         header |= {"plugins": plugins} if plugins else {}
     save_state_dict(path, network.state_dict(), header | dict(metadata or {}))

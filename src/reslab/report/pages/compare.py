@@ -8,12 +8,13 @@ from typing import Any
 
 from reslab.metrics.intervals import mcnemar_p_value, paired_t_p_value
 from reslab.report.colors import NETWORK_COLORS, network_color
-from reslab.report.format import format_duration, format_number, format_percent, format_spread, pluralize
+from reslab.report.format import format_duration, format_metric, format_metric_spread, format_number, pluralize
 from reslab.report.pages.components import metric_panel
 from reslab.report.series import Curve, first_eval_series, train_series
 from reslab.spec.errors import invalid
+from reslab.spec.task import DEFAULT_TASK, LOSS, Metric, find_task
 
-_COLUMNS = ("run", "model", "data", "recipe", "seed", "accuracy", "loss", "training time")
+_COLUMNS = ("run", "model", "data", "recipe", "seed", "{metric}", "loss", "training time")
 _EVAL_CAPTION = "On the validation or test images."
 _TRAIN_CAPTION = "On the augmented training images."
 SIGNIFICANCE = 0.05
@@ -25,7 +26,7 @@ NO_TEST_TEXT = (
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run: its log and final metrics, None where it has not finished.
+    """One run: its log and final metrics, None where it has not finished; `value` is that of the task's first metric.
 
     Runs of one `group` differ only in their seed; an empty group is that of the run alone. `correct` says of each image
     of the evaluation split, which `images` identifies, whether the run classifies it correctly.
@@ -37,12 +38,18 @@ class ComparedRun:
     recipe: str
     log: Sequence[Mapping[str, Any]] = ()
     seed: int = 0
-    top1: float | None = None
+    task: str = DEFAULT_TASK
+    value: float | None = None
     loss: float | None = None
     train_seconds: float | None = None
     group: str = ""
     images: str = ""
     correct: Sequence[bool] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that the runs are compared by."""
+        return find_task(self.task).selection_metric
 
 
 @dataclass(frozen=True)
@@ -66,39 +73,42 @@ def compare_context(page: ComparePage) -> dict[str, Any]:
         "tiles": [],
         "heading": "Training curves",
         "curves": _curve_panels(page.runs),
-        "columns": _COLUMNS,
+        "columns": [column.format(metric=_metric_heading(page.runs)) for column in _COLUMNS],
         "rows": [_run_row(run) for run in page.runs],
-        "caption": "Accuracy and loss of each run's selected weights, on its validation or test images.",
+        "caption": "The metrics of each run's selected weights, on its validation or test images.",
     }
 
 
 def compare_summary_text(runs: Sequence[ComparedRun]) -> str:
-    """Return the most accurate run, or group of seeds, where paired tests find one, and what they found otherwise.
+    """Return the best run, or group of seeds, where paired tests find one, and what they found otherwise.
 
-    A winner is significantly more accurate than every other one, at 5 % over all pairs (Bonferroni).
+    A winner is significantly better than every other one, at 5 % over all pairs (Bonferroni).
     """
-    finished = sorted((run for run in runs if run.top1 is not None), key=lambda run: -(run.top1 or 0.0))
+    finished = [run for run in runs if run.value is not None]
     if not finished:
         return f"{pluralize(len(runs), 'run')}, none of them finished."
     if len({run.data for run in finished}) > 1:
-        return "These runs used different data: their accuracies are not comparable."
+        return "These runs used different data: their metrics are not comparable."
+    if len({run.task for run in finished}) > 1:
+        return "These runs have different tasks: their metrics are not comparable."
     groups = _group_finished(finished)
-    first = groups[0]
+    first, metric = groups[0], finished[0].metric
     if len(groups) == 1:
-        return f"{first.name} reaches {first.accuracy_text} accuracy."
+        return f"{first.name}: {metric.title} {first.text}."
     tests = [compare_groups(first, other) for other in groups[1:]]
     alpha = SIGNIFICANCE / math.comb(len(groups), 2)
     second, test = groups[1], tests[0]
-    lead_text = f"{100 * test.difference:.2f} points above {second.name}"
+    lead_text = f"{_difference_text(metric, test.difference)} than {second.name}"
     if all(other.difference > 0 and other.p_value is not None and other.p_value < alpha for other in tests):
-        return f"{first.name} is the most accurate, at {first.accuracy_text}, {lead_text} ({test.describe()})."
+        best = f"{first.name} has the {metric.superlative} {metric.title}"
+        return f"{best}, {first.text}, {lead_text} ({test.describe()})."
     if test.difference == 0:
-        return f"{first.name} and {second.name} are equally accurate, at {first.accuracy_text}."
+        return f"{first.name} and {second.name} have the same {metric.title}, {first.text}."
     if test.p_value is None:
-        return f"No winner: {first.name} reaches {first.accuracy_text}, {lead_text}, but {NO_TEST_TEXT}."
+        return f"No winner: {first.name} reaches {first.text}, {lead_text}, but {NO_TEST_TEXT}."
     others_text = "" if len(groups) == 2 else f" of {len(groups)}"
     return (
-        f"No winner{others_text}: {first.name} reaches {first.accuracy_text}, {lead_text}, which chance can explain "
+        f"No winner{others_text}: {first.name} reaches {first.text}, {lead_text}, which chance can explain "
         f"({test.describe()})."
     )
 
@@ -111,20 +121,43 @@ class RunGroup:
     runs: tuple[ComparedRun, ...]
 
     @property
-    def mean(self) -> float:
-        """The mean accuracy."""
-        return fmean(run.top1 or 0.0 for run in self.runs)
+    def metric(self) -> Metric:
+        """The metric that the runs are compared by."""
+        return self.runs[0].metric
 
     @property
-    def accuracy_text(self) -> str:
-        """The accuracy of one run, or the mean with its standard deviation and the number of seeds."""
-        values = [run.top1 or 0.0 for run in self.runs]
-        return format_percent(self.mean) if len(values) == 1 else format_spread(self.mean, stdev(values), len(values))
+    def values(self) -> list[float]:
+        """The metric of each run."""
+        return [run.value or 0.0 for run in self.runs]
+
+    @property
+    def score(self) -> float:
+        """The mean of the metric, with the sign for which higher is better."""
+        return self.metric.score(fmean(self.values))
+
+    @property
+    def text(self) -> str:
+        """The metric of one run, or the mean with its standard deviation and the number of seeds."""
+        mean, values = fmean(self.values), self.values
+        if len(values) == 1:
+            return format_metric(self.metric, mean)
+        return format_metric_spread(self.metric, mean, stdev(values), len(values))
+
+
+def _metric_heading(runs: Sequence[ComparedRun]) -> str:
+    columns = {run.metric.column for run in runs}
+    return columns.pop() if len(columns) == 1 else "metric"
+
+
+def _difference_text(metric: Metric, difference: float) -> str:
+    """Return how much better a value is: `1.20 points higher`, `0.31 lower`."""
+    size = f"{100 * difference:.2f} points" if metric.is_fraction else format_number(difference, 3)
+    return f"{size} {'higher' if metric.higher_is_better else 'lower'}"
 
 
 @dataclass(frozen=True)
 class PairedResult:
-    """The accuracy of one group minus that of another, and the p-value of a paired test; None where none applies."""
+    """How much better one group is than another, and the p-value of a paired test; None where none applies."""
 
     difference: float
     p_value: float | None = None
@@ -145,14 +178,15 @@ def compare_groups(first: RunGroup, second: RunGroup) -> PairedResult:
     if len(first.runs) == len(second.runs) == 1:
         return _compare_images(first.runs[0], second.runs[0])
     if not seeds:
-        return PairedResult(first.mean - second.mean)
-    values = [[run.top1 or 0.0 for run in group.runs if run.seed in seeds] for group in (first, second)]
+        return PairedResult(first.score - second.score)
+    metric = first.metric
+    values = [[metric.score(run.value or 0.0) for run in group.runs if run.seed in seeds] for group in (first, second)]
     test = f"paired t-test over {pluralize(len(seeds), 'seed')}"
     return PairedResult(fmean(values[0]) - fmean(values[1]), paired_t_p_value(*values), test)
 
 
 def _compare_images(first: ComparedRun, second: ComparedRun) -> PairedResult:
-    difference = (first.top1 or 0.0) - (second.top1 or 0.0)
+    difference = first.metric.score(first.value or 0.0) - second.metric.score(second.value or 0.0)
     if not first.correct or first.images != second.images or len(first.correct) != len(second.correct):
         return PairedResult(difference)
     pairs = list(zip(first.correct, second.correct, strict=True))
@@ -161,7 +195,7 @@ def _compare_images(first: ComparedRun, second: ComparedRun) -> PairedResult:
 
 
 def _group_finished(finished: Sequence[ComparedRun]) -> list[RunGroup]:
-    """Return the groups by their mean accuracy, the best first; a seed counts once."""
+    """Return the groups by the mean of their metric, the best first; a seed counts once."""
     by_name: dict[str, dict[int, ComparedRun]] = {}
     for run in finished:
         by_name.setdefault(run.group or run.name, {}).setdefault(run.seed, run)
@@ -169,20 +203,23 @@ def _group_finished(finished: Sequence[ComparedRun]) -> list[RunGroup]:
         RunGroup(name, tuple(run for _, run in sorted(by_seed.items(), key=lambda pair: pair[0])))
         for name, by_seed in by_name.items()
     ]
-    return sorted(groups, key=lambda group: -group.mean)
+    return sorted(groups, key=lambda group: -group.score)
 
 
 def _curve_panels(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
-    """Return accuracy and loss, evaluated beside training; both panels of a metric share their y axis."""
+    """Return the metrics and the loss, evaluated beside training; both panels of a metric share their y axis."""
     from reslab.report.plots.curves import plot_metric, y_limits
 
     panels = []
-    for key, name, unit in (("top1", "accuracy", "%"), ("loss", "loss", "")):
-        evaluated = run_curves(runs, key, split="eval")
-        trained = run_curves(runs, key, split="train")
+    tasks = [find_task(name) for name in dict.fromkeys(run.task for run in runs)]
+    metrics = dict.fromkeys(metric for task in tasks for metric in (task.selection_metric, *task.train_metrics))
+    for metric in (*metrics, LOSS):
+        name, unit = metric.title, "%" if metric.is_fraction else ""
+        evaluated = run_curves(runs, metric.name, split="eval")
+        trained = run_curves(runs, metric.name, split="train")
         limits = y_limits([*evaluated, *trained], unit)
         for title, caption, curves in (
-            (name.capitalize(), _EVAL_CAPTION, evaluated),
+            (name[:1].upper() + name[1:], _EVAL_CAPTION, evaluated),
             (f"Training {name}", _TRAIN_CAPTION, trained),
         ):
             if curves:
@@ -210,5 +247,6 @@ def run_curves(runs: Sequence[ComparedRun], key: str, *, split: str) -> list[Cur
 
 
 def _run_row(run: ComparedRun) -> list[str]:
-    metrics = [format_percent(run.top1), format_number(run.loss, 3), format_duration(run.train_seconds)]
+    value = format_metric(run.metric, run.value)
+    metrics = [value, format_number(run.loss, 3), format_duration(run.train_seconds)]
     return [run.name, run.model, run.data, run.recipe, str(run.seed), *metrics]

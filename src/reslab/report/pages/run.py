@@ -5,40 +5,25 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from reslab.metrics.classification import wilson_interval
 from reslab.report.colors import TRAINING
-from reslab.report.format import (
-    format_duration,
-    format_int,
-    format_number,
-    format_percent,
-    format_split,
-    format_times,
-)
-from reslab.report.pages.classification import (
-    MisclassifiedImage,
-    calibration_context,
-    confusion_context,
-    per_class_context,
-    top_losses_context,
-)
+from reslab.report.format import format_duration, format_int, format_number, format_percent, format_split, format_times
+from reslab.report.pages.classification import ClassificationResults
 from reslab.report.pages.components import make_tile, metric_panel
 from reslab.report.pages.model_size import drawing_context, model_size_context
+from reslab.report.pages.results import TaskResults
 from reslab.report.series import Curve, LogRecords, Series, eval_series, eval_splits, tail_mean, train_series
 from reslab.spec.arch import Arch
+from reslab.spec.task import Task
 
 
 @dataclass(frozen=True)
 class RunPage:
     """The values of a run's page; all except the title may be empty.
 
-    `metrics` has split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and `selection_text`, which
-    says how the evaluated weights were selected. `log` are the records of log.jsonl. The confusion matrix counts images
-    by [true class][predicted class]. `layers` are dicts of name, output_shape (without batch), params and macs. `arch`,
-    where the network has one, is drawn.
-    `calibration` has ece, reliability (bins of low, high, num_samples, confidence, accuracy) and, where a temperature
-    was fitted, temperature, fit_split, fit_num_samples, cross_fitted, ece_after and reliability_after. An empty
-    `summary` is written from the metrics.
+    `metrics` has the metrics of the task by name, split, num_samples and `selection_text`, which says how the evaluated
+    weights were selected; `results` has the results of each image. `log` are the records of log.jsonl. `layers` are
+    dicts of name, output_shape (without batch), params and macs. `arch`, where the network has one, is
+    drawn. An empty `summary` is written from the metrics.
     """
 
     title: str
@@ -46,15 +31,12 @@ class RunPage:
     metadata: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
-    classes: Sequence[str] = ()
-    confusion_matrix: Sequence[Sequence[int]] = ()
-    misclassified: Sequence[MisclassifiedImage] = ()
+    results: TaskResults = field(default_factory=ClassificationResults)
     layers: Sequence[Mapping[str, Any]] = ()
     depth: int = 0
     params: int = 0
     macs: int = 0
     arch: Arch | None = None
-    calibration: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "Run report"
 
 
@@ -75,117 +57,53 @@ class LoggedMetric:
         return format_percent(value, 1) if self.unit == "%" else format_number(value, 3)
 
 
-# One plot each, where the log has it; a new metric needs one line here.
-LOGGED_METRICS = (
-    LoggedMetric("loss", "Loss"),
-    LoggedMetric("top1", "Accuracy", unit="%"),
-    LoggedMetric("grad_norm", "Gradient norm"),
-    LoggedMetric("lr", "Learning rate", averaged=False),
-)
-
-# Anchor, key of the context that decides whether there is such a section, and title.
-_SECTIONS = (
-    ("training", "curves", "Training curves"),
-    ("confusion", "confusion", "Confusion matrix"),
-    ("top-losses", "top_losses_text", "Top losses"),
-    ("classes", "class_rows", "Per-class metrics"),
-    ("calibration", "calibration", "Calibration"),
-    ("size", "size_tiles", "Size and cost"),
-    ("metadata", "metadata", "Details"),
-)
+def logged_metrics(task: Task) -> tuple[LoggedMetric, ...]:
+    """Return the metrics with one plot each, where the log has them: of every task, and this one's."""
+    by_name = {metric.name: metric for metric in (task.selection_metric, *task.train_metrics)}
+    own = [
+        LoggedMetric(metric.name, metric.title[:1].upper() + metric.title[1:], "%" if metric.is_fraction else "")
+        for metric in by_name.values()
+    ]
+    return (
+        LoggedMetric("loss", "Loss"),
+        *own,
+        LoggedMetric("grad_norm", "Gradient norm"),
+        LoggedMetric("lr", "Learning rate", averaged=False),
+    )
 
 
 def run_context(page: RunPage) -> dict[str, Any]:
-    """Return the values of `run.html`; an empty one leaves its section out.
-
-    Raises ValueError where the confusion matrix does not fit the classes, or an image is not uint8 of shape (H, W) or
-    (H, W, 3).
-    """
-    num_samples = int(page.metrics.get("num_samples") or 0)
-    num_wrong = num_samples - int(page.metrics.get("num_correct") or 0) if num_samples else len(page.misclassified)
-    split = str(page.metrics.get("split") or "")
+    """Return the values of `run.html`; an empty one leaves its section out. Raises ValueError as the results do."""
+    is_evaluated = bool(page.metrics.get("num_samples"))
     context: dict[str, Any] = {
         "kind": page.kind,
         "title": page.title,
-        "summary": page.summary or run_summary_text(page.metrics),
+        "summary": page.summary or (page.results.summary(page.metrics) if is_evaluated else _NOT_EVALUATED_TEXT),
         "metadata": {str(name): str(value) for name, value in page.metadata.items()},
-        "tiles": _metric_tiles(page.metrics),
+        "tiles": page.results.tiles(page.metrics) if is_evaluated else [],
         "selection": str(page.metrics.get("selection_text") or ""),
-        **training_context(page.log),
-        **confusion_context(page.confusion_matrix, page.classes),
-        **per_class_context(page.confusion_matrix, page.classes),
-        **top_losses_context(page.misclassified, page.classes, num_wrong, num_samples),
-        **calibration_context(page.calibration, split),
+        "results_template": page.results.template,
+        **training_context(page.log, page.results.task),
+        **page.results.context(page.metrics),
         **model_size_context(page.layers, depth=page.depth, params=page.params, macs=page.macs),
         **drawing_context(page.arch),
     }
-    context["sections"] = [(anchor, title) for anchor, key, title in _SECTIONS if context[key]]
+    sections = (
+        ("training", "curves", "Training curves"),
+        *page.results.sections,
+        ("size", "size_tiles", "Size and cost"),
+        ("metadata", "metadata", "Details"),
+    )
+    context["sections"] = [(anchor, title) for anchor, key, title in sections if context[key]]
     return context
 
 
-def run_summary_text(metrics: Mapping[str, Any]) -> str:
-    """Return one sentence: `98.3 % accuracy on 360 test images: 6 misclassified.`"""
-    num_samples = int(metrics.get("num_samples") or 0)
-    if not num_samples:
-        return "Not evaluated: there are no validation or test images."
-    num_correct = int(metrics["num_correct"])
-    images = f"{format_int(num_samples)} {format_split(metrics.get('split'))} image{'' if num_samples == 1 else 's'}"
-    wrong = format_int(num_samples - num_correct) if num_correct < num_samples else "none"
-    return f"{format_percent(num_correct / num_samples, 1)} accuracy on {images}: {wrong} misclassified."
+_NOT_EVALUATED_TEXT = "Not evaluated: there are no validation or test images."
 
 
-def confidence_interval_text(metrics: Mapping[str, Any]) -> str:
-    """Return the 95 % interval of the accuracy (Wilson), given the number of images."""
-    num_samples = int(metrics.get("num_samples") or 0)
-    if not num_samples:
-        return ""
-    low, high = wilson_interval(int(metrics["num_correct"]), num_samples)
-    return f"95 % interval {100 * low:.1f} to {format_percent(high, 1)}"
-
-
-def _metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    num_samples = int(metrics.get("num_samples") or 0)
-    if not num_samples:
-        return []
-    num_correct = int(metrics["num_correct"])
-    split = format_split(metrics.get("split"))
-    note = f"{format_int(num_correct)} of {format_int(num_samples)} {split} images"
-    tiles = [make_tile("accuracy", format_percent(num_correct / num_samples), note, confidence_interval_text(metrics))]
-    if metrics.get("top5") is not None:
-        tiles.append(make_tile("top-5 accuracy", format_percent(metrics["top5"]), "class among the five most probable"))
-    num_wrong = num_samples - num_correct
-    tiles.append(make_tile("misclassified", format_int(num_wrong), _error_rate_text(num_wrong, num_samples)))
-    if "loss" in metrics:
-        tiles.append(make_tile("loss", format_number(metrics["loss"]), f"mean over the {split} images"))
-    return [*tiles, *_train_metric_tiles(metrics)]
-
-
-def _train_metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the training accuracies of the selected weights and of the last epoch, where the former was evaluated."""
-    if "train_top1" not in metrics:
-        return []
-    columns = (
-        ("train_top1", "train_loss", "the selected weights"),
-        ("train_top1_running", "train_loss_running", "mean over the last epoch"),
-    )
-    return [
-        make_tile("training accuracy", format_percent(metrics[top1]), note, f"loss {format_number(metrics[loss])}")
-        for top1, loss, note in columns
-        if top1 in metrics
-    ]
-
-
-def _error_rate_text(num_wrong: int, num_samples: int) -> str:
-    if num_wrong == 0:
-        return "all images classified correctly"
-    if 3 * num_wrong > num_samples:
-        return f"{format_percent(num_wrong / num_samples, 1)} of the images"
-    return f"1 image in {format_int(round(num_samples / num_wrong))}"
-
-
-def training_context(log: LogRecords) -> dict[str, Any]:
+def training_context(log: LogRecords, task: Task) -> dict[str, Any]:
     """Return the plots of the logged metrics, the duration and throughput, and warnings of a diverged loss."""
-    panels = [panel for metric in LOGGED_METRICS for panel in _metric_panels(log, metric)]
+    panels = [panel for metric in logged_metrics(task) for panel in _metric_panels(log, metric)]
     return {"curves": panels, "speed_tiles": _speed_tiles(log), "warnings": non_finite_warnings(log)}
 
 

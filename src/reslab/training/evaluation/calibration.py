@@ -15,7 +15,7 @@ from reslab.nn.checkpoints.safetensors_io import update_header
 from reslab.runtime.files import disk_full_guard
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
-from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.run import Run, run_weights_path
 
 NUM_CALIBRATION_BINS = 15
@@ -134,15 +134,15 @@ class CalibrationResult:
 
 
 def calibrate(
-    fit_evaluation: Evaluation, evaluation: Evaluation, num_bins: int = NUM_CALIBRATION_BINS
+    fit_evaluation: ClassificationEvaluation, evaluation: ClassificationEvaluation, num_bins: int = NUM_CALIBRATION_BINS
 ) -> CalibrationResult:
     """Fit a temperature on `fit_evaluation` and return the calibration of `evaluation` before and after scaling.
 
-    Raises ValueError unless both kept their probabilities.
+    Raises ValueError unless both kept their predictions.
     """
     (fit_probabilities, fit_labels), (before, eval_labels) = (
-        require_probabilities(fit_evaluation),
-        require_probabilities(evaluation),
+        fit_evaluation.require_predictions(),
+        evaluation.require_predictions(),
     )
     temperature = fit_temperature(log_probabilities(fit_probabilities), fit_labels)
     after = apply_temperature(before.double(), temperature)
@@ -151,7 +151,9 @@ def calibrate(
     return CalibrationResult(temperature, fit_evaluation.split, diagrams[0], diagrams[1], losses[0], losses[1])
 
 
-def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | None) -> dict[str, Any]:
+def calibration_metrics(
+    evaluation: ClassificationEvaluation, val_evaluation: ClassificationEvaluation | None
+) -> dict[str, Any]:
     """Return the calibration metrics of a split as plain data.
 
     Always `ece`, `mce` and `reliability` (the bins); with a validation evaluation also `temperature`, `fit_split`,
@@ -161,12 +163,12 @@ def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | Non
     keys are absent if a half has no mistake. `temperature` is absent if no validation image is misclassified, because
     the loss then has no minimum.
     """
-    probabilities, labels = require_probabilities(evaluation)
+    probabilities, labels = evaluation.require_predictions()
     before = compute_reliability(probabilities, labels)
     metrics: dict[str, Any] = {"ece": before.ece, "mce": before.mce, "reliability": to_dict(before.bins)}
     if val_evaluation is None or val_evaluation.num_correct == val_evaluation.num_samples:
         return metrics
-    val_probabilities, val_labels = require_probabilities(val_evaluation)
+    val_probabilities, val_labels = val_evaluation.require_predictions()
     temperature = fit_temperature(log_probabilities(val_probabilities), val_labels)
     metrics |= {
         "temperature": temperature,
@@ -201,13 +203,6 @@ def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Ten
         temperature = fit_temperature(log_probabilities(probabilities[other_half]), labels[other_half])
         result[start::2] = apply_temperature(probabilities[start::2].double(), temperature)
     return result
-
-
-def require_probabilities(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
-    """Return probabilities (N, C) and labels (N,). Raises ValueError if the evaluation kept none."""
-    if evaluation.probabilities is None or evaluation.labels is None:
-        raise invalid("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
-    return evaluation.probabilities, evaluation.labels
 
 
 def _check_shapes(values: Tensor, labels: Tensor) -> None:
@@ -262,11 +257,11 @@ def check_temperature(probabilities: Tensor, labels: Tensor) -> TemperatureCheck
     return TemperatureCheck(*eces, *losses)
 
 
-def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
+def fit_validation_temperature(val_evaluation: ClassificationEvaluation) -> FittedTemperature:
     """Fit the temperature on a validation split, if cross-validation finds it better than none.
 
     Raises ValueError for another split (a temperature is never fitted on the test or training images), if no
-    validation image is misclassified, or if the evaluation kept no probabilities; TemperatureNotBetterError if
+    validation image is misclassified, or if the evaluation kept no predictions; TemperatureNotBetterError if
     `check_temperature` is worse or impossible.
     """
     if val_evaluation.split != "val":
@@ -275,7 +270,7 @@ def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
             f"the split {val_evaluation.split!r}",
             next_step="train with --val-fraction 0.1: never fit it on the test or training images",
         )
-    probabilities, labels = require_probabilities(val_evaluation)
+    probabilities, labels = val_evaluation.require_predictions()
     if val_evaluation.num_correct == val_evaluation.num_samples:
         got = f"{val_evaluation.num_samples} images, all classified correctly"
         raise invalid("a misclassified validation image, to fit a temperature", got, next_step="leave it at 1")

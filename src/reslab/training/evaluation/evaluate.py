@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import SPLIT_TITLES
@@ -27,8 +26,9 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.names import find_model_name
+from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.evaluation.input_values import InputValues
-from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
+from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.image_size import (
     choose_image_size,
@@ -43,6 +43,8 @@ from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run
 from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
+from reslab.training.tasks.registry import find_task_type, restore_task
+from reslab.training.tasks.task_type import TaskType
 
 EVAL_BATCH_SIZE = 256
 
@@ -53,7 +55,8 @@ class Evaluator:
 
     model: nn.Module
     data: DatasetSplits
-    loss: LossFn
+    task: TaskType
+    loss: LossFn | None
     workers: int
     device: torch.device
     process_group: ProcessGroup = SINGLE_PROCESS
@@ -63,16 +66,18 @@ class Evaluator:
         """The split that is evaluated during training: validation if there is one, else the evaluation split."""
         return "val" if "val" in self.data.splits else self.data.eval_split
 
-    def evaluate(self, split: str, keep_probabilities: bool = False) -> Evaluation:
-        """Evaluate the current weights on every sample of a split once, distributed over the ranks."""
+    def evaluate(self, split: str, keep_predictions: bool = False) -> Evaluation:
+        """Evaluate the current weights on every sample of a split once, distributed over the ranks.
+
+        `loss` replaces the task's. With `keep_predictions` the evaluation has the split as its dataset.
+        """
         # Without SyncBN each rank has its own running statistics; those of rank 0 are the ones a checkpoint saves.
         self.process_group.broadcast_buffers(self.model)
         dataset, process_group = self.data.split(split), self.process_group
         rank_options = {"rank": process_group.rank, "world_size": process_group.world_size}
         loader = eval_loader(dataset, EVAL_BATCH_SIZE, self.data.preprocess, self.device, self.workers, **rank_options)
-        return evaluate_batches(
-            self.model, loader, self.data.num_classes, self.loss, split, keep_probabilities, process_group
-        )
+        evaluation = evaluate_batches(self.model, loader, self.task, self.loss, split, keep_predictions, process_group)
+        return replace(evaluation, dataset=dataset) if keep_predictions else evaluation
 
 
 ModelLike = Run | str | Path | Arch | nn.Module
@@ -105,7 +110,7 @@ class EvaluateOptions:
     columns: Mapping[str, str] | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
-    keep_probabilities: bool = False
+    keep_predictions: bool = False
     distributed: bool = False
 
     @property
@@ -141,7 +146,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
-    keep_probabilities: bool = False,
+    keep_predictions: bool = False,
     distributed: bool = False,
 ) -> Evaluation:
     """Evaluate `model` on a split of `data` in float32: every sample once, with exact counts.
@@ -156,7 +161,7 @@ def evaluate(
     names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are
     averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
     prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
-    names the columns of a CSV file, as of `open_dataset`. `keep_probabilities` keeps the probabilities for
+    names the columns of a CSV file, as of `open_dataset`. `keep_predictions` keeps the probabilities for
     `save_predictions` and `calibrate`. A run that trained the user's own module needs it or its factory as `module`,
     or `allow_code`, which imports the factory that the run records. With
     `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
@@ -186,7 +191,7 @@ def evaluate(
         columns=columns,
         device=device,
         workers=workers,
-        keep_probabilities=keep_probabilities,
+        keep_predictions=keep_predictions,
         distributed=distributed,
     )
     if isinstance(model, list | tuple):
@@ -206,10 +211,18 @@ def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Ev
     network = network.to(process_group.device)
     if options.save_weights is not None:
         _save_weights(network, dataset, Path(options.save_weights), process_group)
-    evaluation = _evaluate_split(
-        TTATransforms(network, options.tta) if options.tta else network, dataset, options, process_group
-    )
-    return replace(evaluation, classes=dataset.classes)
+    model_with_views = TTATransforms(network, options.tta) if options.tta else network
+    return _evaluate_split(model_with_views, _resolve_task(target, network, dataset), dataset, options, process_group)
+
+
+def _resolve_task(target: ModelLike, network: nn.Module, data: DatasetSplits) -> TaskType:
+    """Return the task of a run, of weights, or else of the data. Raises ValueError if the data have another."""
+    fields = target.metadata["task"] if isinstance(target, Run) else getattr(network, "task", None)
+    task = find_task_type(data.task).for_data(data) if fields is None else restore_task(fields, data.classes)
+    if task.spec.name != data.task:
+        got = f"{data.name}, data of the task {data.task}"
+        raise invalid(f"data of the task {task.spec.name}, for which the network was trained", got)
+    return task
 
 
 def _resolve_preprocess(
@@ -270,7 +283,7 @@ def _make_process_group(device: torch.device, distributed: bool) -> ProcessGroup
 
 
 def _evaluate_split(
-    network: nn.Module, data: DatasetSplits, options: EvaluateOptions, process_group: ProcessGroup
+    network: nn.Module, task: TaskType, data: DatasetSplits, options: EvaluateOptions, process_group: ProcessGroup
 ) -> Evaluation:
     split = options.split or data.eval_split
     dataset = data.split(split)
@@ -288,16 +301,16 @@ def _evaluate_split(
         evaluation = evaluate_batches(
             network,
             loader,
-            data.num_classes,
-            loss=options.loss or functional.cross_entropy,
+            task,
+            loss=options.loss,
             split=split,
-            keep_probabilities=options.keep_probabilities,
+            keep_predictions=options.keep_predictions,
             process_group=process_group,
         )
     if evaluation.bad_indices:
         got = f"NaN or infinite values in {name_images(evaluation.bad_indices, dataset)}"
         raise invalid(f"finite {SPLIT_TITLES[split]} images", got, next_step="repair or remove them")
-    if not options.keep_probabilities:
+    if not options.keep_predictions:
         return evaluation
     return replace(evaluation, names=tuple(dataset.name(i) for i in range(len(dataset))), dataset=dataset)
 
@@ -309,8 +322,10 @@ def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: Evaluate
     first_target = targets[0]
     if data is None and isinstance(first_target, Run):
         data = reopen_data(first_target.metadata["data"], None, options.data_dir)
-    evaluations = [_evaluate_model(target, data, replace(options, keep_probabilities=True)) for target in targets]
-    return average_evaluations(evaluations) if len(evaluations) > 1 else evaluations[0]
+    evaluations = [_evaluate_model(target, data, replace(options, keep_predictions=True)) for target in targets]
+    if len(evaluations) == 1:
+        return evaluations[0]
+    return find_task_type(evaluations[0].spec.name).average(evaluations)
 
 
 def _open_run(model: ModelLike, options: EvaluateOptions) -> ModelLike:

@@ -111,7 +111,10 @@ class ReduceOnPlateau:
         self._patience_counter = PatienceCounter(schedule.patience) if schedule.name == "plateau" else None
 
     def update(self, step: int, error: float) -> bool:
-        """Add the error after `step` steps; return True if the rate is reduced from there on."""
+        """Add the error after `step` steps; return True if the rate is reduced from there on.
+
+        Any value for which lower is better can take the place of the error.
+        """
         if self._patience_counter is None or not self._patience_counter.update(error):
             return False
         self._patience_counter.reset()

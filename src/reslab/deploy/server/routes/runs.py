@@ -29,7 +29,7 @@ from reslab.deploy.server.schemas import (
 from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
-from reslab.training.evaluation.loop import sample_losses
+from reslab.training.evaluation.classification import sample_losses
 from reslab.training.run import Run
 
 MAX_EVAL_IMAGES = 2000

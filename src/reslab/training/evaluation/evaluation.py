@@ -1,0 +1,105 @@
+"""The result of an evaluation, the same for every task: metrics by name, the samples, and how scores compare."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reslab.data.image_datasets import ImageDataset
+from reslab.report.format import format_int, format_metric, format_number
+from reslab.report.thumbnails import MAX_THUMBNAIL_SIDE
+from reslab.spec.task import Metric, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The metrics over `num_samples` images, each evaluated once, in the order of the split; one subclass a task.
+
+    `loss` is the mean over samples. Where predictions were kept, there are the samples' `names` and their `dataset`.
+    Where the loss is not finite, `bad_indices` are the samples whose images hold NaN or infinite values. `members` are
+    the results of each model of an ensemble by itself, without predictions.
+    """
+
+    spec: ClassVar[Task]
+
+    num_samples: int
+    loss: float
+    split: str = ""
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    dataset: ImageDataset | None = None
+    bad_indices: tuple[int, ...] = ()
+    members: tuple["Evaluation", ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics of the task by name, and `loss`; None for one that the data do not define."""
+        return {**{metric.name: getattr(self, metric.name) for metric in self.spec.metrics}, "loss": self.loss}
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """The metric that selects the weights, and the loss, both with the sign for which higher is better."""
+        return self.score_of(self.spec.selection_metric), -self.loss
+
+    def score_of(self, metric: Metric) -> float:
+        """Return a metric with the sign for which higher is better; minus infinity where it is not defined."""
+        value = self.metrics[metric.name]
+        return float("-inf") if value is None or value != value else metric.score(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics by name, and num_samples."""
+        return {**self.metrics, "num_samples": self.num_samples}
+
+    @property
+    def has_predictions(self) -> bool:
+        """True if the predictions of each sample were kept."""
+        raise NotImplementedError
+
+    def preview(self, i: int) -> np.ndarray:
+        """Return the image of sample i as uint8 (H, W) or (H, W, 3); of large images only every k-th pixel."""
+        assert self.dataset is not None, "evaluate with keep_predictions"
+        image = self.dataset.preview(i)
+        stride = max(1, min(image.shape[-2:]) // (2 * MAX_THUMBNAIL_SIDE))
+        image = image[:, ::stride, ::stride].cpu()
+        return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()
+
+    def sample_name(self, i: int) -> str:
+        """Return the name of sample i."""
+        assert self.dataset is not None, "evaluate with keep_predictions"
+        return self.dataset.name(i)
+
+    def per_class(self) -> Mapping[str, Any]:
+        """Return the details for each class or target as JSON; empty if the task has none."""
+        return {}
+
+    def per_class_table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Return the columns and rows of `per_class` as texts."""
+        return [], []
+
+    def prediction_table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the columns and one row of texts for each sample, from the predictions that were kept."""
+        raise NotImplementedError
+
+    def prediction_arrays(self) -> dict[str, np.ndarray]:
+        """Return the targets and predictions of all samples as arrays by name."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return the metrics; the fields are too many to print."""
+        texts = [f"{name} {text}" for name, text in self._metric_texts(by_name=True)]
+        return f"Evaluation({self.split or 'data'}: {', '.join(texts)})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the metrics, for notebooks."""
+        cells = "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in self._metric_texts())
+        caption = f"{self.split or 'evaluation'}: {format_int(self.num_samples)} images"
+        return f"<table><caption>{caption}</caption>{cells}</table>"
+
+    def _metric_texts(self, by_name: bool = False) -> list[tuple[str, str]]:
+        texts = [
+            (metric.name if by_name else metric.title, format_metric(metric, self.metrics[metric.name]))
+            for metric in self.spec.metrics
+            if self.metrics[metric.name] is not None
+        ]
+        return [*texts, ("loss", format_number(self.loss))]

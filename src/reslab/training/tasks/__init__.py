@@ -1,0 +1,1 @@
+"""The tasks in training: targets, losses, metrics and results, one module a task."""

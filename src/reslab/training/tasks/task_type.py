@@ -1,0 +1,99 @@
+"""What a task does in training and evaluation: the base class of one subclass a task."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from reslab.data.dataset import DatasetSplits
+from reslab.report.pages.results import TaskResults
+from reslab.spec.errors import invalid
+from reslab.spec.recipe import Recipe
+from reslab.spec.task import Task
+from reslab.training.evaluation.evaluation import Evaluation
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """A task on the outputs named `classes`: its losses, its metrics, and what its outputs mean.
+
+    A subclass is registered with `register_task`; its further fields are fitted to the data (as the mean and standard
+    deviation of the targets), and saved with the weights: `to_dict` returns what `from_dict` takes.
+    """
+
+    spec: ClassVar[Task]
+    can_distill: ClassVar[bool] = False
+    """True if the outputs are logits over classes, whose softmax a student can imitate."""
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def for_data(cls, data: DatasetSplits) -> Self:
+        """Return the task fitted to the training images of a dataset."""
+        return cls(data.classes)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], classes: Sequence[str]) -> Self:
+        """Return the task that `to_dict` saved."""
+        return cls(tuple(classes), **{name: value for name, value in fields.items() if name != "name"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the name of the task and its fitted values, as JSON."""
+        return {"name": self.spec.name}
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of the network."""
+        return len(self.classes)
+
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Raise ValueError unless the outputs have the shape (N, number of outputs)."""
+        if outputs.ndim != 2 or outputs.shape[1] != self.num_outputs:
+            required = f"outputs of shape (N, {self.num_outputs}), one for each {self.output_noun} of the data"
+            raise invalid(required, tuple(outputs.shape))
+
+    output_noun: ClassVar[str] = "class"
+
+    def example_targets(self, num_samples: int, device: torch.device) -> Tensor:
+        """Return targets of zeros, to try a loss on."""
+        return torch.zeros(num_samples, dtype=torch.int64, device=device)
+
+    def default_loss(self) -> LossFn:
+        """Return the loss of an evaluation."""
+        raise NotImplementedError
+
+    def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
+        """Return the loss of a recipe, its weights on `device`. Raises ValueError if it does not fit the data."""
+        raise NotImplementedError
+
+    def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""
+        raise NotImplementedError
+
+    def batch_result(self, outputs: Tensor, targets: Tensor) -> Any:
+        """Return what an evaluation keeps of a batch, on the CPU; the ranks send it to each other."""
+        return outputs.float().cpu(), targets.cpu()
+
+    def evaluate(
+        self, batch_results: Sequence[Any], loss: float, split: str = "", keep_predictions: bool = False
+    ) -> Evaluation:
+        """Return the evaluation of all batches, in the order of the split; `loss` is the mean over samples."""
+        raise NotImplementedError
+
+    @classmethod
+    def average(cls, evaluations: Sequence[Any]) -> Evaluation:
+        """Return the evaluation of an ensemble, from evaluations that kept their predictions."""
+        raise invalid(f"one model for the task {cls.spec.name}", f"an ensemble of {len(evaluations)}")
+
+    def fitted_to(self, val_evaluation: Any) -> Self:
+        """Return the task with the values that are chosen on the validation split, such as thresholds."""
+        return self
+
+    @classmethod
+    def results(cls, evaluation: Any, val_evaluation: Any = None) -> TaskResults:
+        """Return the sections of a report on an evaluation that kept its predictions."""
+        raise NotImplementedError
