@@ -104,3 +104,26 @@ def test_columns_of_a_csv_file_are_named(folder: Path, command: Command) -> None
     assert outcome.value["splits"]["train"]["per_class"] == {"ants": 23, "bees": 23}
     for name in ("train", "eval"):
         assert "--label-column" in command(name, "--help").out
+
+
+def test_several_classes_and_values_are_listed(folder: Path, command: Command) -> None:
+    paths = [path.relative_to(folder.parent) for path in sorted(folder.rglob("*.png"))]
+    rows = [f"{path},{i % 2},{int(i % 3 == 0)},{i / 4}" for i, path in enumerate(paths)]
+    (folder.parent / "list.csv").write_text("\n".join(["path,ant,bee,weight", *rows]))
+    outcome = command("data", "check", "list.csv", "--label-column", "ant,bee")
+    assert outcome.code == 0
+    assert [line.split() for line in outcome.out.splitlines()[:5]] == [
+        ["class", "train"], ["ant", "23"], ["bee", "16"], ["(no", "class)", "15"], ["images", "46"],
+    ]  # fmt: skip
+    assert "the task is multi-label" in outcome.out
+    outcome = command("data", "check", "list.csv", "--label-column", "weight", "--task", "regression")
+    assert [line.split() for line in outcome.out.splitlines()[:2]] == [
+        ["value", "split", "images", "min", "mean", "std", "max"],
+        ["weight", "train", "46", "0.000", "5.625", "3.319", "11.25"],
+    ]
+    page = Path("data-check-list.html").read_text("utf-8")
+    assert "does not suit these images" not in page
+    outcome = command("data", "check", folder, "--task", "regression", "--json")
+    assert outcome.code == 1
+    assert "labels for the task regression" in outcome.value["error"]
+    assert "nearest: 'regression'" in command("data", "check", folder, "--task", "regresion", "--json").value["error"]

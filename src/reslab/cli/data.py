@@ -10,6 +10,7 @@ from reslab.cli.options import (
     ImageColumn,
     JsonFlag,
     LabelColumn,
+    LabelTask,
     MaxPixels,
     Panel,
     SplitColumn,
@@ -18,7 +19,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
-from reslab.report.format import format_int, format_percent
+from reslab.report.format import format_int, format_number, format_percent
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -62,6 +63,7 @@ def check(
             show_default="as their folder suggests",
         ),
     ] = None,
+    task: LabelTask = None,
     max_pixels: MaxPixels = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -76,7 +78,7 @@ def check(
 
     with limit_pixels(max_pixels):
         columns = named_columns(image_column, label_column, split_column)
-        check_result = check_data(path, data_dir, columns, mask_values)
+        check_result = check_data(path, data_dir, columns, task, mask_values)
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform
@@ -94,13 +96,16 @@ def check(
     if check_result.masks:
         titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
         print_table(["class", *titles], _mask_rows(check_result))
+    elif check_result.labels.values:
+        print_table(["value", "split", "images", "min", "mean", "std", "max"], _value_rows(check_result))
     else:
         print_table(["class", *check_result.counts], _class_rows(check_result))
     print()
     for issue in issues:
         print(f"{issue.severity}: {issue.text}")
     if not issues:
-        print("no problems found: all files are readable, no image is duplicated, the classes are balanced")
+        balance = ", the classes are balanced" if any(check_result.counts.values()) else ""
+        print(f"no problems found: all files are readable, no image is duplicated{balance}")
     raise typer.Exit(exit_code)
 
 
@@ -121,11 +126,31 @@ def default_train_transform(check_result: "DataCheck") -> str:
 
 
 def _class_rows(check_result: "DataCheck") -> list[list[str]]:
-    names = check_result.listing.classes
+    from reslab.data.check.label_statistics import NO_CLASS
+
     rows = [
-        [name, *(format_int(class_counts[name]) for class_counts in check_result.counts.values())] for name in names
+        [name, *(format_int(class_counts[name]) for class_counts in check_result.counts.values())]
+        for name in check_result.listing.classes
+        if any(check_result.counts.values())
     ]
-    return [*rows, ["all", *(format_int(sum(class_counts.values())) for class_counts in check_result.counts.values())]]
+    without = check_result.labels.num_without_class
+    if without is not None:
+        rows.append([NO_CLASS, *map(format_int, without.values())])
+    return [*rows, ["all" if without is None else "images", *map(format_int, check_result.num_images.values())]]
+
+
+def _value_rows(check_result: "DataCheck") -> list[list[str]]:
+    num_images = check_result.num_images
+    return [
+        [
+            value.name,
+            split,
+            format_int(num_images[split]),
+            *(format_number(number) for number in (value.minimum, value.mean, value.std, value.maximum)),
+        ]
+        for split, values in check_result.labels.values.items()
+        for value in values
+    ]
 
 
 def _mask_rows(check_result: "DataCheck") -> list[list[str]]:

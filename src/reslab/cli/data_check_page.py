@@ -1,7 +1,8 @@
 """Build the page of `reslab data check` from the results of the check."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import DuplicateGroup
 from reslab.data.check.findings import Finding
+from reslab.data.check.label_statistics import LABEL_TEXTS
 from reslab.data.formats.mask_classes import voc_color
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
@@ -17,6 +19,7 @@ from reslab.data.masks import VOID
 from reslab.report.format import format_int, format_split
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import TargetKind
 
 MAX_GROUPS = 12
 MAX_IMAGES_PER_GROUP = 6
@@ -112,7 +115,7 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     return [
         CaptionedImage(
             _to_pixels(_paint_mask((255 * image).round().clamp(0, 255), target).to(torch.uint8)),
-            _target_text(target, classes),
+            _TARGET_TEXTS[dataset.target_kind](target, classes),
             dataset.name(i),
         )
         for image, target, i in zip(x, y, indices.tolist(), strict=True)
@@ -149,6 +152,23 @@ def _paint_mask(image: Tensor, target: Tensor) -> Tensor:
     palette = torch.tensor([voc_color(number) if number != VOID else (0, 0, 0) for number in range(256)])
     painted = (image.expand(3, -1, -1) + palette[target].permute(2, 0, 1)) / 2
     return torch.where(target == 0, image.expand(3, -1, -1), painted)
+
+
+def _multi_hot_text(target: Tensor, classes: Sequence[str]) -> str:
+    is_mixed = bool(((target != 0) & (target != 1)).any())
+    return _target_text(target, classes) if is_mixed else _label_text(TargetKind.MULTI_HOT, target, classes)
+
+
+def _label_text(target_kind: TargetKind, target: Tensor, classes: Sequence[str]) -> str:
+    text = LABEL_TEXTS.get(target_kind)
+    return text(target, classes) if text else ""
+
+
+_TARGET_TEXTS: dict[TargetKind, Callable[[Tensor, Sequence[str]], str]] = {
+    **{kind: partial(_label_text, kind) for kind in TargetKind},
+    TargetKind.CLASS: _target_text,
+    TargetKind.MULTI_HOT: _multi_hot_text,
+}
 
 
 def _to_pixels(image: Tensor) -> np.ndarray:

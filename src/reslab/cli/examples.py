@@ -72,6 +72,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "data check": (
         "reslab data check photos/",
+        "reslab data check cells.csv --task regression --label-column red,white",
         "reslab data check photos/ --html check.html --train-transform 'crop(224) flip'",
     ),
     "doctor": (

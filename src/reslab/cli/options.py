@@ -104,8 +104,18 @@ LabelColumn = Annotated[
         "--label-column",
         metavar="NAME",
         rich_help_panel=Panel.DATA,
-        help="Column of the classes in a CSV file.",
+        help="Column of the labels in a CSV file; several, separated by commas, of 0 and 1 or of numbers.",
         show_default="label, class, category",
+    ),
+]
+LabelTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        rich_help_panel=Panel.DATA,
+        help="Task of the labels: classification, multi-label, regression or segmentation.",
+        show_default="inferred, classification where in doubt",
     ),
 ]
 SplitColumn = Annotated[

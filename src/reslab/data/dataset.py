@@ -202,7 +202,7 @@ class DatasetListing:
 
     `classes` and `task` are those of `DatasetSplits`. `unlabeled` has the images of a split outside of any class
     folder; `layout_error` is the error that training on this path would raise, or empty; `ignored` are the files that
-    are not read, `messages` as of `DatasetSplits`.
+    are not read, `messages` as of `DatasetSplits`; `task_reason` says why the task was inferred from the labels.
     """
 
     name: str
@@ -214,6 +214,7 @@ class DatasetListing:
     ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
     messages: tuple[str, ...] = ()
     task: str = DEFAULT_TASK
+    task_reason: str = ""
 
 
 def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:

@@ -21,14 +21,13 @@ def require_dataset_name(name_or_path: str) -> None:
 
 _WITHOUT_READER = """
 svhn stl10 tinyimagenet imagenette imagewoof places365 food101 flowers102 caltech101 oxfordpets stanfordcars
-fgvcaircraft inaturalist imagenet21k emnist kmnist cinic10
+fgvcaircraft inaturalist imagenet21k emnist kmnist cinic10 celeba
 """
 UNSUPPORTED_DATASETS = {
     "voc": "object detection and segmentation",
     "coco": "object detection and segmentation",
     "cityscapes": "segmentation",
     "ade20k": "segmentation",
-    "celeba": "several labels an image",
     "kinetics": "videos",
     **dict.fromkeys(_WITHOUT_READER.split(), ""),
 }

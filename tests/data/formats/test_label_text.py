@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.formats.label_text import LabelTexts, infer_task, parse_labels
+from reslab.data.formats.label_text import InferredTask, LabelTexts, infer_task, parse_labels
 from reslab.data.registry import list_dataset, open_dataset
 
 NUM = 8
@@ -95,7 +95,7 @@ def test_several_numbers(images: Path, columns: dict[str, Any]) -> None:
 def test_numbers_in_one_column(images: Path) -> None:
     data = open_dataset(write(images, "path,label", [str(i + 0.5) for i in range(NUM)]))
     assert (data.task, data.classes) == ("regression", ("label",))
-    assert data.messages[0] == "label holds numbers with fractions, such as 0.5: the task is regression"
+    assert data.messages[0] == "column label holds numbers with fractions, such as 0.5: the task is regression"
     pairs = open_dataset(write(images, "path,label", [f"{i} {i / 2}" for i in range(NUM)]))
     assert (pairs.task, pairs.classes) == ("regression", ("label 0", "label 1"))
     assert labels_of(pairs) == [[i, i / 2] for i in range(NUM)]
@@ -177,14 +177,14 @@ def texts(cells: list[str]) -> LabelTexts:
     ],
 )
 def test_labels_in_doubt_are_classes(cells: list[str]) -> None:
-    assert infer_task(texts(cells)) == ("classification", ())
+    assert infer_task(texts(cells)) == InferredTask("classification")
 
 
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ([str(i) for i in range(30)], "30 different numbers in label are read as classes; for amounts"),
-        (["-1", "3"], "2 different numbers in label"),
+        ([str(i) for i in range(30)], "30 different numbers in column label are read as classes; for amounts"),
+        (["-1", "3"], "2 different numbers in column label"),
         (
             ["clear river", "clear road", "river road", "clear river road"],
             "labels such as 'clear river' are read as one",
@@ -192,9 +192,9 @@ def test_labels_in_doubt_are_classes(cells: list[str]) -> None:
     ],
 )
 def test_hints(cells: list[str], said: str) -> None:
-    task, messages = infer_task(texts(cells))
-    assert task == "classification"
-    assert said in messages[0]
+    inferred = infer_task(texts(cells))
+    assert (inferred.name, inferred.reason) == ("classification", "")
+    assert said in inferred.hint
 
 
 def test_a_list_of_classes_names_indices() -> None:

@@ -14,7 +14,9 @@ from reslab.data.check.duplicates import (
     find_near_duplicates,
     inspect_images,
 )
+from reslab.data.check.label_statistics import LabelStatistics, class_counts, label_statistics, label_texts
 from reslab.data.dataset import DatasetListing, DatasetSplits
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_files import default_mask_transform
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.mask_statistics import MaskStatistics, count_mask_pixels
@@ -28,7 +30,7 @@ UNLABELED = "(unlabeled)"
 
 @dataclass(frozen=True, eq=False)
 class CheckedImage:
-    """A checked image: its split, its class name (or UNLABELED), and its index in its dataset.
+    """A checked image: its split, its label as text (or UNLABELED), and its index in its dataset.
 
     The label of an image with a mask names the classes that the mask shows; `mask_error` says why it cannot be used.
     """
@@ -50,15 +52,22 @@ class CheckedImage:
 class DataCheck:
     """The result of a check: every image of the listing, and the groups of identical or nearly identical images.
 
-    `counts[split][class]` counts the labeled images, readable or not; groups hold indices into `images`. `masks` has
-    the pixels of each split whose images have masks; `counts` then has the images that show a class.
+    `counts[split][class]` counts the labeled images, readable or not; a split whose labels are not classes has none.
+    Groups hold indices into `images`. `masks` has the pixels of each split whose images have masks; `counts` then has
+    the images that show a class.
     """
 
     listing: DatasetListing
     images: tuple[CheckedImage, ...]
     counts: Mapping[str, Mapping[str, int]]
     duplicates: tuple[DuplicateGroup, ...]
+    labels: LabelStatistics
     masks: Mapping[str, MaskStatistics] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """The number of labeled images of each split, readable or not."""
+        return {split: len(dataset) for split, dataset in self.listing.splits.items()}
 
     @property
     def unreadable(self) -> tuple[CheckedImage, ...]:
@@ -107,12 +116,13 @@ class DataCheck:
         return {
             "name": self.listing.name,
             "location": self.listing.location,
+            "task": self.listing.task,
             "classes": list(self.listing.classes),
             "num_images": len(self.images),
-            "splits": {
-                split: {"num_images": len(self.listing.splits[split]), "per_class": dict(counts)}
-                for split, counts in self.counts.items()
-            },
+            "splits": {split: self._split_to_dict(split) for split in self.listing.splits},
+            "class_pairs": [
+                {"classes": [pair.first, pair.second], "num_images": pair.num_both} for pair in self.labels.pairs
+            ],
             "unlabeled": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
             "unreadable": [{"path": image.name, "error": image.info.error} for image in self.unreadable],
             "decode_warnings": [{"path": image.name, "warning": image.info.warning} for image in self.with_warning],
@@ -156,6 +166,22 @@ class DataCheck:
             "errors": [{"path": image.name, "error": image.mask_error} for image in images if image.mask_error],
         }
 
+    def _split_to_dict(self, split: str) -> dict[str, Any]:
+        values = {
+            value.name: {
+                "mean": value.mean,
+                "std": value.std,
+                "min": value.minimum,
+                "max": value.maximum,
+                "outliers": [self.listing.splits[split].name(i) for i in value.outliers],
+            }
+            for value in self.labels.values.get(split, ())
+        }
+        result: dict[str, Any] = {"num_images": self.num_images[split], "per_class": dict(self.counts[split])}
+        if self.labels.num_without_class is not None:
+            result["without_class"] = self.labels.num_without_class[split]
+        return {**result, "values": values} if values else result
+
     def _names(self, group: DuplicateGroup) -> list[str]:
         return [self.images[index].name for index in group.indices]
 
@@ -163,18 +189,21 @@ class DataCheck:
 def check_data(
     data: str | Path | DatasetSplits,
     data_dir: Path | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
+    task: str | None = None,
     mask_values: str | None = None,
 ) -> DataCheck:
     """Check a named dataset, the data at a path, or an open dataset (`as_dataset` makes one of tensors).
 
-    `columns` and `mask_values` are those of `open_dataset`.
-    Raises ValueError only if there is nothing to read; `listing.layout_error` has the error that training would raise.
+    `columns`, `task` and `mask_values` are those of `open_dataset`. Raises ValueError only if there is nothing to read,
+    or a label in a CSV file or in shards is invalid; `listing.layout_error` has the error that training would raise.
     """
     if isinstance(data, DatasetSplits):
-        listing = DatasetListing(data.name, data.location, data.classes, data.splits, messages=data.messages)
+        listing = DatasetListing(
+            data.name, data.location, data.classes, data.splits, messages=data.messages, task=data.task
+        )
     else:
-        listing = list_dataset(data, data_dir, columns, mask_values=mask_values)
+        listing = list_dataset(data, data_dir, columns, task, mask_values)
     checked: list[CheckedImage] = []
     masks: dict[str, MaskStatistics] = {}
     for split, dataset in listing.splits.items():
@@ -182,13 +211,16 @@ def check_data(
             masks[split] = count_mask_pixels(dataset, len(listing.classes))
             checked += _check_masks(split, dataset, masks[split], listing.classes)
             continue
-        labels = [listing.classes[label] for label in dataset.labels.tolist()]
-        checked += _check_split(split, dataset, labels)
+        checked += _check_split(split, dataset, label_texts(dataset, listing.classes))
     for split, unlabeled in listing.unlabeled.items():
         checked += _check_split(split, unlabeled, [UNLABELED] * len(unlabeled))
     infos = [image.info for image in checked]
     duplicates = (*find_exact_duplicates(infos), *find_near_duplicates(infos))
-    return DataCheck(listing, tuple(checked), _count_classes(listing, masks), duplicates, masks)
+    counts = class_counts(listing) | {
+        split: dict(zip(listing.classes, statistics.images_per_class.tolist(), strict=True))
+        for split, statistics in masks.items()
+    }
+    return DataCheck(listing, tuple(checked), counts, duplicates, label_statistics(listing), masks)
 
 
 def _check_split(split: str, dataset: ImageDataset | FileImageDataset, labels: list[str]) -> list[CheckedImage]:
@@ -209,17 +241,6 @@ def _check_masks(
         label = ", ".join(classes[label] for label in shown) or UNLABELED
         checked.append(CheckedImage(split, label, dataset, i, info, error))
     return checked
-
-
-def _count_classes(listing: DatasetListing, masks: Mapping[str, MaskStatistics]) -> dict[str, dict[str, int]]:
-    num_classes = len(listing.classes)
-    counts = {
-        split: masks[split].images_per_class if split in masks else dataset.labels.bincount(minlength=num_classes)
-        for split, dataset in listing.splits.items()
-    }
-    return {
-        split: dict(zip(listing.classes, split_counts.tolist(), strict=True)) for split, split_counts in counts.items()
-    }
 
 
 def size_statistics(infos: list[ImageInfo]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
 from reslab.data.dataset import MIN_IMBALANCE, float_range_messages
 from reslab.data.image_datasets import SPLIT_TITLES
+from reslab.data.targets import TARGET_RULES
+from reslab.spec.task import find_task
 
 MIN_IMAGES_PER_CLASS = 20
 MIN_IMAGE_SIDE = 32
@@ -34,6 +36,7 @@ class FindingKind(StrEnum):
     LAYOUT = "layout"
     IGNORED_FILES = "ignored-files"
     SYSTEM_FOLDERS = "system-folders"
+    TASK = "task"
     LABELS = "labels"
     SIMILAR_CLASSES = "similar-classes"
     FLOAT_RANGE = "float-range"
@@ -51,6 +54,12 @@ class FindingKind(StrEnum):
     RARE_PIXELS = "rare-pixels"
     IMBALANCE = "imbalance"
     SMALL_CLASSES = "small-classes"
+    ALWAYS_SHOWN = "always-shown"
+    NEVER_APART = "never-apart"
+    NO_CLASS = "no-class"
+    CONSTANT_VALUES = "constant-values"
+    OUTLIERS = "outliers"
+    VALUE_RANGE = "value-range"
     BLANK = "blank"
     CHANNELS = "channels"
     EXIF_ROTATED = "exif-rotated"
@@ -79,6 +88,8 @@ def list_findings(check: DataCheck) -> list[Finding]:
         *_label_conflict_findings(check),
         *_within_split_findings(check),
         *(_mask_findings(check) if check.masks else _class_findings(check)),
+        *_multi_label_findings(check),
+        *_value_findings(check),
         *_image_findings(check),
     ]
     severities = list(Severity)
@@ -113,6 +124,9 @@ def _ignored_findings(check: DataCheck) -> Iterator[Finding]:
 
 
 def _label_findings(check: DataCheck) -> Iterator[Finding]:
+    reason = check.listing.task_reason
+    if reason:
+        yield Finding(Severity.NOTE, FindingKind.TASK, f"{reason[0].upper()}{reason[1:]}.")
     messages = check.listing.messages
     if messages:
         text = "; ".join(messages)
@@ -228,14 +242,66 @@ def _class_findings(check: DataCheck) -> Iterator[Finding]:
     if check.imbalance >= MIN_IMBALANCE and train[smallest]:
         text = (
             f"The training classes are imbalanced, {check.imbalance:.3g} to 1: {train[largest]:,} images of {largest}, "
-            f"{train[smallest]:,} of {smallest}. Set class_weights=balanced or class_balanced_sampling=true, and "
-            "compare per-class metrics."
+            f"{train[smallest]:,} of {smallest}. {_imbalance_advice(check)}"
         )
         yield Finding(Severity.WARNING, FindingKind.IMBALANCE, text)
     small = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]
     if small:
         text = f"Fewer than {MIN_IMAGES_PER_CLASS} training images of {_shorten_list(small)}: start from pretrained "
         yield Finding(Severity.NOTE, FindingKind.SMALL_CLASSES, f"{text}weights.")
+
+
+def _imbalance_advice(check: DataCheck) -> str:
+    if TARGET_RULES[find_task(check.listing.task).target].keeps_classes:
+        return "Set class_weights=balanced or class_balanced_sampling=true, and compare per-class metrics."
+    return "Compare per-class metrics."
+
+
+def _multi_label_findings(check: DataCheck) -> Iterator[Finding]:
+    without = check.labels.num_without_class
+    if without is None:
+        return
+    num_train = check.num_images.get("train", 0)
+    always = [name for name, count in check.counts.get("train", {}).items() if num_train and count == num_train]
+    if always:
+        text = f"Every training image shows {_shorten_list(always)}: what every image shows cannot be learned."
+        yield Finding(Severity.WARNING, FindingKind.ALWAYS_SHOWN, text)
+    together = [f"{pair.first} and {pair.second}" for pair in check.labels.pairs if pair.is_always]
+    if together and not always:
+        text = f"Training images show these classes together or not at all: {_shorten_list(together)}."
+        yield Finding(Severity.WARNING, FindingKind.NEVER_APART, text)
+    counts = ", ".join(f"{count:,} {SPLIT_TITLES[split]}" for split, count in without.items() if count)
+    if counts:
+        text = f"Images without any class: {counts}; they are negative examples of every class."
+        yield Finding(Severity.NOTE, FindingKind.NO_CLASS, text)
+
+
+def _value_findings(check: DataCheck) -> Iterator[Finding]:
+    train = {value.name: value for value in check.labels.values.get("train", ())}
+    constant = [f"{name} ({value.minimum:g})" for name, value in train.items() if value.minimum == value.maximum]
+    if constant:
+        text = f"All training images have the same value of {_shorten_list(constant)}: there is nothing to learn."
+        yield Finding(Severity.WARNING, FindingKind.CONSTANT_VALUES, text)
+    outliers = [
+        f"{value.name} {float(check.listing.splits[split].labels[i, k]):g} of {check.listing.splits[split].name(i)}"
+        for split, values in check.labels.values.items()
+        for k, value in enumerate(values)
+        for i in value.outliers
+    ]
+    if outliers:
+        text = f"Values far from all others, which dominate a squared error: {_shorten_list(outliers)}. If they are "
+        yield Finding(Severity.WARNING, FindingKind.OUTLIERS, f"{text}right, consider the loss l1 or huber.")
+    outside = [
+        f"{SPLIT_TITLES[split]} {value.name} from {value.minimum:g} to {value.maximum:g}, in training "
+        f"from {train[value.name].minimum:g} to {train[value.name].maximum:g}"
+        for split, values in check.labels.values.items()
+        for value in values
+        if value.name in train
+        and (value.minimum < train[value.name].minimum or value.maximum > train[value.name].maximum)
+    ]
+    if outside:
+        text = f"Values outside of the range of the training images: {_shorten_list(outside)}."
+        yield Finding(Severity.NOTE, FindingKind.VALUE_RANGE, text)
 
 
 def _image_findings(check: DataCheck) -> Iterator[Finding]:

@@ -29,7 +29,8 @@ _ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 class LabeledFiles:
     """The image files of one split with their labels, ordered by class and name; class names in label order.
 
-    Labels are those of the task: the index of a class, or the numbers, of each image.
+    Labels are those of the task: the index of a class, or the numbers, of each image; `task_reason` says
+    why the task was inferred.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class LabeledFiles:
     paths: tuple[Path, ...]
     labels: tuple[int | tuple[float, ...], ...]
     task: str = DEFAULT_TASK
+    task_reason: str = ""
 
     def to_dataset(self, root: Path | None) -> FileImageDataset:
         """Return the files as RGB images; names are relative to `root`, or whole paths without one."""

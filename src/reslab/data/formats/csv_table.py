@@ -161,7 +161,7 @@ def read_labeled_rows(
 def label_rows(
     location: Path, columns: tuple[str, ...], rows: Sequence[CsvRow], task: str | None
 ) -> tuple[dict[str, LabeledFiles], tuple[str, ...]]:
-    """Return the files of each split with their labels, which are in these columns, and messages on the task."""
+    """Return the files of each split with their labels, which are in these columns, and messages."""
     _check_unique_paths(location, rows)
     if not any(row.split == "train" for row in rows):
         got = f"only {', '.join(sorted({row.split for row in rows}))}" if rows else "no rows"
@@ -184,7 +184,7 @@ def label_rows(
         chosen = [i for i, row in enumerate(rows) if row.split == split]
         if chosen:
             paths, labels = tuple(rows[i].path for i in chosen), tuple(parsed.labels[i] for i in chosen)
-            files_by_split[split] = LabeledFiles(location, parsed.names, paths, labels, parsed.task)
+            files_by_split[split] = LabeledFiles(location, parsed.names, paths, labels, parsed.task, parsed.task_reason)
     return files_by_split, parsed.messages
 
 

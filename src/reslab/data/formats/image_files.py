@@ -93,6 +93,8 @@ def open_labeled_files(
     """Open listed files whose names are relative to `root`; the names of columns are recorded."""
     columns = options.columns or (options.record or {}).get("columns")
     train = files_by_split["train"]
+    if train.task_reason:
+        messages = (*messages, train.task_reason)
     messages += check_label_coverage(
         {split: files.to_dataset(None).labels for split, files in files_by_split.items()},
         train.classes,
@@ -215,8 +217,22 @@ def list_csv_dataset(csv_path: Path, columns: ColumnNames | None = None, task: s
     """List the images of a CSV file. Raises ValueError as `list_csv` does."""
     files_by_split, messages = list_csv(csv_path, columns, task)
     splits = {split: files.to_dataset(csv_path.parent) for split, files in files_by_split.items()}
-    train = files_by_split["train"]
-    return DatasetListing(csv_path.stem, str(csv_path), train.classes, splits, messages=messages, task=train.task)
+    return labeled_listing(csv_path, csv_path.stem, files_by_split["train"], splits, messages)
+
+
+def labeled_listing(
+    location: Path, name: str, train: LabeledFiles, splits: Mapping[str, ImageDataset], messages: tuple[str, ...]
+) -> DatasetListing:
+    """Return the listing of labeled files, with the classes and the task of those for training."""
+    return DatasetListing(
+        name,
+        str(location),
+        train.classes,
+        splits,
+        messages=messages,
+        task=train.task,
+        task_reason=train.task_reason,
+    )
 
 
 def _existing_split_folders(root: Path) -> dict[str, Path]:

@@ -41,14 +41,25 @@ class LabelTexts:
 class ParsedLabels:
     """The labels of a task: the index of its class, or the numbers, of each image; `names` are those of the outputs.
 
-    `shown` are the names in each cell, where the labels are written as names; `messages` say why this task was chosen.
+    `shown` are the names in each cell, where the labels are written as names. `task_reason` says why
+    this task was inferred, `messages` which other one may be meant.
     """
 
     task: str
     names: tuple[str, ...]
     labels: tuple[int, ...] | tuple[tuple[float, ...], ...]
     shown: tuple[tuple[str, ...], ...] = ()
+    task_reason: str = ""
     messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InferredTask:
+    """The task that labels as text suit, classification where others are possible; why, and which may be meant."""
+
+    name: str
+    reason: str = ""
+    hint: str = ""
 
 
 def parse_labels(texts: LabelTexts, task: str | None = None) -> ParsedLabels:
@@ -56,16 +67,15 @@ def parse_labels(texts: LabelTexts, task: str | None = None) -> ParsedLabels:
 
     Raises ValueError with the place of a label that does not suit the task.
     """
-    messages: tuple[str, ...] = ()
     texts = _expand_vectors(texts)
-    if task is None:
-        task, messages = infer_task(texts)
-    kind = find_task(task).target
+    inferred = infer_task(texts) if task is None else InferredTask(task)
+    kind = find_task(inferred.name).target
     if kind not in _PARSERS:
         known = ", ".join(TASK_OF_TARGET[known] for known in _PARSERS)
-        raise invalid(f"a task whose labels are texts ({known})", task)
+        raise invalid(f"a task whose labels are texts ({known})", inferred.name)
     names, labels, shown = _PARSERS[kind](texts)
-    return ParsedLabels(task, names, labels, shown, messages)
+    messages = (inferred.hint,) if inferred.hint else ()
+    return ParsedLabels(inferred.name, names, labels, shown, inferred.reason, messages)
 
 
 def _expand_vectors(texts: LabelTexts) -> LabelTexts:
@@ -87,37 +97,45 @@ def _expand_vectors(texts: LabelTexts) -> LabelTexts:
     return replace(texts, columns=columns, rows=vectors)
 
 
-def infer_task(texts: LabelTexts) -> tuple[str, tuple[str, ...]]:
-    """Return the task that labels as text suit, classification where others are possible, and messages on why."""
+def infer_task(texts: LabelTexts) -> InferredTask:
+    """Return the task that labels as text suit."""
     return _infer_from_columns(texts) if len(texts.columns) > 1 else _infer_from_cells(texts)
 
 
-def _infer_from_columns(texts: LabelTexts) -> tuple[str, tuple[str, ...]]:
+def _infer_from_columns(texts: LabelTexts) -> InferredTask:
     columns = f"columns {_join(texts.columns)}"
     if all(cell.lower() in _BINARY for row in texts.rows for cell in row):
         if all(_count_ones(row) == 1 for row in texts.rows):
-            text = f"{columns} hold one 1 a row: the task is classification; --task multi-label keeps them apart"
-            return DEFAULT_TASK, (text,)
-        return "multi-label", (f"{columns} hold 0 and 1, not one 1 a row: the task is multi-label",)
+            reason = f"{columns} hold one 1 a row: the task is classification; --task multi-label keeps them apart"
+            return InferredTask(DEFAULT_TASK, reason)
+        return InferredTask("multi-label", f"{columns} hold 0 and 1, not one 1 a row: the task is multi-label")
     if all(_is_number(cell) or cell.lower() in _MISSING for row in texts.rows for cell in row):
-        return "regression", (f"{columns} hold numbers: the task is regression",)
-    return DEFAULT_TASK, ()
+        return InferredTask("regression", f"{columns} hold numbers: the task is regression")
+    return InferredTask(DEFAULT_TASK)
 
 
-def _infer_from_cells(texts: LabelTexts) -> tuple[str, tuple[str, ...]]:
+def _infer_from_cells(texts: LabelTexts) -> InferredTask:
     column, cells = texts.columns[0], [row[0] for row in texts.rows]
-    numbers = [number for cell in cells for number in _split_numbers(cell) if number.lower() not in _MISSING]
-    if numbers and all(_is_number(number) for number in numbers):
-        fraction = next((number for number in numbers if _has_fraction(float(number))), "")
-        if fraction:
-            return "regression", (f"{column} holds numbers with fractions, such as {fraction}: the task is regression",)
+    fraction = _first_fraction(cells)
+    if fraction:
+        reason = f"column {column} holds numbers with fractions, such as {fraction}: the task is regression"
+        return InferredTask("regression", reason)
     separator = next((mark for mark in _CERTAIN_SEPARATORS if any(mark in cell for cell in cells)), "")
     if not separator:
         separator = next((mark for mark in (",", " ") if _are_all_names_alone(cells, mark)), "")
     if separator or (cells and all(_LIST.fullmatch(cell) for cell in cells)):
         joined = f"joined by {separator!r}" if separator.strip() else "joined by blanks" if separator else "in lists"
-        return "multi-label", (f"cells of {column} hold several names {joined}: the task is multi-label",)
-    return DEFAULT_TASK, _hints(column, cells)
+        reason = f"cells of column {column} hold several names {joined}: the task is multi-label"
+        return InferredTask("multi-label", reason)
+    return InferredTask(DEFAULT_TASK, hint=_hint(column, cells))
+
+
+def _first_fraction(cells: Sequence[str]) -> str:
+    """Return the first number with a fraction if all cells hold numbers or nothing; else an empty text."""
+    numbers = [number for cell in cells for number in _split_numbers(cell) if number.lower() not in _MISSING]
+    if not all(_is_number(number) for number in numbers):
+        return ""
+    return next((number for number in numbers if _has_fraction(float(number))), "")
 
 
 def _are_all_names_alone(cells: Sequence[str], separator: str) -> bool:
@@ -127,23 +145,21 @@ def _are_all_names_alone(cells: Sequence[str], separator: str) -> bool:
     return bool(joined) and set(joined) <= alone
 
 
-def _hints(column: str, cells: Sequence[str]) -> tuple[str, ...]:
-    """Return messages on labels that are read as classes but may be numbers, or several names."""
+def _hint(column: str, cells: Sequence[str]) -> str:
+    """Return a message on labels that are read as classes but may be numbers, or several names; empty if neither."""
     distinct = set(cells)
-    if all(_is_number(cell) for cell in distinct):
-        is_amount = len(distinct) > max(_MIN_MANY_NUMBERS, len(cells) // 10) or any(
-            float(cell) < 0 for cell in distinct
-        )
-        text = (
-            f"{len(distinct):,} different numbers in {column} are read as classes; for amounts, set --task regression"
-        )
-        return (text,) if is_amount else ()
+    if are_numbers(list(distinct)):
+        is_many = len(distinct) > max(_MIN_MANY_NUMBERS, len(cells) // 10)
+        if is_many or any(float(cell) < 0 for cell in distinct):
+            text = f"{len(distinct):,} different numbers in column {column} are read as classes"
+            return f"{text}; for amounts, set --task regression"
+        return ""
     names = {name for cell in distinct for name in split_names(cell, " ")}
     joined = [cell for cell in distinct if " " in cell]
     if len(joined) > 1 and len(names) < len(distinct):
-        text = f"labels such as {min(joined)!r} are read as one class each; where they are several, set "
-        return (f"{text}--task multi-label",)
-    return ()
+        text = f"labels such as {min(joined)!r} are read as one class each"
+        return f"{text}; where they are several, set --task multi-label"
+    return ""
 
 
 def _parse_classes(texts: LabelTexts) -> tuple[tuple[str, ...], tuple[int, ...], tuple[tuple[str, ...], ...]]:

@@ -14,7 +14,7 @@ from reslab.data.formats.csv_table import (
     read_table,
     resolve_path,
 )
-from reslab.data.formats.image_files import open_labeled_files
+from reslab.data.formats.image_files import labeled_listing, open_labeled_files
 from reslab.data.splits import SplitOptions
 from reslab.spec.errors import invalid
 
@@ -56,15 +56,15 @@ def open_labels_folder(root: Path, options: SplitOptions) -> DatasetSplits:
     root = root.resolve()
     columns = options.columns or (options.record or {}).get("columns")
     files_by_split, messages = _list_files(root, columns, options.requested_task)
-    return open_labeled_files(root, root, files_by_split, options, messages)
+    names = " and ".join(file.relative_to(root).as_posix() for file in find_labels_files(root).values())
+    return open_labeled_files(root, root, files_by_split, options, (f"the labels are those of {names}", *messages))
 
 
 def list_labels_folder(root: Path, columns: ColumnNames | None = None, task: str | None = None) -> DatasetListing:
     """List the images of a folder with a labels file. Raises ValueError with the line of every mistake."""
     files_by_split, messages = _list_files(root, columns, task)
     splits = {split: files.to_dataset(root) for split, files in files_by_split.items()}
-    train = files_by_split["train"]
-    return DatasetListing(root.name, str(root), train.classes, splits, messages=messages, task=train.task)
+    return labeled_listing(root, root.name, files_by_split["train"], splits, messages)
 
 
 def _list_files(
@@ -87,7 +87,7 @@ def _list_files(
             required = f"the columns of labels {', '.join(label_columns)} in {file}, as in training"
             raise invalid(required, ", ".join(names), next_step="give both files the same columns")
         label_columns = names
-        messages += [f"the labels are those of {file.relative_to(root).as_posix()}", *table.messages]
+        messages += table.messages
         all_rows += _set_splits(rows, table, split, root)
     files_by_split, label_messages = label_rows(root, label_columns, all_rows, task)
     return files_by_split, (*messages, *label_messages)

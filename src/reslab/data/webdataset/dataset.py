@@ -100,9 +100,9 @@ def list_shards(location: Path, task: str | None = None) -> DatasetListing:
         for split, samples in samples_by_split.items()
     }
     layout_error = ""
-    messages: tuple[str, ...] = labels.messages
+    messages: tuple[str, ...] = ()
     try:
-        messages = (*messages, *_coverage_messages(splits, labels), *_ignored_images(location))
+        messages = (*_coverage_messages(splits, labels), *_ignored_images(location))
     except ValueError as error:
         layout_error = str(error)
     return DatasetListing(
@@ -113,6 +113,7 @@ def list_shards(location: Path, task: str | None = None) -> DatasetListing:
         layout_error=layout_error,
         messages=messages,
         task=labels.task,
+        task_reason=labels.task_reason,
     )
 
 
@@ -169,7 +170,8 @@ def _make_dataset(
         # Without an evaluation transform the images are small and all of one size.
         fits_in_memory = not eval_transform and len(kept) * 3 * kept[0].height * kept[0].width <= MAX_BYTES_IN_MEMORY
         splits[split] = _decode_to_memory(name, dataset) if fits_in_memory and not dataset.is_remote else dataset
-    messages = (*labels.messages, *_coverage_messages(splits, labels))
+    reasons = (labels.task_reason,) if labels.task_reason else ()
+    messages = (*reasons, *_coverage_messages(splits, labels))
     final_splits, record = apply_split(location, splits, labels.classes, options)
     if skipped:
         record = {**record, "skipped_files": [list(pair) for pair in skipped]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reslab.data.formats.label_text import LabelTexts, infer_task, parse_labels
+from reslab.data.formats.label_text import InferredTask, LabelTexts, infer_task, parse_labels
 from reslab.data.image_datasets import location_name
 from reslab.data.targets import TARGET_RULES
 from reslab.data.webdataset.http import read_optional_text
@@ -28,7 +28,7 @@ class ShardLabels:
     classes: tuple[str, ...]
     by_split: Mapping[str, Tensor]
     has_class_list: bool
-    messages: tuple[str, ...] = ()
+    task_reason: str = ""
 
 
 def label_samples(
@@ -47,19 +47,18 @@ def label_samples(
         row=lambda i: samples[i].label,
         class_names=class_names,
     )
-    messages: tuple[str, ...] = ()
+    inferred = InferredTask(task or DEFAULT_TASK)
     if task is None:
-        task, reasons = infer_task(replace(texts, rows=[(label,) for label in {sample.label for sample in samples}]))
-        messages = reasons if task != DEFAULT_TASK else ()
-    if task == DEFAULT_TASK:
+        inferred = infer_task(replace(texts, rows=[(label,) for label in {sample.label for sample in samples}]))
+    if inferred.name == DEFAULT_TASK:
         classes = _shard_classes(root, samples_by_split, class_names)
         by_split = {split: _class_indices(samples, classes) for split, samples in samples_by_split.items()}
-        return ShardLabels(task, classes, by_split, bool(class_names), messages)
-    parsed = parse_labels(texts, task)
-    labels = torch.tensor(parsed.labels, dtype=TARGET_RULES[find_task(task).target].dtype)
+        return ShardLabels(DEFAULT_TASK, classes, by_split, bool(class_names))
+    parsed = parse_labels(texts, inferred.name)
+    labels = torch.tensor(parsed.labels, dtype=TARGET_RULES[find_task(parsed.task).target].dtype)
     parts = labels.split([len(samples) for samples in samples_by_split.values()])
     by_split = dict(zip(samples_by_split, parts, strict=True))
-    return ShardLabels(task, parsed.names, by_split, bool(class_names), (*messages, *parsed.messages))
+    return ShardLabels(parsed.task, parsed.names, by_split, bool(class_names), inferred.reason)
 
 
 def _class_indices(samples: Sequence[IndexedSample], classes: tuple[str, ...]) -> Tensor:
