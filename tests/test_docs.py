@@ -33,7 +33,7 @@ def tables() -> dict[str, str]:
 def dense_tables() -> dict[str, str]:
     """A table for each kind of networks on a backbone."""
     columns = ["name", "backbone", "values", "reference"]
-    rows: dict[ModelKind, list[list[str]]] = {kind: [] for kind in (ModelKind.SEGMENTATION,)}
+    rows: dict[ModelKind, list[list[str]]] = {ModelKind.SEGMENTATION: [], ModelKind.DETECTION: []}
     for arch in DENSE_ARCHS.values():
         values = {key: value for key, value in non_default_fields(arch).items() if key not in _COLUMNS}
         text = ", ".join(f"`{key}={format_value(value)}`" for key, value in values.items())

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ class DenseNetwork(nn.Module, ModelMetadata):
         """The backbone: a residual network without a head, whose blocks analyses can switch off."""
         raise NotImplementedError
 
+    @property
+    def backbone_parts(self) -> tuple[nn.Module, ...]:
+        """The modules that hold the backbone's weights, under its own keys."""
+        return (self.residual_network,)
+
     def set_metadata(
         self,
         *,
@@ -88,16 +94,24 @@ def load_backbone(network: DenseNetwork, source: Any, chosen_axes: Collection[st
     `source` is what `pretrained=` takes: a run, a file, a state dict, a tag. The report, also `network.load_report`,
     has a message with the entries that were not used. Raises what `load_pretrained` raises.
     """
-    backbone = network.residual_network
-    whole = ResidualNetwork(backbone.arch)
+    whole = ResidualNetwork(network.residual_network.arch)
     axes = {*chosen_axes, "norm", "norm_eps", "replace_stride_with_dilation"}
     report = load_pretrained(whole, source, ignore_head=True, chosen_axes=axes)
-    state, own = whole.state_dict(), backbone.state_dict()
-    backbone.load_state_dict({name: state[name] for name in own}, strict=True)
+    state, own = whole.state_dict(), set[str]()
+    for part in network.backbone_parts:
+        part.load_state_dict({name: state[name] for name in part.state_dict()}, strict=True)
+        own |= set(part.state_dict())
     unused = [key for key, name in report.matched if name not in own]
+    if len(report.matched) < report.num_entries:  # a head of another number of classes
+        unused += [name for name in report.reinitialized if name not in own]
     message = f"entries that the backbone does not use: {', '.join(unused) or 'none'}"
     network.load_report = replace(report, messages=(*report.messages, message))
     return network.load_report
+
+
+def is_published(source: Pretrained) -> bool:
+    """Return whether `pretrained=` names published weights: True, a tag or an entry of torchvision's enum."""
+    return isinstance(source, bool | Enum) or (isinstance(source, str) and not is_path(source))
 
 
 def load_dense_weights(
@@ -128,14 +142,15 @@ def _read_source(network: DenseNetwork, source: Pretrained) -> tuple[Checkpoint,
     """Return the weights, and what is known about them."""
     own = network.state_dict()
     prefixes = tuple(prefix for prefix in KEY_PREFIXES if not any(key.startswith(prefix) for key in own))
-    if isinstance(source, str | Path) and is_path(source):
-        checkpoint = read_checkpoint(source, limits=ReadLimits.for_network(own), key_prefixes=prefixes)
-    elif isinstance(source, Mapping):
+    if isinstance(source, Mapping):
         checkpoint = unwrap_checkpoint("the state dict", source, key_prefixes=prefixes)
-    else:
+    elif is_published(source):
         assert not isinstance(source, Path)
         published = find_published_weights(network.arch.name, source)
         return fetch_published(published, prefixes), published
+    else:
+        assert isinstance(source, str | Path)
+        checkpoint = read_checkpoint(source, limits=ReadLimits.for_network(own), key_prefixes=prefixes)
     return checkpoint, weights_from_header(checkpoint)
 
 

@@ -393,8 +393,9 @@ def _check_convs(arch: Arch) -> None:
 def _check_numbers(arch: Arch) -> None:
     if not 0 <= arch.drop_rate < 1:
         raise invalid("drop_rate in [0, 1)", arch.drop_rate, "0.3")
-    if not 0 < arch.norm_eps < math.inf:
-        raise invalid("norm_eps above 0", arch.norm_eps, "1e-5")
+    # Frozen statistics are those of a trained network, which are not 0.
+    if not 0 <= arch.norm_eps < math.inf or (arch.norm_eps == 0 and arch.norm != "frozen"):
+        raise invalid("norm_eps above 0, or 0 with norm=frozen", arch.norm_eps, "1e-5")
     if not 0 <= arch.norm_momentum <= 1:
         raise invalid("norm_momentum in [0, 1]", arch.norm_momentum, "0.1")
     if not 0 < arch.se_ratio <= 1:

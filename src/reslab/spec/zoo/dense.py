@@ -8,20 +8,24 @@ from typing import Any
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.segmentation import SegmentationArch
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.detection import DETECTION
 from reslab.spec.zoo.segmentation import SEGMENTATION
 
+_TABLES: tuple[Mapping[str, DenseArch], ...] = (SEGMENTATION, DETECTION)
 DENSE_ARCHS: Table[DenseArch] = Table(
     "model for segmentation or detection",
-    {name: replace(arch, name=name) for name, arch in SEGMENTATION.items()},
+    {name: replace(arch, name=name) for table in _TABLES for name, arch in table.items()},
     is_saved=False,
 )
 ARCH_TYPES: dict[ModelKind, type[Arch] | type[DenseArch]] = {
     ModelKind.CLASSIFICATION: Arch,
     ModelKind.SEGMENTATION: SegmentationArch,
+    ModelKind.DETECTION: DetectionArch,
 }
 
 
