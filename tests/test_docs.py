@@ -156,6 +156,12 @@ def test_the_transforms_are_listed_and_drawn() -> None:
     assert 10_000 < (DOCS / "images" / "transforms.png").stat().st_size < 250_000
 
 
+def test_the_figures_of_the_grammar_are_those_of_the_code() -> None:
+    files = runpy.run_path(str(DOCS / "images" / "make_drawings.py"))["draw_all"]()
+    assert {name: (DOCS / "images" / name).read_text(encoding="utf-8") for name in files} == files
+    assert all(f"../images/{name}" in GRAMMAR.read_text(encoding="utf-8") for name in files)
+
+
 ROOT = Path(__file__).parent.parent
 
 

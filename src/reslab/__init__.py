@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reslab.nn.merge import register_merge
     from reslab.nn.registry import Site, register_operation
     from reslab.nn.shortcut import register_shortcut
+    from reslab.report.drawings.draw import draw
     from reslab.spec.arch import Arch
     from reslab.spec.order import register_order
     from reslab.spec.params import Param
@@ -43,6 +44,7 @@ _MODULES = {
     "Run": "reslab.training.run",
     "Site": "reslab.nn.registry",
     "create_model": "reslab.nn.factory",
+    "draw": "reslab.report.drawings.draw",
     "evaluate": "reslab.training.evaluation.evaluate",
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",
@@ -73,6 +75,7 @@ __all__ = [
     "Run",
     "Site",
     "create_model",
+    "draw",
     "evaluate",
     "export",
     "list_models",

@@ -183,6 +183,13 @@ def test_files(tmp_path: Path) -> None:
     assert (tmp_path / "block.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_of_a_network_for_segmentation_the_backbone_is_drawn() -> None:
+    text = draw("fcn_resnet50")
+    assert ">fcn_resnet50, backbone</text>" in text
+    assert ">dilation 2</text>" in text
+    assert ">head</text>" not in text
+
+
 def test_names_are_escaped() -> None:
     arch = replace(RESNET20, name="<b> & 'c'", reference="<script>")
     root = ElementTree.fromstring(render_svg(draw_network(arch)))

@@ -1,6 +1,7 @@
 """Draw a network or one of its blocks into a file."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from reslab.report.drawings.network import draw_network
 from reslab.report.drawings.svg import render_svg
 from reslab.runtime.files import write_atomic
 from reslab.spec.arch import Arch
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.shapes import network_layers
+from reslab.spec.zoo.dense import find_dense_arch
 from reslab.spec.zoo.resolve import get_arch
 
 SUFFIXES = (".svg", ".png")
@@ -20,14 +23,23 @@ SUFFIXES = (".svg", ".png")
 def draw(model: str | Arch | Any, path: str | os.PathLike[str] | None = None, *, block: str = "") -> str:
     """Draw a network, or its block of this name (`layer2.0`); return the drawing as SVG.
 
-    `model`: a name or TOML file, an `Arch`, or a network that has one (`arch`). With a `path` ending in .svg or .png
+    `model`: a name or TOML file, an `Arch`, or a network that has one (`arch`); of a network for segmentation or
+    detection, the backbone. With a `path` ending in .svg or .png
     the drawing is written there. The SVG follows the reader's light or dark mode; the same network gives the same text.
     Raises ValueError for an unknown model or block, with the nearest ones, and for another suffix.
     """
-    drawing = make_drawing(get_arch(getattr(model, "arch", model)), block)
+    drawing = make_drawing(_drawn_arch(getattr(model, "arch", model)), block)
     if path is not None:
         write_drawing(drawing, Path(path))
     return render_svg(drawing)
+
+
+def _drawn_arch(model: str | Arch | DenseArch) -> Arch:
+    dense = find_dense_arch(model)
+    if dense is not None:
+        return replace(dense.backbone_arch, name=f"{dense.name}, backbone", head="", image_size=dense.image_size)
+    assert not isinstance(model, DenseArch)
+    return get_arch(model)
 
 
 def make_drawing(arch: Arch, block: str = "") -> Drawing:
