@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER, LabeledFiles
-from reslab.data.formats.label_text import LabelTexts, ParsedLabels, are_binary, are_numbers, parse_labels
+from reslab.data.formats.label_text import (
+    LabelTexts,
+    ParsedLabels,
+    are_binary,
+    are_numbers,
+    may_be_numbers,
+    parse_labels,
+)
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.data.targets import TARGET_RULES
@@ -324,7 +331,7 @@ def _missing_column(
 
 
 def _holds_numbers(rows: Sequence[tuple[int, list[str]]], index: int) -> bool:
-    return bool(rows) and are_numbers([cells[index] if index < len(cells) else "" for _, cells in rows])
+    return may_be_numbers([_cell(cells, index) for _, cells in rows])
 
 
 def resolve_path(root: Path, text: str) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reslab.data.targets import TASK_OF_TARGET
@@ -14,10 +14,12 @@ NAME_SEPARATORS = ("|", ";", ",", " ")
 _CERTAIN_SEPARATORS = ("|", ";")  # class names do not contain these, but commas and blanks
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_SEVERAL = re.compile(r"[\s|;\[]")
 _LIST = re.compile(r"\[(.*)\]", re.DOTALL)
 _MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "?"})
 _BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _MIN_MANY_NUMBERS = 20
+_MIN_SHARE_OF_NUMBERS = 0.9  # a few texts among numbers are mistakes, which an error names
 _NUM_NAMED = 5
 _MAX_SHOWN = 40
 
@@ -67,6 +69,7 @@ def parse_labels(texts: LabelTexts, task: str | None = None) -> ParsedLabels:
 
     Raises ValueError with the place of a label that does not suit the task.
     """
+    _check_column_names(texts)
     texts = _expand_vectors(texts)
     inferred = infer_task(texts) if task is None else InferredTask(task)
     kind = find_task(inferred.name).target
@@ -78,6 +81,13 @@ def parse_labels(texts: LabelTexts, task: str | None = None) -> ParsedLabels:
     return ParsedLabels(inferred.name, names, labels, shown, inferred.reason, messages)
 
 
+def _check_column_names(texts: LabelTexts) -> None:
+    for index, name in enumerate(texts.columns):
+        if not name or name in texts.columns[:index]:
+            got = f"{name!r} twice" if name else f"none for one of {_join(texts.columns)}"
+            raise invalid("a name of its own for each column of labels", got, next_step="rename it")
+
+
 def _expand_vectors(texts: LabelTexts) -> LabelTexts:
     """Return a column for each number where every cell is a vector of 0 and 1, as `1 1 0` or `[0, 1, 1]`.
 
@@ -85,16 +95,16 @@ def _expand_vectors(texts: LabelTexts) -> LabelTexts:
     """
     if len(texts.columns) > 1:
         return texts
-    vectors = [list(_split_numbers(row[0])) for row in texts.rows]
-    sizes = {len(vector) for vector in vectors}
-    if len(sizes) != 1 or sizes == {1} or not all(map(are_binary, vectors)):
+    vectors = {cell: _split_numbers(cell) for cell in {row[0] for row in texts.rows}}
+    sizes = {len(vector) for vector in vectors.values()}
+    if len(sizes) != 1 or sizes == {1} or not all(map(are_binary, vectors.values())):
         return texts
-    if all(len(set(vector)) == len(vector) for vector in vectors):
+    if all(len(set(vector)) == len(vector) for vector in vectors.values()):
         return texts
     size = sizes.pop()
     numbered = tuple(f"{texts.columns[0]} {k}" for k in range(size))
     columns = texts.class_names if len(texts.class_names) == size else numbered
-    return replace(texts, columns=columns, rows=vectors)
+    return replace(texts, columns=columns, rows=[vectors[row[0]] for row in texts.rows])
 
 
 def infer_task(texts: LabelTexts) -> InferredTask:
@@ -115,7 +125,7 @@ def _infer_from_columns(texts: LabelTexts) -> InferredTask:
 
 
 def _infer_from_cells(texts: LabelTexts) -> InferredTask:
-    column, cells = texts.columns[0], [row[0] for row in texts.rows]
+    column, cells = texts.columns[0], list(dict.fromkeys(row[0] for row in texts.rows))
     fraction = _first_fraction(cells)
     if fraction:
         reason = f"column {column} holds numbers with fractions, such as {fraction}: the task is regression"
@@ -127,13 +137,14 @@ def _infer_from_cells(texts: LabelTexts) -> InferredTask:
         joined = f"joined by {separator!r}" if separator.strip() else "joined by blanks" if separator else "in lists"
         reason = f"cells of column {column} hold several names {joined}: the task is multi-label"
         return InferredTask("multi-label", reason)
-    return InferredTask(DEFAULT_TASK, hint=_hint(column, cells))
+    return InferredTask(DEFAULT_TASK, hint=_hint(column, cells, len(texts.rows)))
 
 
 def _first_fraction(cells: Sequence[str]) -> str:
-    """Return the first number with a fraction if all cells hold numbers or nothing; else an empty text."""
-    numbers = [number for cell in cells for number in _split_numbers(cell) if number.lower() not in _MISSING]
-    if not all(_is_number(number) for number in numbers):
+    """Return the first number with a fraction if (nearly) all cells hold numbers or nothing; else an empty text."""
+    texts = [text for cell in cells for text in _split_numbers(cell) if text.lower() not in _MISSING]
+    numbers = [text for text in texts if _is_number(text)]
+    if len(numbers) < _MIN_SHARE_OF_NUMBERS * len(texts):
         return ""
     return next((number for number in numbers if _has_fraction(float(number))), "")
 
@@ -145,11 +156,10 @@ def _are_all_names_alone(cells: Sequence[str], separator: str) -> bool:
     return bool(joined) and set(joined) <= alone
 
 
-def _hint(column: str, cells: Sequence[str]) -> str:
+def _hint(column: str, distinct: Sequence[str], num_rows: int) -> str:
     """Return a message on labels that are read as classes but may be numbers, or several names; empty if neither."""
-    distinct = set(cells)
-    if are_numbers(list(distinct)):
-        is_many = len(distinct) > max(_MIN_MANY_NUMBERS, len(cells) // 10)
+    if are_numbers(distinct):
+        is_many = len(distinct) > max(_MIN_MANY_NUMBERS, num_rows // 10)
         if is_many or any(float(cell) < 0 for cell in distinct):
             text = f"{len(distinct):,} different numbers in column {column} are read as classes"
             return f"{text}; for amounts, set --task regression"
@@ -189,7 +199,8 @@ def _parse_multi_hot(
         return texts.columns, tuple(_binary_values(texts, i) for i in range(len(texts.rows))), ()
     cells = [row[0] for row in texts.rows]
     separator = next((mark for mark in NAME_SEPARATORS if any(mark in cell for cell in cells)), NAME_SEPARATORS[0])
-    shown = tuple(tuple(dict.fromkeys(split_names(cell, separator))) for cell in cells)
+    names_of = {cell: tuple(dict.fromkeys(split_names(cell, separator))) for cell in set(cells)}
+    shown = tuple(names_of[cell] for cell in cells)
     if texts.class_names:
         shown = tuple(tuple(_known_name(texts, i, name) for name in names) for i, names in enumerate(shown))
     names = texts.class_names or tuple(sorted({name for names in shown for name in names}))
@@ -264,21 +275,28 @@ def split_names(cell: str, separator: str) -> list[str]:
     return [name for name in names if name]
 
 
-def _split_numbers(cell: str) -> Iterator[str]:
-    """Yield the numbers of a cell, separated by blanks, | or ;, in a list by commas."""
+def _split_numbers(cell: str) -> list[str]:
+    """Return the numbers of a cell, separated by blanks, | or ;, in a list by commas."""
+    if not _SEVERAL.search(cell):
+        return [cell]
     is_list = _LIST.fullmatch(cell)
-    parts = re.split(r"[,\s]+" if is_list else r"\s*[|;]\s*|\s+", (is_list[1] if is_list else cell).strip())
-    yield from parts
+    return re.split(r"[,\s]+" if is_list else r"\s*[|;]\s*|\s+", (is_list[1] if is_list else cell).strip())
 
 
 def _numbers_or_cell(cell: str) -> list[str]:
-    numbers = list(_split_numbers(cell))
+    numbers = _split_numbers(cell)
     return numbers if all(_is_number(number) for number in numbers) else [cell]
 
 
 def are_binary(cells: Sequence[str]) -> bool:
     """Return True if all cells hold 0 or 1."""
     return all(cell.strip().lower() in _BINARY for cell in cells)
+
+
+def may_be_numbers(cells: Sequence[str]) -> bool:
+    """Return True if all cells hold numbers or nothing, but not all of them nothing."""
+    present = [cell.strip() for cell in cells if cell.strip().lower() not in _MISSING]
+    return bool(present) and are_numbers(present)
 
 
 def are_numbers(cells: Sequence[str]) -> bool:
