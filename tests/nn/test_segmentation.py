@@ -270,6 +270,15 @@ def test_a_file_alone_is_enough(name: str, tmp_path) -> None:
     assert again.load_report.is_complete
 
 
+def test_a_norm_given_as_a_callable(tmp_path) -> None:
+    network = create_model("fcn_resnet20_cifar", norm_layer=nn.InstanceNorm2d)
+    assert isinstance(network.backbone.bn1, nn.InstanceNorm2d)
+    path = tmp_path / "model.safetensors"
+    save_weights(path, network)
+    with pytest.raises(ValueError, match="norm_layer"):
+        load_model(path)
+
+
 def test_preprocess_keeps_the_size() -> None:
     network = create_model("fcn_resnet20_cifar")
     network.set_metadata(preprocess=Preprocess(3, "", (0.5,) * 3, (0.5,) * 3))

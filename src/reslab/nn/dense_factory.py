@@ -1,6 +1,7 @@
 """Create networks for segmentation and detection from their architecture, with weights."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from reslab.nn.dense import DenseNetwork, is_published, load_backbone, load_dense_weights
@@ -30,7 +31,10 @@ _BUILDERS: dict[ModelKind, Callable[[Any, NormLayer | None], DenseNetwork]] = {
 
 def build_dense_network(arch: DenseArch, norm_layer: NormLayer | None = None) -> DenseNetwork:
     """Return the network of this architecture with random weights. Raises ValueError for an invalid architecture."""
-    return _BUILDERS[arch.kind](arch, norm_layer)
+    network = _BUILDERS[arch.kind](arch, norm_layer)
+    if norm_layer is not None:  # a file cannot describe it
+        network.arch = replace(arch, norm="", backbone=replace(arch.backbone, norm="custom"))
+    return network
 
 
 def create_dense_network(
