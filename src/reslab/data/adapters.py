@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
@@ -24,10 +25,11 @@ from reslab.data.image_datasets import (
 )
 from reslab.data.label_tensors import INFERRED_TASK_MESSAGES, convert_labels, stack_labels, text_label_error
 from reslab.data.splits import check_label_coverage, is_stratified, rare_class_messages, restore_split, split_off
+from reslab.data.target_datasets import MaskImageDataset, MaskItems, MaskTensor
 from reslab.data.targets import TARGET_RULES, TASK_OF_TARGET, check_target_kind
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.task import DEFAULT_TASK, TargetKind
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 
 _MIN_LABEL_LIMIT = 1000
 
@@ -56,7 +58,8 @@ def as_dataset(
     ImageNet's.
     The labels are integers (N,), one class an image; or with `task="multi-label"` (N, C) of 0 and 1, and with
     `task="regression"` numbers (N,) or (N, K), whose names are `classes`. Without `task` it is inferred where the
-    labels leave no doubt (`convert_labels`), which a message says.
+    labels leave no doubt (`convert_labels`), which a message says. For segmentation they are masks of the size of the
+    images, (N, H, W) of class numbers and 255 for void; an item's mask may be a Pillow image.
     Items are fetched on demand; a dataset's random transforms become functions of (seed, epoch, sample).
     `is_default_fraction` is that of `open_dataset`. Raises ValueError if shapes, types or labels do not fit.
     """
@@ -104,7 +107,13 @@ def _to_splits(sources: Mapping[str, Any], dims: int, task: str | None) -> dict[
 def _label_messages(
     splits: Mapping[str, ImageDataset], classes: tuple[str, ...], has_class_list: bool
 ) -> tuple[str, ...]:
-    if _count_outputs(splits) > len(classes):
+    num_outputs = _count_outputs(splits)
+    if splits["train"].target_kind is TargetKind.MASK:
+        if num_outputs > len(classes):
+            required = f"class numbers from 0 to {len(classes) - 1}, or 255 for void, in masks"
+            raise invalid(required, num_outputs - 1, next_step="pass the names of all classes: classes=[...]")
+        return ()
+    if num_outputs > len(classes):
         return ()  # `DatasetSplits` rejects it
     labels = {split: dataset.labels for split, dataset in splits.items()}
     kind = splits["train"].target_kind
@@ -112,7 +121,13 @@ def _label_messages(
 
 
 def _count_outputs(splits: Mapping[str, ImageDataset]) -> int:
-    return max(TARGET_RULES[part.target_kind].count_outputs(part.labels) for part in splits.values() if len(part))
+    return max(map(_count_part_outputs, splits.values()))
+
+
+def _count_part_outputs(part: ImageDataset) -> int:
+    if isinstance(part, MaskImageDataset):
+        return part.num_classes
+    return TARGET_RULES[part.target_kind].count_outputs(part.labels)
 
 
 def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
@@ -142,7 +157,10 @@ def _to_image_dataset(part: Any, split: str, dims: int, task: str | None) -> Ima
     return _from_items(part, task)
 
 
-def _from_tensors(images: Tensor, labels: Tensor, dims: int, task: str | None) -> TensorImageDataset:
+def _from_tensors(images: Tensor, labels: Tensor, dims: int, task: str | None) -> ImageDataset:
+    if dims == 2 and _are_masks(images.shape[-2:], labels, task):
+        inner = _from_tensors(images, torch.zeros(len(images), dtype=torch.int64), dims, None)
+        return MaskImageDataset(inner, MaskTensor(labels[:, 0] if labels.ndim == 4 else labels))
     labels, target_kind = convert_labels(labels, task)
     if dims != 2:
         return TensorImageDataset(images, labels, dims=dims, target_kind=target_kind)
@@ -152,6 +170,14 @@ def _from_tensors(images: Tensor, labels: Tensor, dims: int, task: str | None) -
         got = f"shape {tuple(images.shape)}, channels last"
         raise invalid("images of shape (N, C, H, W)", got, nearest="images.permute(0, 3, 1, 2)")
     return TensorImageDataset(images, labels, target_kind=target_kind)
+
+
+def _are_masks(size: Sequence[int], labels: Tensor, task: str | None) -> bool:
+    """Return True for masks (N, H, W) or (N, 1, H, W): as the task says, or whole numbers of the size of the images."""
+    if task is not None:
+        return find_task(task).target is TargetKind.MASK
+    is_mask_shape = labels.ndim == 3 or (labels.ndim == 4 and labels.shape[1] == 1)
+    return is_mask_shape and not labels.is_floating_point() and tuple(labels.shape[-2:]) == tuple(size)
 
 
 def _is_label_list(values: Any) -> bool:
@@ -166,7 +192,7 @@ def _as_label_tensor(values: Any) -> Tensor:
     return torch.as_tensor(values)
 
 
-def _from_items(dataset: Any, task: str | None) -> WrappedImageDataset:
+def _from_items(dataset: Any, task: str | None) -> ImageDataset:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
         length = f" of {len(first)}" if isinstance(first, tuple | list) else ""
@@ -174,9 +200,18 @@ def _from_items(dataset: Any, task: str | None) -> WrappedImageDataset:
     channels = item_to_tensor(first[0], 3).shape[0]
     if getattr(first[0], "mode", "") in ("1", "L", "I;16"):  # Pillow's grayscale modes
         channels = 1
-    labels, target_kind = convert_labels(_read_labels(dataset), task)
     indices = tuple(range(len(dataset)))
+    if _is_mask_item(first[1], item_to_tensor(first[0], channels).shape[-2:], task):
+        images = WrappedImageDataset(dataset, torch.zeros(len(dataset), dtype=torch.int64), channels, indices)
+        return MaskImageDataset(images, MaskItems(dataset, indices))
+    labels, target_kind = convert_labels(_read_labels(dataset), task)
     return WrappedImageDataset(dataset, labels, channels, indices, target_kind=target_kind)
+
+
+def _is_mask_item(label: Any, size: Sequence[int], task: str | None) -> bool:
+    if task is not None or isinstance(label, Image.Image):
+        return task is None or find_task(task).target is TargetKind.MASK
+    return hasattr(label, "shape") and len(label.shape) > 1 and _are_masks(size, torch.as_tensor(label)[None], None)
 
 
 def _read_labels(dataset: Any) -> Tensor:
@@ -208,7 +243,8 @@ def _stored_class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple
     return tuple(map(str, stored_names))
 
 
-def _default_preprocess(train: ImageDataset) -> Preprocess:
+def _default_preprocess(dataset: ImageDataset) -> Preprocess:
+    train = dataset.images if isinstance(dataset, MaskImageDataset) else dataset
     pixels = train.load_image(0)
     channels = pixels.shape[0]
     if pixels.is_floating_point():

@@ -13,6 +13,7 @@ from reslab.spec.task import TargetKind, find_task
 INFERRED_TASK_MESSAGES = {
     TargetKind.MULTI_HOT: "the labels are columns of 0 and 1, not one 1 a row: the task is multi-label",
     TargetKind.VALUES: "the labels are numbers with fractions: the task is regression",
+    TargetKind.MASK: "the labels are masks of the size of the images: the task is segmentation",
 }
 """Why labels are not read as classes, by the kind that they are read as."""
 

@@ -393,15 +393,19 @@ class _MapWorker(Dataset[LoadedImage]):
         return self.__getitems__([keyed_index])[0]
 
     def _load(self, index: int, key: int, draws: Sequence[RandomDraws]) -> LoadedImage:
+        dataset, target = self.dataset, None
+        source = dataset.images if isinstance(dataset, TargetImageDataset) else dataset
         try:
-            if isinstance(self.dataset, TargetImageDataset):
-                sample = self.dataset.load_image(index), self.dataset.load_target(index)
-                pixels, target = self.transform.apply_sample_draws(*sample, draws)
-                return LoadedImage(pixels, index, target=target)
             # A wrapped dataset may draw from the global generators.
-            with temporary_seed(key) if isinstance(self.dataset, WrappedImageDataset) else contextlib.nullcontext():
-                image = self.dataset.load_image(index)
-            return LoadedImage(self.transform.apply_draws(image, draws), index)
+            with temporary_seed(key) if isinstance(source, WrappedImageDataset) else contextlib.nullcontext():
+                if isinstance(dataset, TargetImageDataset):
+                    image, target = dataset.load_sample(index)
+                else:
+                    image = dataset.load_image(index)
+            if target is None:
+                return LoadedImage(self.transform.apply_draws(image, draws), index)
+            pixels, moved = self.transform.apply_sample_draws(image, target, draws)
+            return LoadedImage(pixels, index, target=moved)
         except ValueError as error:
             return LoadedImage(None, index, _with_name(error, self.dataset.name(index)))
 

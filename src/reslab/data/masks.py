@@ -97,6 +97,13 @@ def _read_open_mask(file: BinaryIO, limits: DecodeLimits, check_complete: bool) 
         return _to_stored(image, png.bit_depth if png else 8)
 
 
+def stored_mask(image: Image.Image) -> StoredMask:
+    """Return the values of a mask that is a Pillow image. Raises ImageError for another mode."""
+    _check_mode(image)
+    image.load()
+    return _to_stored(image, 8)
+
+
 def read_mask_size(path: Path, limits: DecodeLimits | None = None) -> tuple[int, int]:
     """Return height and width of a mask file, of which only the header is read. Raises ImageError naming the file."""
     try:

@@ -10,12 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from reslab.data.content_hash import file_digests
 from reslab.data.decode_limits import DecodeLimits, current_limits
-from reslab.data.image_datasets import ImageDataset, IndexableImages, relative_name
-from reslab.data.masks import VOID, MaskEncoding, read_mask_size, read_stored_mask
+from reslab.data.image_datasets import (
+    ImageDataset,
+    IndexableImages,
+    WrappedImageDataset,
+    item_to_tensor,
+    relative_name,
+)
+from reslab.data.masks import VOID, MaskEncoding, read_mask_size, read_stored_mask, stored_mask
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
 
@@ -57,6 +64,10 @@ class TargetImageDataset(IndexableImages):
     def load_target(self, i: int) -> Any:
         """Return the target of image i."""
         raise NotImplementedError
+
+    def load_sample(self, i: int) -> tuple[Tensor, Any]:
+        """Return image i and its target."""
+        return self.load_image(i), self.load_target(i)
 
     def collate_targets(self, targets: Sequence[Any]) -> Any:
         """Return the target of a batch."""
@@ -153,19 +164,65 @@ class MaskTensor:
         return MaskTensor(self.masks[torch.as_tensor(indices, dtype=torch.int64)])
 
 
+@dataclass(frozen=True, eq=False)
+class MaskItems:
+    """The masks of a map-style dataset of (image, mask) items, fetched on demand.
+
+    An item's mask is a Pillow image, or an array or a tensor (H, W) or (1, H, W), of class numbers and 255 for void.
+    """
+
+    dataset: Any
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, i: int) -> np.ndarray:
+        """Return mask i, (H, W) uint8. Raises ValueError for what is no mask."""
+        return item_to_mask(self.dataset[self.indices[i]][1])
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return height and width of every mask, for which every item is fetched."""
+        shapes = (self.load(i).shape for i in range(len(self)))
+        return tuple((height, width) for height, width in shapes)
+
+    def digest(self) -> bytes:
+        """Return nothing: like its images, the masks that a dataset makes on demand do not count."""
+        return b""
+
+    def subset(self, indices: Sequence[int]) -> "MaskItems":
+        """Return the masks of these indices."""
+        return replace(self, indices=tuple(self.indices[i] for i in indices))
+
+
+def item_to_mask(mask: Any) -> np.ndarray:
+    """Return an item's mask as (H, W) uint8. Raises ValueError unless it has whole numbers from 0 to 255."""
+    array = np.array(stored_mask(mask).values) if isinstance(mask, Image.Image) else np.asarray(mask)
+    array = array[0] if array.ndim == 3 and len(array) == 1 else array
+    if array.ndim != 2 or array.dtype.kind not in "biu":
+        got = f"{array.dtype} of shape {array.shape}" if array.dtype.kind != "O" else f"a {type(mask).__name__}"
+        required = "items (image, mask), the mask a Pillow image or whole numbers (H, W)"
+        raise invalid(required, got, next_step="return the class number of each pixel")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if low < 0 or high > VOID:
+        raise invalid("class numbers from 0, and 255 for void, in masks", f"{low} to {high}")
+    return array.astype(np.uint8)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class MaskImageDataset(TargetImageDataset):
     """Images with a mask each: the class of every pixel, 255 where it is void.
 
-    `images` and `masks` are in files or in memory. `load_target(i)` is a `tv_tensors.Mask` (H, W) uint8 of the size of
-    the image; `dataset[i]` is (tensor, mask), float32 (C, H, W) and int64 (H, W), preprocessed as in evaluation.
+    `images` and `masks` are in files, in memory, or both items of a dataset. `load_target(i)` is a `tv_tensors.Mask`
+    (H, W) uint8 of the size of the image; `dataset[i]` is (tensor, mask), float32 (C, H, W) and int64 (H, W),
+    preprocessed as in evaluation.
     Raises ValueError unless there are as many masks as images, on loading one of another size than its image too.
     """
 
     target_kind = TargetKind.MASK
 
     images: ImageDataset
-    masks: MaskFiles | MaskTensor
+    masks: MaskFiles | MaskTensor | MaskItems
     input_transform: SampleTransform | None = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -179,6 +236,16 @@ class MaskImageDataset(TargetImageDataset):
         mask: Tensor = tv_tensors.Mask(torch.from_numpy(self.masks.load(i)))
         return mask
 
+    def load_sample(self, i: int) -> tuple[Tensor, Tensor]:
+        """Return image i and its mask, of one item where both are of a dataset's items."""
+        if not (isinstance(self.masks, MaskItems) and isinstance(self.images, WrappedImageDataset)):
+            return self.load_image(i), self.load_target(i)
+        from torchvision import tv_tensors
+
+        image, mask = self.masks.dataset[self.masks.indices[i]][:2]
+        pixels = item_to_tensor(image, self.images.channels)
+        return pixels, tv_tensors.Mask(torch.from_numpy(item_to_mask(mask)))
+
     def collate_targets(self, targets: Sequence[Tensor]) -> Tensor:
         """Return masks (N, H, W) uint8 of masks of one size."""
         return torch.stack([target.as_subclass(Tensor) for target in targets])
@@ -187,7 +254,7 @@ class MaskImageDataset(TargetImageDataset):
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} of {len(self)} images")
         index = int(i) % len(self)
-        pixels, mask = self.load_image(index), self.load_target(index)
+        pixels, mask = self.load_sample(index)
         if self.input_transform is None:
             pixels = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
         else:
@@ -208,9 +275,20 @@ class MaskImageDataset(TargetImageDataset):
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         return self.masks.sizes()
 
+    @cached_property
+    def num_classes(self) -> int:
+        """The number of classes that the masks need, their largest number plus 1; every mask is read."""
+        with ThreadPoolExecutor() as pool:
+            largest = pool.map(lambda i: _largest_class(self.masks.load(i)), range(len(self)))
+            return max(largest, default=-1) + 1
+
     def target_digest(self) -> bytes:
         """Return a hash of the content of all masks."""
         return self.masks.digest()
 
     def subset(self, indices: Sequence[int]) -> "MaskImageDataset":
         return replace(self, images=self.images.subset(indices), masks=self.masks.subset(indices))
+
+
+def _largest_class(mask: np.ndarray) -> int:
+    return int(mask.astype(np.int16).max(initial=-1, where=mask != VOID))
