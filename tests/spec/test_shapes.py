@@ -9,6 +9,7 @@ from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
 from reslab.spec.shapes import network_layers
+from reslab.spec.shortcut import SHORTCUTS
 from reslab.spec.zoo import ARCHS
 
 # Each has a stem, pool, shortcut, kind of convolution or head that the others lack.
@@ -66,6 +67,11 @@ def test_layers_are_those_of_the_built_network(name: str) -> None:
 )
 def test_axes(axes: dict[str, object]) -> None:
     assert_same_shapes(replace(ARCHS["resnet18"], **axes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_every_shortcut_has_the_layers_of_its_module(shortcut: str) -> None:
+    assert_same_shapes(replace(ARCHS["resnet18"], depths=(2, 2), widths=(64, 96), strides=(1, 2), shortcut=shortcut))
 
 
 @pytest.mark.soak
