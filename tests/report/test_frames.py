@@ -4,6 +4,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
+
 from reslab.report.frames import Frames
 
 
