@@ -36,7 +36,6 @@ root_doc = "index"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
-suppress_warnings = ["toc.empty_glob"]
 nitpicky = True
 # Names of other projects, whose inventories are not here; type variables and private names have no page.
 nitpick_ignore_regex = [(r"py:.*", r"(?!reslab\b).*"), (r"py:.*", r".*\b_\w+|.*\b[A-Z]?T|.*T")]
@@ -77,7 +76,7 @@ html_theme_options = {
 }
 mathjax_path = "mathjax/tex-svg.js"
 mathjax_options = {"defer": "defer"}
-pygments_style = "tango"
+pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True

@@ -22,7 +22,7 @@ PAGE_OF_FILE = {
     "benchmarks/README.md": "project/benchmarks.md",
     "docs/README.md": "index.md",
 }
-_HIDDEN_TOCTREE = "```{toctree}\n:hidden:\n:glob:\n\n*\n```"
+_TOCTREE_MARKER = re.compile(r"^<!-- toctree( hidden)? -->$", re.M)
 _FILE_MARKER = re.compile(r"^<!-- file: (\S+) -->$", re.M)
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
 _CHAPTER = re.compile(r"course/(\d\d-[\w-]+)$")
@@ -66,8 +66,16 @@ def expand_page(app: Sphinx, docname: str, content: list[str]) -> None:
     page = docs / f"{docname}.md"
     if page.exists():
         included = _FILE_MARKER.sub(lambda match: read_file(docs.parent / match[1], page, docs), content[0])
-        included = included.replace("<!-- toctree -->", _HIDDEN_TOCTREE)
+        included = _TOCTREE_MARKER.sub(lambda match: remaining_toctree(page, bool(match[1])), included)
         content[0] = reference_tables.expand(move_links(included, page, page, docs))
+
+
+def remaining_toctree(page: Path, hidden: bool) -> str:
+    """Return the contents list of the pages in the folder of an index that none of its other lists has."""
+    listed = set(re.findall(r"^[\w-]+$", page.read_text(encoding="utf-8"), re.M)) | {page.stem, "README"}
+    names = sorted(path.stem for path in page.parent.glob("*.md") if path.stem not in listed)
+    options = [":hidden:"] if hidden else [":maxdepth: 1"]
+    return "\n".join(["```{toctree}", *options, "", *names, "```"]) if names else ""
 
 
 def read_file(path: Path, page: Path, docs: Path) -> str:
