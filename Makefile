@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 # One thread per process: two test processes share two cores, and the order of summation does not vary.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
+SPHINX := -b html -W --keep-going -n -q
 
 .PHONY: setup demo test lint format check docs lock zoo soak
 .DEFAULT_GOAL := check
@@ -45,7 +46,8 @@ check: lint test
 
 # The site, build/docs/html/index.html. Every warning is an error: links, references, images, the cells of the course.
 docs: setup
-	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -j $(JOBS) -d build/docs/doctrees docs build/docs/html
+	$(BIN)/python -m sphinx $(SPHINX) -j $(JOBS) -d build/docs/doctrees docs build/docs/html
+	$(BIN)/python -m sphinx $(SPHINX) -t zh_CN -d build/docs/doctrees-zh docs build/docs/html/zh
 	@echo "build/docs/html/index.html"
 
 # Needs uv (pip install uv). Keeps the locked versions that still fit; `make lock UPGRADE=--upgrade` takes the newest.

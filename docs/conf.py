@@ -12,6 +12,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import editions  # noqa: E402
+
 import reslab  # noqa: E402
 
 project = "reslab"
@@ -27,6 +29,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "site_pages",
+    "editions",
 ]
 exclude_patterns = ["README.md", "course/README.md", "_*", "images/*.py", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
@@ -81,6 +84,11 @@ pygments_dark_style = "github-dark"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-# Other languages: catalogs in locale/LANGUAGE/LC_MESSAGES
+# Other languages: catalogs in locale/LANGUAGE/LC_MESSAGES. `-t zh_CN` builds the edition of the pages that have one.
 locale_dirs = ["locale"]
 gettext_compact = False
+for edition in editions.LANGUAGES:
+    if tags.has(edition):  # noqa: F821 (Sphinx defines it)
+        language = edition
+        include_patterns = [f"{page}.md" for page in editions.translated_pages(DOCS, edition)]
+        suppress_warnings = ["toc.excluded", "toc.not_readable"]

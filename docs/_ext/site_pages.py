@@ -56,7 +56,9 @@ def use_cache_of_the_source(app: Sphinx, config: Any) -> None:
 
 
 def write_api_pages(app: Sphinx) -> None:
-    """Write the pages of the API into the source folder, where Sphinx looks for pages."""
+    """Write the pages of the API into the source folder, where Sphinx looks for pages; other editions have none."""
+    if app.config.language != "en":
+        return
     docstrings.write_pages(Path(app.srcdir) / API_FOLDER)
 
 

@@ -1,0 +1,67 @@
+"""The edition in another language: the pages that have a catalog, with links to the English pages of the others."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+LANGUAGES = {"zh_CN": ("zh", "中文")}
+"""The languages beside English: the folder of the edition in the site, and its name in the language itself."""
+
+
+def translated_pages(docs: Path, language: str) -> list[str]:
+    """Return the pages that have a catalog of a language."""
+    folder = docs / "locale" / language / "LC_MESSAGES"
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.po"))
+
+
+class LinksToEnglish(SphinxPostTransform):
+    """Makes links to pages that the edition lacks links to the English pages; runs before MyST resolves links."""
+
+    default_priority = 5
+
+    def run(self, **kwargs: Any) -> None:
+        """Replace the references of one page."""
+        if self.config.language not in LANGUAGES:
+            return
+        for node in list(self.document.findall(addnodes.pending_xref)):
+            target = str(node["reftarget"]).lstrip("/")
+            if node.get("refdoc") and node.get("reftype") == "doc" and not str(node["reftarget"]).startswith("/"):
+                target = os.path.normpath(os.path.join(os.path.dirname(node["refdoc"]), target))
+            is_page = node.get("refdomain") == "doc" or node.get("reftype") == "doc"
+            if is_page and target not in self.env.all_docs:
+                depth = self.env.docname.count("/") + 1
+                anchor = node.get("reftargetid")
+                uri = f"{'../' * depth}{target}.html{f'#{anchor}' if anchor else ''}"
+                link = nodes.reference("", "", *node.children, refuri=uri, internal=False, classes=["english"])
+                node.replace_self(link)
+
+
+def language_link(app: Sphinx, pagename: str) -> str:
+    """Return the link from a page to its other language as HTML; empty where it has one language."""
+    up = "../" * pagename.count("/")
+    if app.config.language in LANGUAGES:
+        return f'<p class="language"><a href="../{up}{pagename}.html" lang="en">English</a></p>'
+    links = [
+        f'<a href="{up}{folder}/{pagename}.html" lang="{language.replace("_", "-")}">{name}</a>'
+        for language, (folder, name) in LANGUAGES.items()
+        if pagename in translated_pages(Path(app.srcdir), language)
+    ]
+    return f'<p class="language">{" ".join(links)}</p>' if links else ""
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    app.add_post_transform(LinksToEnglish)
+    app.connect("html-page-context", add_language_link)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def add_language_link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Put the link to the other language ahead of the page's text."""
+    if "body" in context and doctree is not None:
+        context["body"] = language_link(app, pagename) + context["body"]
