@@ -79,6 +79,7 @@ html_theme_options = {
 }
 mathjax_path = "mathjax/tex-svg.js"
 mathjax_options = {"defer": "defer"}
+smartquotes = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

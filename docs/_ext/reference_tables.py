@@ -233,7 +233,7 @@ def public_modules(package: str) -> list[str]:
 
 
 def tasks() -> str:
-    """The tasks, each with the form of its targets, its metrics and its losses."""
+    """The tasks, each with the form of its targets, its metrics and its own loss."""
     from reslab.spec.task import TASKS
 
     rows = [
@@ -241,12 +241,12 @@ def tasks() -> str:
             code(name),
             task.target.value,
             ", ".join(metric.title for metric in task.metrics),
-            code_list(task.losses),
+            code(task.loss),
             link_arxiv(task.reference),
         ]
         for name, task in TASKS.items()
     ]
-    return markdown_table(["task", "targets", "metrics", "losses", "reference"], rows)
+    return markdown_table(["task", "targets", "metrics", "loss", "reference"], rows)
 
 
 # Deployment and checkpoints
