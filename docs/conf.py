@@ -40,8 +40,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath", "at
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 nitpicky = True
-# Names of other projects, whose inventories are not here; type variables and private names have no page.
-nitpick_ignore_regex = [(r"py:.*", r"(?!reslab\b).*"), (r"py:.*", r".*\b_\w+|.*\b[A-Z]?T|.*T")]
+# Names of other projects, whose inventories are not here; private names have no page.
+nitpick_ignore_regex = [(r"py:.*", r"(?!reslab\b).*"), (r"py:.*", r".*\b_\w+")]
 
 # Notebooks
 nb_execution_mode = "cache"

@@ -1,5 +1,6 @@
 """The generated tables of the documentation list every registered name, and its helpers make what the site needs."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from reslab.spec.zoo import ARCHS
 
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
+import docstrings  # noqa: E402
+import editions  # noqa: E402
 import reference_tables  # noqa: E402
+import site_pages  # noqa: E402
 
 REGISTERED = {
     "models": ARCHS,
@@ -81,3 +85,57 @@ def test_text_of_the_code_is_no_markup() -> None:
     assert reference_tables.link_arxiv("He 2015, arXiv:1512.03385") == (
         "He 2015, [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)"
     )
+
+
+def test_a_docstring_in_plain_text_becomes_text_code_bullets_and_terms() -> None:
+    lines = ["Return x * y_1 of `a_b`s.", "", "* one", "  goes on", "* two", "", "Sizes:", "    the |x| of all"]
+    assert docstrings.to_rst(lines) == [
+        r"Return x \* y\_1 of ``a_b``\ s.", "", "",
+        "* one goes on", "", "* two", "", "",
+        "Sizes:", r"    the \|x\| of all", "", "",
+    ]  # fmt: skip
+
+
+def test_the_api_has_a_page_for_each_package_but_the_command_line() -> None:
+    assert {"reslab.nn", "reslab.nn.checkpoints", "reslab.training.optim"} <= set(docstrings.packages())
+    assert "reslab.cli" not in docstrings.packages()
+    assert ".. automodule:: reslab.nn.merge" in docstrings.package_page("reslab.nn")
+
+
+def test_only_names_of_values_may_lack_an_entry_in_the_api() -> None:
+    assert docstrings.names_a_value("reslab.nn.merge.MergeBuilderT")
+    assert not docstrings.names_a_value("reslab.nn.merge.Merge")
+    assert not docstrings.names_a_value("reslab.nn.merge.NoSuchName")
+    assert not docstrings.names_a_value("reslab.no_such_module.Name")
+
+
+def test_links_lead_from_a_page_to_the_same_files_or_to_their_pages() -> None:
+    root = DOCS.parent
+    page = DOCS / "project" / "readme.md"
+    text = "[a](docs/how-to/serve.md#b) ![i](docs/images/report.png) [c](CHANGELOG.md) [d](https://e.org) [f](#g)"
+    expected = "[a](../how-to/serve.md#b) ![i](../images/report.png) [c](changelog.md) [d](https://e.org) [f](#g)"
+    assert site_pages.move_links(text, root / "README.md", page, DOCS) == expected
+    page = DOCS / "how-to" / "serve.md"
+    moved = site_pages.move_links("[a](../../benchmarks/README.md#x) [b](own-network.md)", page, page, DOCS)
+    assert moved == "[a](../project/benchmarks.md#x) [b](own-network.md)"
+
+
+def test_boxes_become_markdown_that_jupyter_shows() -> None:
+    answer = ":::{dropdown} Answer to exercise 1\n$4$.\n:::"
+    exercise = ":::{admonition} Exercise 2\n:class: exercise\n\nCount.\n:::"
+    details = "<details><summary>Answer to exercise 1</summary>\n\n$4$.\n\n</details>"
+    text = f"before\n\n{answer}\n\n{exercise}"
+    assert site_pages.plain_markdown(text) == f"before\n\n{details}\n\n> **Exercise 2**\n>\n> Count."
+    assert site_pages.plain_markdown(":::{note}\nText\n:::") == "> **Note**\n>\n> Text"
+
+
+@pytest.mark.parametrize("language", editions.LANGUAGES)
+def test_every_translated_page_exists_and_its_texts_are_in_the_page(language: str) -> None:
+    pages = editions.translated_pages(DOCS, language)
+    assert "index" in pages
+    for page in pages:
+        text = " ".join((DOCS / f"{page}.md").read_text(encoding="utf-8").split())
+        catalog = (DOCS / "locale" / language / "LC_MESSAGES" / f"{page}.po").read_text(encoding="utf-8")
+        messages = re.findall(r'^msgid "(.+)"$', catalog, re.M)
+        assert messages
+        assert [message for message in messages if message.replace('\\"', '"') not in text] == []

@@ -88,6 +88,22 @@ def _literal(match: re.Match[str], text: str) -> str:
     return f"{left}``{match[1].strip()}``{right}"
 
 
+# References
+
+
+def names_a_value(target: str) -> bool:
+    """Return whether a dotted name is a value of a module of reslab that is no class or function, such as a TypeVar.
+
+    Such names stand in signatures and have no entry in the API. False for a name that does not exist.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        value = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return not inspect.isclass(value) and not inspect.isfunction(value)
+
+
 # Pages
 
 

@@ -26,7 +26,7 @@ _TOCTREE_MARKER = re.compile(r"^<!-- toctree( hidden)? -->$", re.M)
 _FILE_MARKER = re.compile(r"^<!-- file: (\S+) -->$", re.M)
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
 _CHAPTER = re.compile(r"course/(\d\d-[\w-]+)$")
-_FENCE = re.compile(r"^(:{3,})\{(\w+)\}[ ]*(.*)\n((?::[\w-]+:.*\n)*)(.*?)^\1[ ]*$", re.M | re.S)
+_FENCE = re.compile(r"^(:{3,})\{(\w+)\}[ ]*([^\n]*)\n((?::[\w-]+:[^\n]*\n)*)(.*?)^\1[ ]*$", re.M | re.S)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", expand_page)
     app.connect("autodoc-process-docstring", docstring_to_rst)
+    app.connect("missing-reference", keep_names_of_values)
     app.connect("html-page-context", add_notebook_link)
     app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -104,6 +105,11 @@ def docstring_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
     lines[:] = docstrings.to_rst(lines)
 
 
+def keep_names_of_values(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
+    """Show the names of type variables and aliases in signatures without a link; other missing names are reported."""
+    return contnode if node.get("refdomain") == "py" and docstrings.names_a_value(node["reftarget"]) else None
+
+
 # Notebooks to download
 
 
@@ -122,7 +128,7 @@ def write_notebooks(app: Sphinx, exception: Exception | None) -> None:
     for docname in app.env.found_docs:
         match = _CHAPTER.match(docname)
         if match:
-            notebook = jupytext.read(app.env.doc2path(docname))
+            notebook = jupytext.read(Path(app.env.doc2path(docname)))
             for cell in notebook.cells:
                 if cell.cell_type == "markdown":
                     cell.source = plain_markdown(cell.source)
