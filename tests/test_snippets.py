@@ -36,7 +36,7 @@ RUN_PAGES = (
     "docs/index.md",
     "docs/tutorial/first-run.md",
     "docs/how-to/analyze-a-network.md",
-    "docs/reference/networks-dense.md",
+    "docs/reference/metrics.md",
 )
 _BLOCK = re.compile(r"^( *)(`{3,})([\w{}-]*)[^\n]*\n(.*?)^\1\2 *$", re.M | re.S)
 _ASSIGNMENT = re.compile(r"^(\w+)='([^']*)'$")
