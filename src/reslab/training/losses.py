@@ -71,13 +71,15 @@ class BinaryCrossEntropy:
     """The mean over samples, and the mean or sum over classes, of BCE(sigmoid(z), t) (Wightman et al. 2021, Sec. 3.1).
 
     t is smoothed; with a `threshold` it is then 1 above it and 0 elsewhere. Equal to timm's loss on class indices;
-    class probabilities are smoothed here, while timm smooths them when it mixes them. `weights` (C,).
+    class probabilities are smoothed here, while timm smooths them when it mixes them. `weights` (C,);
+    `positive_weights` (C,) weigh the term of t alone, as torch's `pos_weight`.
     """
 
     threshold: float | None = None
     sum_classes: bool = False
     smoothing: float = 0.0
     weights: Tensor | None = None
+    positive_weights: Tensor | None = None
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         outputs = _at_least_float32(outputs)
@@ -85,7 +87,10 @@ class BinaryCrossEntropy:
         if self.threshold is not None:
             dense = (dense > self.threshold).to(outputs.dtype)
         weights = None if self.weights is None else self.weights.to(outputs)
-        losses = functional.binary_cross_entropy_with_logits(outputs, dense, weights, reduction="none")
+        positive = None if self.positive_weights is None else self.positive_weights.to(outputs)
+        losses = functional.binary_cross_entropy_with_logits(
+            outputs, dense, weights, pos_weight=positive, reduction="none"
+        )
         return (losses.sum(1) if self.sum_classes else losses.mean(1)).mean()
 
 
@@ -109,12 +114,14 @@ class BinaryFocalLoss:
     """The mean over samples of -sum_c w_c a_c (1 - p_c)^gamma log p_c (Lin et al. 2017, Eq. 5).
 
     p_c is the sigmoid's probability of the true state of class c; a_c is `alpha` for present classes, else 1 - `alpha`.
+    `positive_weights` (C,) multiply the losses of present classes.
     """
 
     gamma: float = 2.0
     alpha: float = 0.25
     smoothing: float = 0.0
     weights: Tensor | None = None
+    positive_weights: Tensor | None = None
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         outputs = _at_least_float32(outputs)
@@ -124,9 +131,12 @@ class BinaryFocalLoss:
         alpha_t = self.alpha * dense + (1 - self.alpha) * (1 - dense)
         losses = functional.binary_cross_entropy_with_logits(outputs, dense, reduction="none")
         losses = alpha_t * (1 - p_t).pow(self.gamma) * losses
+        if self.positive_weights is not None:
+            losses = losses * (1 + (self.positive_weights.to(outputs) - 1) * dense)
         return (losses if self.weights is None else losses * self.weights.to(outputs)).sum(1).mean()
 
 
+_SIGMOID_LOSSES = ("bce", "focal-binary")
 _LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
 LossFunctionT = TypeVar("LossFunctionT", bound=Callable[..., Tensor])
 
@@ -177,9 +187,21 @@ class RegisteredLoss:
         return losses.mean()
 
 
-def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None = None) -> LossFn:
-    """Build the loss of an expression, without `distill`. Raises ValueError like `parse_loss`."""
+def build_loss(
+    expression: str,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    *,
+    positive_weights: Tensor | None = None,
+) -> LossFn:
+    """Build the loss of an expression, without `distill`. Raises ValueError like `parse_loss`.
+
+    `weights` (C,) weigh the classes, `positive_weights` (C,) in a loss with a sigmoid for each class those that are
+    present.
+    """
     spec = parse_loss(expression)
+    if positive_weights is not None and spec.name not in _SIGMOID_LOSSES:
+        raise invalid(f"a loss with weights of present classes: {', '.join(_SIGMOID_LOSSES)}", expression, "bce")
     if spec.name in _LOSS_FUNCTIONS:
         names = [name for name, *_ in LOSSES[spec.name].params]
         return RegisteredLoss(
@@ -187,9 +209,13 @@ def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None =
         )
     builders: dict[str, Callable[[LossSpec], LossFn]] = {
         "cross-entropy": lambda _: CrossEntropy(smoothing, weights),
-        "bce": lambda spec: BinaryCrossEntropy(spec.params[0], spec.choice == "sum", smoothing, weights),
+        "bce": lambda spec: BinaryCrossEntropy(
+            spec.params[0], spec.choice == "sum", smoothing, weights, positive_weights
+        ),
         "focal": lambda spec: FocalLoss(spec.params[0] or 0.0, smoothing, weights),
-        "focal-binary": lambda spec: BinaryFocalLoss(spec.params[0] or 0.0, spec.params[1] or 0.0, smoothing, weights),
+        "focal-binary": lambda spec: BinaryFocalLoss(
+            spec.params[0] or 0.0, spec.params[1] or 0.0, smoothing, weights, positive_weights
+        ),
         "mse": lambda _: functional.mse_loss,
         "l1": lambda _: functional.l1_loss,
         "huber": lambda spec: partial(functional.huber_loss, delta=spec.params[0] or 1.0),

@@ -1,8 +1,12 @@
 """Parts that several pages share, as values for their templates: tiles and plot panels."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
+
+from reslab.report.thumbnails import make_thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +38,12 @@ def make_panel(figure: "Figure", anchor: str, *, title: str, alt_text: str, capt
         "max_width": round(width_points * _MAX_PX_PER_POINT),
         "is_wide": figure.get_figwidth() > 7,
     }
+
+
+def gallery_item(image: np.ndarray, name: str, captions: Sequence[tuple[str, str, str]], note: str) -> dict[str, Any]:
+    """Return an image of a gallery with lines of (label, text, CSS class of the text) and a note below."""
+    alt_text = f"{name or 'Image'}: " + "; ".join(f"{label} {text}" for label, text, _ in captions)
+    return {"image": make_thumbnail(image), "name": name, "captions": captions, "note": note, "alt_text": alt_text}
 
 
 def metric_panel(figure: "Figure", anchor: str, title: str, caption: str) -> dict[str, Any]:

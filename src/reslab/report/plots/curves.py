@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.colors import GREEN, MUTED, TRAINING
+from reslab.report.colors import GREEN, MUTED, TRAINING, network_color
 from reslab.report.plots.style import DASHED, PLOT_INCHES, add_legend_above, make_figure, plot_style
 from reslab.report.series import Curve, running_mean
 
@@ -43,6 +43,24 @@ def plot_metric(
         low, high = limits or y_limits(curves, unit)
         if math.isfinite(low) and low < high:
             axes.set_ylim(low, high)
+        return figure
+
+
+def plot_precision_recall(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
+    """Plot precision against recall, one step line for each (label, recall, precision)."""
+    with plot_style():
+        figure, axes = make_figure(*_PANEL_INCHES)
+        handles = [
+            axes.step(recall, precision, where="post", color=network_color(index), linewidth=1.6)[0]
+            for index, (_, recall, precision) in enumerate(curves)
+        ]
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda fraction, _: f"{round(100 * fraction, 6):g} %"))
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_ylim(-0.02, 1.03)
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        add_legend_above(axes, handles, [label for label, _, _ in curves])
         return figure
 
 

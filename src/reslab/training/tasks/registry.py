@@ -5,9 +5,13 @@ from typing import Any, TypeVar
 
 from reslab.spec.task import DEFAULT_TASK, TASKS, find_task
 from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.multilabel import MultiLabel
+from reslab.training.tasks.regression import Regression
 from reslab.training.tasks.task_type import TaskType
 
-TASK_TYPES: dict[str, type[TaskType]] = {task_type.spec.name: task_type for task_type in (Classification,)}
+TASK_TYPES: dict[str, type[TaskType]] = {
+    task_type.spec.name: task_type for task_type in (Classification, MultiLabel, Regression)
+}
 TaskClass = TypeVar("TaskClass", bound=type[TaskType])
 
 
