@@ -10,10 +10,10 @@ from reslab.cli.options import (
     ImageColumn,
     JsonFlag,
     LabelColumn,
-    LabelTask,
     MaxPixels,
     Panel,
     SplitColumn,
+    TaskOption,
     limit_pixels,
     named_columns,
 )
@@ -63,7 +63,7 @@ def check(
             show_default="as their folder suggests",
         ),
     ] = None,
-    task: LabelTask = None,
+    task: TaskOption = None,
     max_pixels: MaxPixels = None,
     as_json: JsonFlag = False,
 ) -> None:

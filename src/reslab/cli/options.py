@@ -98,6 +98,16 @@ ImageColumn = Annotated[
         show_default="path, filename, file, image, img",
     ),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        rich_help_panel=Panel.DATA,
+        help="What the network predicts: classification, multi-label, regression or segmentation.",
+        show_default="the one that the data suit",
+    ),
+]
 LabelColumn = Annotated[
     str | None,
     typer.Option(
@@ -106,16 +116,6 @@ LabelColumn = Annotated[
         rich_help_panel=Panel.DATA,
         help="Column of the labels in a CSV file; several, separated by commas, of 0 and 1 or of numbers.",
         show_default="label, class, category",
-    ),
-]
-LabelTask = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="TASK",
-        rich_help_panel=Panel.DATA,
-        help="Task of the labels: classification, multi-label, regression or segmentation.",
-        show_default="inferred, classification where in doubt",
     ),
 ]
 SplitColumn = Annotated[

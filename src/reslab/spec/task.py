@@ -137,7 +137,7 @@ _TASKS = (
             Metric("rmse", "root mean squared error", Unit.TARGET, False, "RMSE"),
             Metric("r2", "R²", Unit.NUMBER),
         ),
-        "mse",
+        "huber",
         (_MAE,),
     ),
     Task(

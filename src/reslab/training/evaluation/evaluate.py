@@ -107,6 +107,7 @@ class EvaluateOptions:
     data_dir: str | Path | None = None
     val_fraction: float | None = None
     skip_bad_images: bool = False
+    task: str | None = None
     columns: Mapping[str, str] | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
@@ -143,6 +144,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
+    task: str | None = None,
     columns: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
@@ -188,6 +190,7 @@ def evaluate(
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
+        task=task,
         columns=columns,
         device=device,
         workers=workers,
@@ -350,6 +353,7 @@ def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> Dat
         options.val_fraction,
         options.skip_bad_images,
         columns=options.columns,
+        task=options.task,
         dims=_map_dims(target, options),
     )
 
