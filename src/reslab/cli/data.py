@@ -19,7 +19,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
-from reslab.report.format import format_int, format_number, format_percent
+from reslab.report.format import format_int, format_percent
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -72,7 +72,7 @@ def check(
     Exit code 1 if there are errors, which would stop training.
     """
     require_dataset_name(path)
-    from reslab.cli.data_check_page import build_data_check_page
+    from reslab.cli.data_check_page import build_data_check_page, value_rows
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import Severity, list_findings
 
@@ -97,7 +97,7 @@ def check(
         titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
         print_table(["class", *titles], _mask_rows(check_result))
     elif check_result.labels.values:
-        print_table(["value", "split", "images", "min", "mean", "std", "max"], _value_rows(check_result))
+        print_table(["value", "split", "images", "min", "mean", "std", "max"], value_rows(check_result))
     else:
         print_table(["class", *check_result.counts], _class_rows(check_result))
     print()
@@ -137,20 +137,6 @@ def _class_rows(check_result: "DataCheck") -> list[list[str]]:
     if without is not None:
         rows.append([NO_CLASS, *map(format_int, without.values())])
     return [*rows, ["all" if without is None else "images", *map(format_int, check_result.num_images.values())]]
-
-
-def _value_rows(check_result: "DataCheck") -> list[list[str]]:
-    num_images = check_result.num_images
-    return [
-        [
-            value.name,
-            split,
-            format_int(num_images[split]),
-            *(format_number(number) for number in (value.minimum, value.mean, value.std, value.maximum)),
-        ]
-        for split, values in check_result.labels.values.items()
-        for value in values
-    ]
 
 
 def _mask_rows(check_result: "DataCheck") -> list[list[str]]:

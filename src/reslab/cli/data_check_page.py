@@ -16,7 +16,7 @@ from reslab.data.formats.mask_classes import voc_color
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
 from reslab.data.masks import VOID
-from reslab.report.format import format_int, format_split
+from reslab.report.format import format_int, format_number, format_split
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind
@@ -44,7 +44,9 @@ def build_data_check_page(
     )
     page = DataCheckPage(
         title=check.listing.name,
-        counts=_count_by_label(check) if check.masks else check.counts,
+        num_images=check.num_images,
+        values=value_rows(check),
+        counts=_count_by_label(check) if check.masks else {name: part for name, part in check.counts.items() if part},
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
         unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
@@ -67,6 +69,21 @@ def _count_by_label(check: DataCheck) -> dict[str, dict[str, int]]:
     by_split = {split: [image.label for image in check.images if image.split == split] for split in check.masks}
     names = list(dict.fromkeys(label for labels in by_split.values() for label in labels))
     return {split: {name: labels.count(name) for name in names} for split, labels in by_split.items()}
+
+
+def value_rows(check_result: DataCheck) -> list[list[str]]:
+    """Return a row for each value of a split: value, split, images, minimum, mean, standard deviation, maximum."""
+    num_images = check_result.num_images
+    return [
+        [
+            value.name,
+            split,
+            format_int(num_images[split]),
+            *(format_number(number) for number in (value.minimum, value.mean, value.std, value.maximum)),
+        ]
+        for split, values in check_result.labels.values.items()
+        for value in values
+    ]
 
 
 def _sizes_by_split(readable: Sequence[CheckedImage]) -> dict[str, list[tuple[int, int]]]:

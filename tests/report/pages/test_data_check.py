@@ -87,3 +87,16 @@ def test_many_groups_say_how_many() -> None:
 def test_pixels_of_another_dtype_are_an_error() -> None:
     with pytest.raises(ValueError, match="uint8 pixels"):
         render_page(replace(PAGE, batch=[CaptionedImage(NOISE[0].astype(np.float32))]))
+
+
+def test_images_with_several_classes_count_once() -> None:
+    page = assert_sound(render_page(replace(PAGE, num_images={"train": 45, "val": 8})))
+    assert "53 images of 2 classes" in page.text
+    assert "88.9 %" in page.text
+
+
+def test_values_have_a_table_instead_of_classes() -> None:
+    rows = [["weight", "train", "45", "0.000", "5.625", "3.319", "11.25"], ["weight", "val", "8", "1", "2", "1", "3"]]
+    page = assert_sound(render_page(replace(PAGE, counts={}, num_images={"train": 45, "val": 8}, values=rows)))
+    assert "53 images of 1 value" in page.text
+    assert "11.25" in page.text

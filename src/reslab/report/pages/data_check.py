@@ -17,6 +17,7 @@ _SEVERITY_LABELS = {"error": "Error", "warning": "Warning", "note": "Note"}
 _SECTIONS = (
     ("findings", "title", "Findings"),
     ("classes", "class_rows", "Classes"),
+    ("values", "value_rows", "Values"),
     ("sizes", "sizes_text", "Image sizes"),
     ("unreadable", "unreadable", "Unreadable files"),
     ("duplicates", "duplicate_groups", "Duplicate images"),
@@ -46,12 +47,16 @@ class ImageGroup:
 class DataCheckPage:
     """The values of the page; every one but the title may be empty.
 
-    `counts[split][class]` are numbers of images. `findings` are (severity, text), severity error, warning or note.
+    `num_images[split]` are numbers of images, by default the sums of `counts[split][class]`, those of each class.
+    `values` is a row of texts for each value of a split in regression: value, split, images, minimum, mean, standard
+    deviation, maximum. `findings` are (severity, text), severity error, warning or note.
     `sizes[split]` are (height, width) of each readable image, `unreadable` (path, reason). `duplicate_groups` are the
     first of `num_duplicate_groups`. `batch` is a training batch under `train_transform`.
     """
 
     title: str
+    num_images: Mapping[str, int] = field(default_factory=dict)
+    values: Sequence[Sequence[str]] = ()
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     findings: Sequence[tuple[str, str]] = ()
     sizes: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
@@ -68,7 +73,7 @@ def data_check_context(page: DataCheckPage) -> dict[str, Any]:
 
     Raises ValueError where an image is not uint8 of shape (H, W) or (H, W, 3).
     """
-    rows = _class_count_rows(page.counts)
+    rows = _class_count_rows(page.counts, next(iter(_num_images(page).values()), 0))
     context: dict[str, Any] = {
         "title": page.title,
         "summary": _data_summary_text(page),
@@ -79,6 +84,8 @@ def data_check_context(page: DataCheckPage) -> dict[str, Any]:
         ],
         "splits": [format_split(split) for split in page.counts],
         "class_rows": rows,
+        "value_columns": ["value", "split", "images", "minimum", "mean", "std", "maximum"],
+        "value_rows": list(page.values),
         "smallest_rows": sorted(rows, key=lambda row: row["total"])[:NUM_SMALLEST_CLASSES]
         if len(rows) > MAX_CLASS_ROWS
         else [],
@@ -97,13 +104,15 @@ def data_check_context(page: DataCheckPage) -> dict[str, Any]:
     return context
 
 
-def _count_images(counts: Mapping[str, Mapping[str, int]]) -> int:
-    return sum(sum(class_counts.values()) for class_counts in counts.values())
+def _num_images(page: DataCheckPage) -> dict[str, int]:
+    return dict(page.num_images) or {split: sum(counts.values()) for split, counts in page.counts.items()}
 
 
 def _data_summary_text(page: DataCheckPage) -> str:
     classes = {name for class_counts in page.counts.values() for name in class_counts}
-    dataset_text = f"{pluralize(_count_images(page.counts), 'image')} of {pluralize(len(classes), 'class', 'classes')}"
+    values = {row[0] for row in page.values}
+    outputs = pluralize(len(values), "value") if values else pluralize(len(classes), "class", "classes")
+    dataset_text = f"{pluralize(sum(_num_images(page).values()), 'image')} of {outputs}"
     num_by_severity = {severity: sum(level == severity for level, _ in page.findings) for severity in _SEVERITY_LABELS}
     if num_by_severity["error"]:
         return f"{dataset_text}: {pluralize(num_by_severity['error'], 'error')} to fix before training."
@@ -113,9 +122,7 @@ def _data_summary_text(page: DataCheckPage) -> str:
 
 
 def _data_tiles(page: DataCheckPage) -> list[dict[str, Any]]:
-    splits = ", ".join(
-        f"{format_int(sum(class_counts.values()))} {format_split(split)}" for split, class_counts in page.counts.items()
-    )
+    splits = ", ".join(f"{format_int(number)} {format_split(split)}" for split, number in _num_images(page).items())
     train = page.counts.get("train", {})
     per_class_text = (
         f"{format_int(min(train.values()))} to {format_int(max(train.values()))} per class in training" if train else ""
@@ -123,8 +130,10 @@ def _data_tiles(page: DataCheckPage) -> list[dict[str, Any]]:
     if train and len(set(train.values())) == 1:
         per_class_text = f"{format_int(next(iter(train.values())))} per class in training"
     return [
-        make_tile("images", format_int(_count_images(page.counts)), splits),
-        make_tile("classes", format_int(len(train)), per_class_text),
+        make_tile("images", format_int(sum(_num_images(page).values())), splits),
+        make_tile("values", format_int(len({row[0] for row in page.values})), "an image")
+        if page.values
+        else make_tile("classes", format_int(len(train)), per_class_text),
         make_tile(
             "unreadable", format_int(len(page.unreadable)), "files" if page.unreadable else "all files can be read"
         ),
@@ -132,10 +141,10 @@ def _data_tiles(page: DataCheckPage) -> list[dict[str, Any]]:
     ]
 
 
-def _class_count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def _class_count_rows(counts: Mapping[str, Mapping[str, int]], num_images: int) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for class_counts in counts.values() for name in class_counts))
     first_split = next(iter(counts.values()), {})
-    max_count, total = max(first_split.values(), default=0) or 1, sum(first_split.values()) or 1
+    max_count, total = max(first_split.values(), default=0) or 1, num_images or 1
     return [
         {
             "name": name,
