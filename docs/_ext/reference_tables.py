@@ -233,15 +233,20 @@ def public_modules(package: str) -> list[str]:
 
 
 def tasks() -> str:
-    """The tasks, each with the form of its targets, its metrics and its own loss."""
-    from reslab.spec.task import TASKS
+    """The tasks, each with the form of its targets, its metrics and its losses, the default first."""
+    from reslab.spec.loss import LOSSES
+    from reslab.spec.task import TASKS, Task
+
+    def suited(task: Task) -> list[str]:
+        names = [name for name, loss in LOSSES.items() if task.target in loss.targets]
+        return sorted(names, key=lambda name: name != task.loss)
 
     rows = [
         [
             code(name),
             task.target.value,
             ", ".join(metric.title for metric in task.metrics),
-            code(task.loss),
+            code_list(suited(task)),
             link_arxiv(task.reference),
         ]
         for name, task in TASKS.items()

@@ -41,7 +41,7 @@ _LOSSES: dict[str, LossType] = {
         targets=(TargetKind.CLASS, TargetKind.MULTI_HOT),
     ),
     "mse": LossType("mse", "the mean of (z - t)^2", targets=(TargetKind.VALUES,)),
-    "l1": LossType("l1", "the mean of |z - t|", targets=(TargetKind.VALUES,)),
+    "mae": LossType("mae", "the mean of |z - t|", targets=(TargetKind.VALUES,)),
     "huber": LossType(
         "huber(1)",
         "the mean of (z - t)^2 / 2 up to delta, delta (|z - t| - delta / 2) beyond (Huber 1964, Ann. Math. Stat. 35)",

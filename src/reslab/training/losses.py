@@ -217,7 +217,7 @@ def build_loss(
             spec.params[0] or 0.0, spec.params[1] or 0.0, smoothing, weights, positive_weights
         ),
         "mse": lambda _: functional.mse_loss,
-        "l1": lambda _: functional.l1_loss,
+        "mae": lambda _: functional.l1_loss,
         "huber": lambda spec: partial(functional.huber_loss, delta=spec.params[0] or 1.0),
     }
     return builders[spec.name](spec)

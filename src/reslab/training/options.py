@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.registry import DATASETS
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
@@ -70,7 +71,7 @@ class TrainOptions:
     val_fraction: float | None = None
     is_default_fraction: bool = False
     skip_bad_images: bool = False
-    columns: Mapping[str, str] | None = None
+    columns: ColumnNames | None = None
     recipe_arch_overrides: tuple[str, ...] = ()
     num_images: int | None = None
     snapshot_every: str | None = None

@@ -10,6 +10,7 @@ import torch
 
 from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.registry import DATASETS, open_dataset
@@ -31,7 +32,7 @@ def open_train_data(
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
     num_images: int | None = None,
     is_default_fraction: bool = False,
     dims: int = 2,

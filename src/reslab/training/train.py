@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.loader import TrainLoader
 from reslab.data.transforms.third_party import TransformSource
 from reslab.nn.checkpoints.pretrained import Pretrained
@@ -69,7 +70,7 @@ def train(
     val_fraction: float | None = None,
     num_images: int | None = None,
     skip_bad_images: bool = False,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     on_log: LogCallback | None = None,

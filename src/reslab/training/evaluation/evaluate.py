@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
@@ -108,7 +109,7 @@ class EvaluateOptions:
     val_fraction: float | None = None
     skip_bad_images: bool = False
     task: str | None = None
-    columns: Mapping[str, str] | None = None
+    columns: ColumnNames | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
     keep_predictions: bool = False
@@ -145,7 +146,7 @@ def evaluate(
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
     task: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     keep_predictions: bool = False,

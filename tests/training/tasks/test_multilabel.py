@@ -1,0 +1,135 @@
+"""Multi-label classification against torch and scikit-learn, and a run from training to its saved thresholds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+from torch import Tensor
+from torch.nn import functional
+
+from reslab.data.adapters import as_dataset
+from reslab.data.dataset import DatasetSplits
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.spec.recipe import Recipe
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.run import load
+from reslab.training.tasks.multilabel import MultiLabel, positive_weights
+from reslab.training.train import train
+
+CLASSES = ("left", "right", "both")
+MODEL = "resnet20_cifar"
+
+
+def make_images(num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise with a bright left half, right half, or both; the third class is present where both are."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 120, (num_images, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    sides = torch.rand(num_images, 2, generator=generator) < 0.5
+    images[..., :4] += 120 * sides[:, 0, None, None, None].to(torch.uint8)
+    images[..., 4:] += 120 * sides[:, 1, None, None, None].to(torch.uint8)
+    labels = torch.cat((sides, sides.all(1, keepdim=True)), 1).float()
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def data() -> DatasetSplits:
+    parts = [make_images(count, seed) for seed, count in enumerate((128, 48, 48))]
+    return as_dataset(*parts, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def run_path(data: DatasetSplits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "labels"
+    return train(MODEL, data, output=path, overrides={"model.depths": "1,1,1", "duration": "3 epochs"}).path
+
+
+def logits_and_labels() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(40, 3, generator=generator) < 0.4).float()
+    return torch.randn(40, 3, generator=generator) + labels, labels
+
+
+def test_the_scores_are_scikit_learns() -> None:
+    logits, labels = logits_and_labels()
+    thresholds = (0.4, 0.5, 0.7)
+    found = MultiLabel(CLASSES, thresholds).evaluate([(logits[:30], labels[:30]), (logits[30:], labels[30:])], 0.5)
+    probabilities, y = logits.sigmoid().numpy(), labels.numpy().astype(int)
+    predicted = (probabilities.astype(float) >= np.array(thresholds)).astype(int)
+    assert found.map == pytest.approx(metrics.average_precision_score(y, probabilities, average="macro"), rel=1e-6)
+    assert found.f1_micro == pytest.approx(metrics.f1_score(y, predicted, average="micro"))
+    assert found.f1_macro == pytest.approx(metrics.f1_score(y, predicted, average="macro"))
+    assert found.exact_match == pytest.approx(metrics.accuracy_score(y, predicted))
+    matrices = metrics.multilabel_confusion_matrix(y, predicted)
+    assert [row[0] for row in found.confusion] == [matrix[1, 1] for matrix in matrices]
+
+
+def test_the_thresholds_of_validation_have_the_highest_f1() -> None:
+    logits, labels = logits_and_labels()
+    task = MultiLabel(CLASSES)
+    fitted = task.fitted_to(task.evaluate([(logits, labels)], 0.5, "val", keep_predictions=True))
+    probabilities = logits.sigmoid().double()
+    for k, threshold in enumerate(fitted.thresholds):
+        scores = [
+            metrics.f1_score(labels[:, k], probabilities[:, k] >= value) for value in probabilities[:, k].tolist()
+        ]
+        assert metrics.f1_score(labels[:, k], probabilities[:, k] >= threshold) == pytest.approx(max(scores))
+    assert MultiLabel.from_dict(json.loads(json.dumps(fitted.to_dict())), CLASSES) == fitted
+
+
+def test_class_weights_are_torchs_weights_of_positives(data: DatasetSplits) -> None:
+    logits, labels = (tensor.double() for tensor in logits_and_labels())
+    task, train_labels = MultiLabel(CLASSES), data.split("train").labels
+    counts = train_labels.double().sum(0)
+    expected = (len(train_labels) - counts) / counts
+    torch.testing.assert_close(positive_weights("balanced", train_labels, CLASSES), expected)
+    loss = task.build_loss(Recipe("", "", loss="bce", class_weights="balanced"), data, "cpu")
+    outputs, reference = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss(outputs, labels).backward()
+    weights = expected.float().double()
+    functional.binary_cross_entropy_with_logits(reference, labels, pos_weight=weights).backward()
+    torch.testing.assert_close(outputs.grad, reference.grad, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="3 numbers"):
+        positive_weights("1,2", train_labels, CLASSES)
+    with pytest.raises(ValueError, match="'both'"):
+        positive_weights("balanced", torch.tensor([[1.0, 1.0, 0.0]]), CLASSES)
+
+
+def test_a_run_learns_and_keeps_its_thresholds(run_path: Path, data: DatasetSplits) -> None:
+    metadata = json.loads((run_path / "run.json").read_text())
+    assert metadata["task"]["name"] == "multi-label"
+    assert len(metadata["task"]["thresholds"]) == 3
+    assert read_header(run_path / "model.safetensors")["task"] == metadata["task"]
+    assert load(run_path).task == metadata["task"]
+    assert metadata["recipe"]["loss"] == "bce"
+    found = evaluate(run_path, data)
+    assert found.to_dict() == {name: metadata["result"][name] for name in found.to_dict()}
+    assert found.thresholds == tuple(metadata["task"]["thresholds"])
+    best = max(
+        (json.loads(line) for line in (run_path / "log.jsonl").read_text().splitlines()),
+        key=lambda record: record.get("map", -1) if record["kind"] == "eval" else -1,
+    )
+    assert metadata["result"]["best_step"] == best["step"]
+    report = (run_path / "report.html").read_text()
+    assert "Metrics of each class" in report
+    assert "precision-recall" in report
+
+
+def test_an_ensemble_averages_probabilities(run_path: Path, data: DatasetSplits) -> None:
+    single = evaluate(run_path, data, keep_predictions=True)
+    double = evaluate([run_path, run_path], data)
+    assert double.metrics == pytest.approx(single.metrics, rel=1e-5)
+    assert len(double.members) == 2
+
+
+def test_what_does_not_suit_the_task_is_an_error(data: DatasetSplits, tmp_path: Path) -> None:
+    for overrides, message in (
+        ({"loss": "cross-entropy"}, "bce"),
+        ({"early_stopping.metric": "mae"}, "metric of the task multi-label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(MODEL, data, output=tmp_path / "run", overrides=overrides)
+    with pytest.raises(ValueError, match="task regression"):
+        train(MODEL, data, task="regression", output=tmp_path / "run")
