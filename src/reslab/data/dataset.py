@@ -56,6 +56,11 @@ class EvalTransform:
         transform, normalize = _make_transform(self.preprocess)
         return normalize(transform.apply_image(pixels, hash_key(0, 0, index))[None])[0]
 
+    def resize(self, pixels: Tensor, index: int) -> Tensor:
+        """Return the image resized and cropped, without the normalization."""
+        transform, _ = _make_transform(self.preprocess)
+        return transform.apply_image(pixels, hash_key(0, 0, index))
+
     def apply_sample(self, pixels: Tensor, target: Any, index: int) -> tuple[Tensor, Any]:
         """Return the network's input, and the target of the image moved as the image."""
         transform, normalize = _make_transform(self.preprocess)

@@ -22,11 +22,12 @@ from reslab.data.rng import step_seed
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
-from reslab.training.evaluation.loop import check_loss, check_output_type
+from reslab.training.evaluation.loop import check_loss
 from reslab.training.freezing import Freezing
 from reslab.training.losses import DistillationLoss, LossFn, weight_penalty
 from reslab.training.meters import TrainMeter
 from reslab.training.optim.factory import set_lr
+from reslab.training.tasks.task_type import check_output_type
 
 TensorFn = Callable[[Tensor], Tensor]
 BatchMetrics = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -43,7 +44,7 @@ class TrainStep:
     `grad_accum_steps` micro-batches, clipped to the norm `clip_grad_norm` if that is above 0 (Pascanu et al. 2013,
     Alg. 1); `l1` and `l2` above 0 penalize the weights. `scaler` keeps fp16's small gradients above zero.
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
-    (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss.
+    (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the `main_output` of the network.
     """
 
     precision: str = "float32"
@@ -56,6 +57,7 @@ class TrainStep:
     l2: float = 0.0
     ddp_model: nn.Module | None = None
     batch_metrics: BatchMetrics | None = None
+    main_output: Callable[[Any], Tensor] = check_output_type
 
     def run(
         self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
@@ -75,7 +77,7 @@ class TrainStep:
         return {"loss": loss_value, **(self.batch_metrics(outputs, y) if self.batch_metrics else {})}
 
     def backward(self, model: nn.Module, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradient of the mean loss over the batch to the parameters'; return the loss and the outputs."""
+        """Add the gradient of the mean loss over the batch to the parameters'; return the loss and the main outputs."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         forward_fn = next(
@@ -107,12 +109,13 @@ class TrainStep:
         return context
 
     def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch and its outputs, in the precision of the step."""
+        """Return the loss of a batch and its main output, in the precision of the step."""
         dtype = AUTOCAST_DTYPES.get(self.precision)
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = check_output_type(forward_fn(x))
+            outputs = forward_fn(x)
+            main_output = self.main_output(outputs)
             value = loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)
-            return check_loss(value), outputs
+            return check_loss(value), main_output
 
 
 def make_grad_scaler(precision: str, device: torch.device) -> GradScaler | None:

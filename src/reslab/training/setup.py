@@ -32,7 +32,7 @@ from reslab.spec.task import Task
 from reslab.spec.toml_files import find_recipe
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
-from reslab.training.evaluation.loop import check_loss, check_output_type, precision_advice
+from reslab.training.evaluation.loop import check_loss, precision_advice
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -206,6 +206,7 @@ def build_train_loop(
         l1=recipe.l1,
         l2=recipe.l2,
         batch_metrics=task.batch_metrics,
+        main_output=task.main_output,
     )
     return TrainLoop(
         model=model,
@@ -254,14 +255,15 @@ def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, i
         return
     was_training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
-    images, targets = torch.zeros((2, *input_size), device=device), task.example_targets(2, device)
+    images = torch.zeros((2, *input_size), device=device)
     try:
         with torch.no_grad():
             advice = precision_advice(model, images.dtype)
             with _user_code(f"a network that takes images {tuple(images.shape)} in {images.dtype}", advice):
-                outputs = check_output_type(model(images))
+                outputs = task.main_output(model(images))
             task.check_outputs(outputs)
             if custom_loss is not None:
+                targets = task.example_targets(outputs)
                 shapes = f"outputs {tuple(outputs.shape)} and labels {_describe_shape(targets)}"
                 with _user_code(f"loss(outputs, labels) of {shapes}"):
                     loss_value = custom_loss(outputs, targets)

@@ -233,8 +233,11 @@ def _class_name(index: int, classes: Sequence[str]) -> str:
     return str(classes[index]) if 0 <= index < len(classes) else f"class {index}"
 
 
-def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the confusion matrix, as a table up to 20 classes and as a plot above, and the most confused pairs."""
+def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str], of_pixels: bool = False) -> dict[str, Any]:
+    """Return the confusion matrix, as a table up to 20 classes and as a plot above, and the most confused pairs.
+
+    It counts images; `of_pixels`, and the table has their shares of the true class.
+    """
     if not len(confusion):
         return {"confusion": None, "confused_pairs": []}
     check_confusion_matrix(confusion, classes)
@@ -245,9 +248,11 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
         "stacked": MAX_CLASSES_BESIDE < len(classes) <= MAX_CLASSES_IN_TABLE,
         "panel": None,
         "is_numbered": len(classes) > MAX_LABELED_CLASSES,
+        "noun": "pixels" if of_pixels else "images",
+        "unit_text": " (shares of its pixels)" if of_pixels else "",
     }
     if len(classes) <= MAX_CLASSES_IN_TABLE:
-        matrix["rows"] = _confusion_rows(confusion, classes)
+        matrix["rows"] = _confusion_rows(confusion, classes, as_shares=of_pixels)
     else:
         from reslab.report.plots.matrices import plot_confusion_matrix
 
@@ -258,7 +263,7 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
         {
             "true_class": pair.true_class,
             "predicted_class": pair.predicted_class,
-            "times": format_times(pair.count),
+            "times": f"{format_int(pair.count)} pixels" if of_pixels else format_times(pair.count),
             "share": format_percent(pair.count / pair.num_samples, 1),
             "num_samples": format_int(pair.num_samples),
         }
@@ -283,7 +288,7 @@ def per_class_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
     }
 
 
-def _confusion_rows(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _confusion_rows(confusion: ConfusionMatrix, classes: Sequence[str], as_shares: bool) -> list[dict[str, Any]]:
     """Return the cells with their intensity in percent.
 
     A correct cell's is its class's recall; a wrong one's is the root of its rate over the highest wrong rate, so that
@@ -296,16 +301,18 @@ def _confusion_rows(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[
     )
     rows = []
     for i, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        cells = [_confusion_cell(n, fractions[i][j], i == j, max_wrong_fraction) for j, n in enumerate(row)]
+        cells = [_confusion_cell(n, fractions[i][j], i == j, max_wrong_fraction, as_shares) for j, n in enumerate(row)]
         rows.append({"name": name, "cells": cells})
     return rows
 
 
-def _confusion_cell(n: int, fraction: float, is_correct: bool, max_wrong_fraction: float) -> dict[str, Any]:
+def _confusion_cell(
+    n: int, fraction: float, is_correct: bool, max_wrong_fraction: float, as_share: bool
+) -> dict[str, Any]:
     intensity = fraction if is_correct else math.sqrt(fraction / max_wrong_fraction) if max_wrong_fraction else 0.0
     return {
         "count": n,
-        "text": format_int(n),
+        "text": format_percent(fraction, 1) if as_share else format_int(n),
         "css_class": "correct" if is_correct else "wrong",
         "intensity": round(18 + 82 * intensity),
     }

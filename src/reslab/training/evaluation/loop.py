@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -41,12 +41,13 @@ def evaluate_batches(
     try:
         with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
             for x, y, indices in batches:
-                outputs = check_output_type(_call_model(model, x))
+                outputs = task.main_output(_call_model(model, x))
                 task.check_outputs(outputs)
                 outputs = outputs.float()
                 batch_loss = check_loss(loss(outputs, y)).item()
                 bad_indices = [] if math.isfinite(batch_loss) else find_bad_images(x, indices)
-                batch_results.append((task.batch_result(outputs, y), len(y), batch_loss * len(y), bad_indices))
+                result = task.batch_result(outputs, y, keep_predictions)
+                batch_results.append((result, len(y), batch_loss * len(y), bad_indices))
     finally:
         model.train(was_training)
     batch_results = process_group.merge_interleaved(batch_results)
@@ -83,21 +84,6 @@ def precision_advice(model: nn.Module, dtype: torch.dtype) -> str:
 
 def _model_device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def check_output_type(outputs: Any) -> Tensor:
-    """Return the outputs of a network. Raises ValueError, with the change to `forward`, unless they are a tensor."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    required = "a forward that returns one tensor of logits (N, classes)"
-    if outputs is None:
-        raise invalid(required, "None", next_step="end forward with `return x`")
-    if isinstance(outputs, Mapping):
-        tensors = [key for key, value in outputs.items() if isinstance(value, Tensor)]
-        key = "logits" if "logits" in tensors else next(iter(tensors), "logits")
-        raise invalid(required, f"a {type(outputs).__name__} with {', '.join(map(str, outputs))}", f"outputs[{key!r}]")
-    nearest = "outputs[0]" if isinstance(outputs, list | tuple) else ""
-    raise invalid(required, f"a {type(outputs).__name__}", nearest)
 
 
 def check_loss(loss: Any) -> Tensor:

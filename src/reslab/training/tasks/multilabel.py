@@ -177,9 +177,9 @@ class MultiLabel(TaskType):
         """The threshold of each class."""
         return self.thresholds or (DEFAULT_THRESHOLD,) * len(self.classes)
 
-    def example_targets(self, num_samples: int, device: torch.device) -> Tensor:
+    def example_targets(self, outputs: Tensor) -> Tensor:
         """Return labels of zeros."""
-        return torch.zeros(num_samples, len(self.classes), device=device)
+        return torch.zeros_like(outputs)
 
     def default_loss(self) -> LossFn:
         """Return the binary cross-entropy, the mean over samples and classes."""

@@ -133,9 +133,9 @@ class Regression(TaskType):
         """Return the name of the task, and mean and standard deviation of the training labels."""
         return {**super().to_dict(), "mean": list(self.mean), "std": list(self.std)}
 
-    def example_targets(self, num_samples: int, device: torch.device) -> Tensor:
+    def example_targets(self, outputs: Tensor) -> Tensor:
         """Return labels of zeros."""
-        return torch.zeros(num_samples, len(self.classes), device=device)
+        return torch.zeros_like(outputs)
 
     def decode(self, outputs: Tensor) -> Tensor:
         """Return outputs (N, K) in the unit of the labels, float64."""

@@ -50,6 +50,13 @@ class TaskType:
         """The number of outputs of the network."""
         return len(self.classes)
 
+    def main_output(self, outputs: Any) -> Tensor:
+        """Return the tensor that is measured, of what the network returns; the loss gets all of it.
+
+        Raises ValueError, with the change to `forward`, for anything else.
+        """
+        return check_output_type(outputs)
+
     def check_outputs(self, outputs: Tensor) -> None:
         """Raise ValueError unless the outputs have the shape (N, number of outputs)."""
         if outputs.ndim != 2 or outputs.shape[1] != self.num_outputs:
@@ -58,9 +65,9 @@ class TaskType:
 
     output_noun: ClassVar[str] = "class"
 
-    def example_targets(self, num_samples: int, device: torch.device) -> Tensor:
-        """Return targets of zeros, to try a loss on."""
-        return torch.zeros(num_samples, dtype=torch.int64, device=device)
+    def example_targets(self, outputs: Tensor) -> Tensor:
+        """Return targets of zeros for these outputs, to try a loss on."""
+        return torch.zeros_like(outputs[:, 0], dtype=torch.int64)
 
     def default_loss(self) -> LossFn:
         """Return the loss of an evaluation."""
@@ -74,7 +81,7 @@ class TaskType:
         """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""
         raise NotImplementedError
 
-    def batch_result(self, outputs: Tensor, targets: Tensor) -> Any:
+    def batch_result(self, outputs: Tensor, targets: Tensor, keep_predictions: bool) -> Any:
         """Return what an evaluation keeps of a batch, on the CPU; the ranks send it to each other."""
         return outputs.float().cpu(), targets.cpu()
 
@@ -97,3 +104,18 @@ class TaskType:
     def results(cls, evaluation: Any, val_evaluation: Any = None) -> TaskResults:
         """Return the sections of a report on an evaluation that kept its predictions."""
         raise NotImplementedError
+
+
+def check_output_type(outputs: Any) -> Tensor:
+    """Return the outputs of a network. Raises ValueError, with the change to `forward`, unless they are a tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    required = "a forward that returns one tensor of logits (N, classes)"
+    if outputs is None:
+        raise invalid(required, "None", next_step="end forward with `return x`")
+    if isinstance(outputs, Mapping):
+        tensors = [key for key, value in outputs.items() if isinstance(value, Tensor)]
+        key = "logits" if "logits" in tensors else next(iter(tensors), "logits")
+        raise invalid(required, f"a {type(outputs).__name__} with {', '.join(map(str, outputs))}", f"outputs[{key!r}]")
+    nearest = "outputs[0]" if isinstance(outputs, list | tuple) else ""
+    raise invalid(required, f"a {type(outputs).__name__}", nearest)
