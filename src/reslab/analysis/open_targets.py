@@ -287,7 +287,7 @@ def _load_network(spec: TargetSpec) -> Network:
     # The run kept no snapshot of its initial weights, but its seed draws them again.
     assert spec.step == 0
     arch, pretrained = spec.run.arch, spec.run.metadata["pretrained"]
-    if arch is None or pretrained:
+    if not isinstance(arch, Arch) or pretrained:
         got = f"{spec.run.path}, which started from {pretrained or 'a third-party module'}"
         raise invalid("a run that started from fresh weights or saved them", got, next_step="train with --save-every")
     return init_network(arch, int(spec.run.metadata["seed"]))

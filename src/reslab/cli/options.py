@@ -327,9 +327,10 @@ def _as_option(argument: str) -> str:
 def require_model_and_recipe(model: str | None, recipe: str | None) -> None:
     """Raise ValueError for an unknown model or recipe, before anything is imported that takes time."""
     from reslab.spec.toml_files import find_recipe
+    from reslab.spec.zoo.dense import find_dense_arch
     from reslab.spec.zoo.resolve import get_arch
 
-    if model is not None:
+    if model is not None and find_dense_arch(model) is None:
         get_arch(model)
     if recipe is not None:
         find_recipe(recipe)

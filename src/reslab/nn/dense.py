@@ -22,7 +22,7 @@ from reslab.nn.module_network import ModelMetadata
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
-from reslab.spec.dense import DenseArch
+from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
@@ -136,6 +136,23 @@ def load_dense_weights(
         network.set_metadata(classes=published.classes)
     network.load_report = report
     return report
+
+
+def is_whole_network(network: DenseNetwork, source: Pretrained) -> bool:
+    """Return True if weights are of a whole network for segmentation or detection, False if of a classification.
+
+    `source` is what `pretrained=` takes. Raises CheckpointError for a file that is not a checkpoint.
+    """
+    if not (isinstance(source, Mapping) or (isinstance(source, str | Path) and is_path(source))):
+        try:
+            assert not isinstance(source, Path)
+            return bool(find_published_weights(network.arch.name, source))
+        except ValueError:  # a tag of the backbone's weights
+            return False
+    checkpoint, _ = _read_source(network, source)
+    if checkpoint.header.get("arch"):
+        return (checkpoint.header.get("kind") or ModelKind.CLASSIFICATION) != ModelKind.CLASSIFICATION
+    return any(name in checkpoint.tensors for name in network.state_dict() if not name.startswith("backbone."))
 
 
 def _read_source(network: DenseNetwork, source: Pretrained) -> tuple[Checkpoint, PublishedWeights]:

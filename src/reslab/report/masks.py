@@ -19,8 +19,8 @@ def class_color(number: int) -> Color | None:
 def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return the image with its mask over it, uint8 (H, W, 3).
 
-    `image` is uint8 (H, W) or (H, W, 3), `mask` uint8 of any size, enlarged to that of the image. Class 0 is left as the
-    image is, void is striped.
+    `image` is uint8 (H, W) or (H, W, 3), `mask` uint8 of any size, resized to that of the image. Class 0 is left as
+    the image is, void is striped.
     """
     height, width = image.shape[:2]
     if image.ndim == 2:

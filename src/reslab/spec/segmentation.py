@@ -61,6 +61,11 @@ class SegmentationArch(DenseArch):
         return arch if self.output_stride is None else dilate(arch, self.output_stride)
 
 
+def own_stride(arch: Arch) -> int:
+    """Return the stride of the last map of a network without a head: that of its stem times those of its stages."""
+    return math.prod(op_stride(op) for op in stem_ops(arch)) * math.prod(arch.strides)
+
+
 def dilate(arch: Arch, output_stride: int) -> Arch:
     """Return the architecture with the strides beyond `output_stride` replaced by dilation.
 

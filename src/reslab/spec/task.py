@@ -75,7 +75,8 @@ class Task:
     """A task: the form of its targets, its metrics and its loss.
 
     The first of `metrics` selects the weights, equal values by the loss. `train_metrics` are measured on the training
-    batches. `loss` takes the place of a recipe's loss that does not suit the targets.
+    batches. `loss` takes the place of a recipe's loss that does not suit the targets. `recipe` is the default recipe;
+    without one it depends on the images.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Task:
     metrics: tuple[Metric, ...]
     loss: str
     train_metrics: tuple[Metric, ...]
+    recipe: str = ""
 
     @property
     def selection_metric(self) -> Metric:
@@ -147,6 +149,7 @@ _TASKS = (
         (Metric("miou", "mean IoU", abbreviation="mIoU"), _PIXEL_ACCURACY),
         "cross-entropy",
         (_PIXEL_ACCURACY,),
+        recipe="segmentation",
     ),
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})

@@ -14,20 +14,25 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import DATASETS
+from reslab.data.targets import TARGET_RULES
 from reslab.nn.module_network import GraphModel, ModuleFactory, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
+from reslab.spec.task import TargetKind
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import TransformCall, TransformValue, parse_transforms
+from reslab.spec.transforms import TRANSFORMS
+from reslab.spec.zoo.dense import find_dense_arch, has_dense_axes
 from reslab.spec.zoo.resolve import resolve_arch
 
 CROP_FRACTION = 7 / 8  # as center-crop(224) of resize(256)
 _MAX_SIZE_RATIO = 2.0
-_RESAMPLING = ("resize", "random-resized-crop", "random-scale-crop")
-# The arguments of each transform that are lengths in pixels. The last of the transforms but `pad` sets the size.
+_RESAMPLING = ("resize", "random-resized-crop", "random-scale-crop", "random-resize")
+# The arguments of each transform that are lengths in pixels. The last of the transforms that is not one of _NOT_LAST
+# sets the size.
 _SIZE_ARGS = {
     "pad": ("size",),
     "crop": ("size",),
@@ -35,7 +40,10 @@ _SIZE_ARGS = {
     "resize": ("size", "width"),
     "random-resized-crop": ("size",),
     "random-scale-crop": ("size", "min_side", "max_side"),
+    "random-resize": ("side",),
+    "pad-to": ("size",),
 }
+_NOT_LAST = ("pad", "pad-to", "random-resize")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class ImageSize:
 
 def output_size(transform: str) -> int | None:
     """Return the side of the images that a transform ends with; None if it keeps the size of its input."""
-    calls = [call for call in parse_transforms(transform) if call.name in _SIZE_ARGS and call.name != "pad"]
+    calls = [call for call in parse_transforms(transform) if call.name in _SIZE_ARGS and call.name not in _NOT_LAST]
     return int(bind_args(calls[-1])[0]) if calls else None
 
 
@@ -69,7 +77,8 @@ def scale_transform(transform: str, factor: float) -> str:
 
 def _scale_call(call: TransformCall, factor: float) -> TransformCall:
     names = _SIZE_ARGS.get(call.name, ())
-    args = tuple(_scale(arg, factor) if i < len(names) else arg for i, arg in enumerate(call.args))
+    spec = TRANSFORMS[call.name].args if names else ()
+    args = tuple(_scale(arg, factor) if names and spec[i].name in names else arg for i, arg in enumerate(call.args))
     kwargs = tuple((key, _scale(arg, factor) if key in names else arg) for key, arg in call.kwargs)
     return replace(call, args=args, kwargs=kwargs)
 
@@ -79,15 +88,18 @@ def _scale(value: TransformValue, factor: float) -> TransformValue:
     return max(1, round(value * factor)) if isinstance(value, int) and value else value
 
 
-def fit_eval_transform(transform: str, size: int, image_size: tuple[int, int] | None) -> str:
+def fit_eval_transform(transform: str, size: int, image_size: tuple[int, int] | None, keeps_whole: bool = False) -> str:
     """Return the evaluation transform that ends at `size` pixels.
 
     The given one is scaled if it has a size; otherwise images of one size (`image_size`) are resized to it, and images
-    of different sizes resized and center-cropped as ImageNet's.
+    of different sizes resized and center-cropped as ImageNet's; with `keeps_whole` the shorter side is resized, and
+    nothing is cropped.
     """
     current = output_size(transform)
     if current is not None:
         return scale_transform(transform, size / current) if current != size else transform
+    if keeps_whole:
+        return f"resize({size})"
     if image_size is not None:
         if image_size == (size, size):
             return transform
@@ -130,7 +142,9 @@ def described_dims(model: Any, overrides: Mapping[str, Any]) -> int:
 def _described_arch(model: Any, overrides: Mapping[str, Any]) -> Arch | None:
     if isinstance(model, nn.Module):
         return model.arch if isinstance(model, ResidualNetwork) else None
-    return None if model is None or isinstance(model, ModuleFactory) else resolve_arch(model, overrides)
+    if model is None or isinstance(model, ModuleFactory) or find_dense_arch(model) or has_dense_axes(overrides):
+        return None  # a network for segmentation or detection takes images of any size
+    return resolve_arch(model, overrides)
 
 
 def described_size(model: Any, overrides: Mapping[str, Any]) -> int | None:
@@ -150,6 +164,8 @@ def choose_image_size(
     if recipe.image_size:
         _check_one_size(recipe, user_keys)
         return _make_image_size(recipe.image_size, data, recipe)
+    if TARGET_RULES[data.target_kind].whole_images:
+        return ImageSize()
     eval_transform = recipe.eval_transform or data.preprocess.transform
     train_size = output_size(recipe.train_transform) if "train_transform" in user_keys else None
     if train_size is not None:
@@ -176,7 +192,8 @@ def _has_own_sizes(data: DatasetSplits) -> bool:
 
 def _make_image_size(size: int, data: DatasetSplits, recipe: Recipe) -> ImageSize:
     eval_transform = recipe.eval_transform or data.preprocess.transform
-    return ImageSize(size, fit_eval_transform(eval_transform, size, fixed_image_size(data)))
+    keeps_whole = TARGET_RULES[data.target_kind].whole_images
+    return ImageSize(size, fit_eval_transform(eval_transform, size, fixed_image_size(data), keeps_whole))
 
 
 def _check_one_size(recipe: Recipe, user_keys: Mapping[str, Any]) -> None:
@@ -187,13 +204,19 @@ def _check_one_size(recipe: Recipe, user_keys: Mapping[str, Any]) -> None:
             raise invalid("one image size", got, nearest=f"--size {size}", next_step=f"or leave {key} out")
 
 
-def check_sizes(recipe: Recipe, user_keys: Mapping[str, Any], input_size: tuple[int, ...]) -> tuple[str, ...]:
+def check_sizes(
+    recipe: Recipe, user_keys: Mapping[str, Any], input_size: tuple[int, ...], target_kind: TargetKind
+) -> tuple[str, ...]:
     """Compare the sizes of training and evaluation; return a message if the user set both and they are far apart.
+
+    Where images are evaluated whole, a training crop may have any size.
 
     Raises ValueError if they differ by more than a factor of two and the user set only one of them.
     """
     train_size, eval_size = output_size(recipe.train_transform), min(input_size[1:])
-    if train_size is None or 1 / _MAX_SIZE_RATIO <= train_size / eval_size <= _MAX_SIZE_RATIO:
+    if train_size is None or TARGET_RULES[target_kind].whole_images:
+        return ()
+    if 1 / _MAX_SIZE_RATIO <= train_size / eval_size <= _MAX_SIZE_RATIO:
         return ()
     got = f"{train_size}x{train_size} images in training and {'x'.join(map(str, input_size[1:]))} in evaluation"
     if "train_transform" in user_keys and "eval_transform" in user_keys:
@@ -201,11 +224,16 @@ def check_sizes(recipe: Recipe, user_keys: Mapping[str, Any], input_size: tuple[
     raise invalid("one image size", got, nearest=f"--size {train_size} or --size {eval_size}")
 
 
-def resize_preprocess(preprocess: Preprocess, size: int, image_size: tuple[int, int] | None = None) -> Preprocess:
-    """Return a preprocessing that ends at `size` pixels. Raises ValueError if it has a mean of each pixel."""
+def resize_preprocess(
+    preprocess: Preprocess, size: int, image_size: tuple[int, int] | None = None, keeps_whole: bool = False
+) -> Preprocess:
+    """Return a preprocessing that ends at `size` pixels (`fit_eval_transform`).
+
+    Raises ValueError if it has a mean of each pixel.
+    """
     if preprocess.mean_image and image_size != (size, size):
         raise invalid("the network's own size, as it has a mean of each pixel", f"--size {size}")
-    return replace(preprocess, transform=fit_eval_transform(preprocess.transform, size, image_size))
+    return replace(preprocess, transform=fit_eval_transform(preprocess.transform, size, image_size, keeps_whole))
 
 
 ModelT = TypeVar("ModelT", bound=ResidualNetwork | ModuleNetwork | GraphModel)

@@ -44,7 +44,7 @@ class TrainStep:
     `grad_accum_steps` micro-batches, clipped to the norm `clip_grad_norm` if that is above 0 (Pascanu et al. 2013,
     Alg. 1); `l1` and `l2` above 0 penalize the weights. `scaler` keeps fp16's small gradients above zero.
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
-    (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the `main_output` of the network.
+    (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     """
 
     precision: str = "float32"

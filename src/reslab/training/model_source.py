@@ -15,7 +15,8 @@ from reslab.nn.checkpoints.pretrained import fetch_from_hub, fetch_published, hu
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, timm_classes, timm_preprocess
 from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint
 from reslab.nn.checkpoints.safetensors_io import read_header
-from reslab.nn.factory import create_model, load_network
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.factory import create_model, load_model, load_network
 from reslab.nn.module_network import (
     GraphModel,
     ModelMetadata,
@@ -30,6 +31,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import library_input_size
 from reslab.runtime.device import choose_device
 from reslab.spec.config import from_dict, to_dict
+from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
@@ -83,6 +85,33 @@ def open_network(source: Any, **options: Any) -> Network:
     if isinstance(model, GraphModel):
         raise _needs_module(source, model)
     return model
+
+
+def open_any_network(source: Any, **options: Any) -> Network | DenseNetwork:
+    """Return what `open_network` returns, or the network for segmentation or detection of a run or a file."""
+    path = None
+    if isinstance(source, Run) or (isinstance(source, str | Path) and Path(source).exists()):
+        path = _dense_weights_path(source)
+    return open_network(source, **options) if path is None else load_dense_network(path)
+
+
+def _dense_weights_path(source: Run | str | Path) -> Path | None:
+    """Return the weights of a run, an exported folder or a file, if they are of a network with a dense head."""
+    run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
+    if run is not None and not isinstance(run.arch, DenseArch):
+        return None
+    path = find_weights_path(run or Path(str(source)))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    kind = read_header(path).get("kind") or ModelKind.CLASSIFICATION
+    return None if kind == ModelKind.CLASSIFICATION else path
+
+
+def load_dense_network(path: Path) -> DenseNetwork:
+    """Return the network for segmentation or detection whose weights are in a file."""
+    network = load_model(path)
+    assert isinstance(network, DenseNetwork), path
+    return network
 
 
 def load(source: Any, device: str | torch.device = "cpu", *, weights: Any = None, allow_code: bool = False) -> Model:

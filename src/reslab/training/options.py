@@ -18,6 +18,7 @@ from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.module_network import ModuleFactory, as_factory
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
+from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid, nearest
 from reslab.spec.layout import stem_ops
 from reslab.spec.optim import parse_duration
@@ -25,6 +26,7 @@ from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes import RECIPES
+from reslab.spec.task import DEFAULT_TASK, TASKS, Task
 from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import get_arch, resolve_arch
@@ -58,7 +60,7 @@ class TrainOptions:
     are the user's own transforms, which `train_transform` names as `callable(NAME)`.
     """
 
-    model: str | Arch | nn.Module | ModuleFactory | Callable[..., nn.Module] | None = None
+    model: str | Arch | DenseArch | nn.Module | ModuleFactory | Callable[..., nn.Module] | None = None
     data: Any = None
     recipe: str | Recipe | None = None
     seed: int | None = None
@@ -300,17 +302,33 @@ def _with_preprocess(data: DatasetSplits, **changes: Any) -> DatasetSplits:
     return replace(data, preprocess=replace(data.preprocess, **changes))
 
 
-def default_model(input_size: tuple[int, ...]) -> str:
-    """Return `resnet20_cifar` for images under 64 pixels, else `resnet18`."""
-    return "resnet20_cifar" if min(input_size[1:]) < SMALL_INPUT_SIDE else "resnet18"
+_DEFAULT_MODELS = {
+    ModelKind.CLASSIFICATION: ("resnet20_cifar", "resnet18"),
+    ModelKind.SEGMENTATION: ("unet_resnet20_cifar", "unet_resnet18"),
+}
 
 
-def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool, resized: bool = False) -> Recipe:
+def default_model(input_size: tuple[int, ...], kind: ModelKind = ModelKind.CLASSIFICATION) -> str:
+    """Return `resnet20_cifar` for images under 64 pixels, else `resnet18`; for segmentation a U-Net on it."""
+    small, large = _DEFAULT_MODELS[kind]
+    return small if min(input_size[1:]) < SMALL_INPUT_SIDE else large
+
+
+def default_recipe(
+    data_name: str,
+    input_size: tuple[int, ...],
+    pretrained: bool,
+    resized: bool = False,
+    task: Task = TASKS[DEFAULT_TASK],
+) -> Recipe:
     """Return the default recipe for a dataset of this name and input size (C, H, W), with crops that fit.
 
-    `resized`: the images have different sizes, all resized to the input size.
+    That of the task if it has one of its own. `resized`: the images have different sizes, all resized to the input
+    size.
     """
     channels, side = input_size[0], min(input_size[1:])
+    if task.recipe:
+        return _fit_crops(RECIPES[task.recipe], side)
     if side >= SMALL_INPUT_SIDE or resized:
         return _fit_crops(RECIPES["photos" if pretrained else "photos-scratch"], side)
     if data_name == "digits" or side < 16:

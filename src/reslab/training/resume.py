@@ -14,12 +14,15 @@ from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.dense import DenseArch, override_dense_arch
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.dense import dense_arch_for
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
+from reslab.training.dense_model import reopen_dense_model
 from reslab.training.model_source import recorded_factory
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
@@ -160,14 +163,16 @@ def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
         reference = (run.metadata["model"].get("factory") or {}).get("factory")
         required = f"the module that the run trained, a {run.metadata['model']['name']}, again"
         raise invalid(required, options.model, next_step=f"--model {reference}" if reference else "train(model=...)")
-    _check_arch(options, arch)
     with temporary_seed(step_seed(run.metadata["seed"], -1)):
+        recorded = None if has_train_checkpoint(run.path / "checkpoint") else run.metadata["pretrained"]
+        pretrained = True if recorded == PUBLISHED_WEIGHTS else options.pretrained or recorded
+        if isinstance(arch, DenseArch):
+            _check_dense_arch(options, arch)
+            return reopen_dense_model(arch, pretrained)
+        _check_arch(options, arch)
         if isinstance(options.model, ResidualNetwork):
             return options.model
-        pretrained = None if has_train_checkpoint(run.path / "checkpoint") else run.metadata["pretrained"]
-        return create_model_quietly(
-            arch, True if pretrained == PUBLISHED_WEIGHTS else options.pretrained or pretrained, options.allow_extra
-        )
+        return create_model_quietly(arch, pretrained, options.allow_extra)
 
 
 def _library_factory(run: Run) -> ModuleFactory | None:
@@ -187,6 +192,17 @@ def _resume_factory(options: TrainOptions, run: Run) -> ModuleFactory:
         if recorded.arguments.get(key) != value:
             raise conflict_error(f"model.{key}", value, recorded.arguments.get(key))
     return replace(given, arguments=recorded.arguments)
+
+
+def _check_dense_arch(options: TrainOptions, arch: DenseArch) -> None:
+    if isinstance(options.model, str | Arch | DenseArch):
+        requested = dense_arch_for(arch.kind, options.model, arch.image_size)
+        if requested is not None and requested.name != arch.name:
+            raise conflict_error("model", requested.name, arch.name)
+    requested_axes = _flatten(to_dict(override_dense_arch(arch, options.arch_overrides)))
+    for axis, value in _flatten(to_dict(arch)).items():
+        if requested_axes[axis] != value:
+            raise conflict_error(f"model.{axis}", requested_axes[axis], value)
 
 
 def _check_module(model: nn.Module, run: Run) -> None:

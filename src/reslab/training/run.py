@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,14 @@ from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
 from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict, to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import Task, find_task
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.run_log import RunLog
 
 # Listing runs needs no network: torch is imported by what reads weights.
@@ -123,12 +125,12 @@ class Run:
         return ":".join([name, *(f"{key}={_format_value(value)}" for key, value in changed.items())])
 
     @property
-    def arch(self) -> Arch | None:
+    def arch(self) -> Arch | DenseArch | None:
         """The architecture; None if the run trained a user's own module."""
         fields = self.metadata["model"]["arch"]
         if fields is None:
             return None
-        arch = from_dict(Arch, fields)
+        arch = arch_from_dict(fields, self.metadata["model"]["kind"])
         check_arch_size(arch, self.path / "run.json")
         return arch
 
@@ -182,6 +184,7 @@ def weights_header(run: Run) -> dict[str, Any]:
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
         "task": run.metadata["task"],
+        "kind": run.metadata["model"]["kind"],
         **({"module": run.metadata["model"]} if run.metadata["model"]["arch"] is None else {}),
     }
 
@@ -224,6 +227,7 @@ _METADATA_TYPES: dict[str, tuple[type, ...]] = {
     "model.name": (str,),
     "model.reference": (str,),
     "model.arch": (dict, _NONE),
+    "model.kind": (str,),
     "recipe": (dict,),
     "data.name": (str,),
     "data.requested": (str, _NONE),
@@ -263,12 +267,16 @@ def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
         require_types(fields, _RESULT_TYPES, file)
     require_strings(fields["data"]["classes"], "data.classes", file)
     check_plugins(fields.get("plugins"), file)
-    values = {"model.arch": (Arch, fields["model"]["arch"]), "recipe": (Recipe, fields["recipe"])}
-    values["data.preprocess"] = (Preprocess, fields["data"]["preprocess"])
-    for key, (cls, value) in values.items():
+    kind = fields["model"]["kind"]
+    values: dict[str, tuple[Callable[[Any], Any], Any]] = {
+        "model.arch": (lambda value: arch_from_dict(value, kind), fields["model"]["arch"]),
+        "recipe": (lambda value: from_dict(Recipe, value), fields["recipe"]),
+        "data.preprocess": (lambda value: from_dict(Preprocess, value), fields["data"]["preprocess"]),
+    }
+    for key, (read, value) in values.items():
         try:
             if value is not None:
-                from_dict(cls, value)
+                read(value)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise invalid(f"a valid {key}", f"{file}: {error}") from None
 

@@ -11,6 +11,7 @@ from reslab.report.pages.results import TaskResults
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic
+from reslab.spec.arch import Arch
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
 
@@ -44,7 +45,7 @@ def build_run_page(
         depth=run.arch.depth if run.arch else 0,
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(layer["macs"] for layer in layers),
-        arch=None if run.arch is None else replace(run.arch, image_size=input_size[1:]),
+        arch=replace(run.arch, image_size=input_size[1:]) if isinstance(run.arch, Arch) else None,
     )
 
 

@@ -17,6 +17,7 @@ from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
 from reslab.nn.checkpoints.read import read_checkpoint
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import named_weights
 from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
@@ -25,13 +26,16 @@ from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.task import Task
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
+from reslab.training.dense_model import build_dense_model, load_messages
 from reslab.training.evaluation.loop import check_loss, precision_advice
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
@@ -119,7 +123,7 @@ def setup_run(
         defaults = replace(defaults, eval_transform=image_size.eval_transform)
     data = with_eval_preprocess(data, defaults)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
-    model, pretrained, messages = build_model(options, data, input_size, seed)
+    model, pretrained, messages = build_model(options, data, task.model_kind, input_size, seed)
     factory = module_factory(options, data.num_classes, input_size)
     data = _use_pretrained_preprocess(data, model)
     recipe, recipe_messages = _resolve_recipe(options, data, task.spec, input_size, bool(pretrained), image_size)
@@ -146,7 +150,7 @@ def setup_run(
     metadata = {
         "format": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": model_metadata(model, factory, data.num_classes, input_size),
+        "model": model_metadata(model, factory, task.model_kind, data.num_classes, input_size),
         "pretrained": pretrained,
         "recipe": to_dict(recipe),
         "loss": qualified_name(options.loss),
@@ -186,7 +190,7 @@ def build_train_loop(
     the network or the data.
     """
     device = process_group.device
-    if isinstance(model, ResidualNetwork):
+    if isinstance(model, ResidualNetwork | DenseNetwork):
         model.set_metadata(classes=data.classes, preprocess=data.preprocess, task=task.to_dict())
     if recipe.activation_checkpointing:
         require_blocks(model)
@@ -251,7 +255,7 @@ def build_train_loss(
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, input_size: Sequence[int]) -> None:
     """Try a user's own module or loss on two images of zeros. Raises ValueError if it does not fit the data."""
-    if isinstance(model, ResidualNetwork) and custom_loss is None:
+    if isinstance(model, ResidualNetwork | DenseNetwork) and custom_loss is None:
         return
     was_training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
@@ -313,9 +317,12 @@ def _check_monitor_split(recipe: Recipe, data: DatasetSplits) -> None:
 
 
 def build_model(
-    options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], seed: int
+    options: TrainOptions, data: DatasetSplits, kind: ModelKind, input_size: tuple[int, ...], seed: int
 ) -> tuple[nn.Module, str | None, tuple[str, ...]]:
-    """Return the network at step 0, a description of its initial weights (None: random), and messages for the user."""
+    """Return the network at step 0, a description of its initial weights (None: random), and messages for the user.
+
+    `kind` is what the task needs. Raises ValueError for a network of another kind.
+    """
     factory = module_factory(options, data.num_classes, input_size)
     if factory is not None:
         with temporary_seed(step_seed(seed, -1)):
@@ -323,10 +330,16 @@ def build_model(
     if isinstance(options.model, nn.Module):
         _check_module_options(options)
         return options.model, None, ()
-    if options.model is not None and not isinstance(options.model, str | Arch):
+    if options.model is not None and not isinstance(options.model, str | Arch | DenseArch):
         raise invalid("a name, an Arch, a module or a factory as model", f"a {type(options.model).__name__}")
+    model_name = options.model or default_model(input_size, kind)
+    dense_arch = dense_arch_for(kind, model_name, (input_size[1], input_size[2]))
+    if dense_arch is not None:
+        with temporary_seed(step_seed(seed, -1)):
+            return build_dense_model(dense_arch, options, data, input_size)
+    assert not isinstance(model_name, DenseArch)
     arch = resolve_arch_for_data(
-        options.model or default_model(input_size),
+        model_name,
         data,
         input_size,
         overrides=options.arch_overrides,
@@ -337,10 +350,10 @@ def build_model(
         if options.pretrained is None and options.model is None and min(input_size[1:]) >= SMALL_INPUT_SIDE:
             model, pretrained, messages = _try_pretrained(arch)
         else:
-            weights = named_weights(options.model, options.pretrained) if options.model else options.pretrained
+            weights = named_weights(model_name, options.pretrained) if options.model else options.pretrained
             model = create_model_quietly(arch, weights, options.allow_extra, tuple(options.arch_overrides))
             pretrained = describe_pretrained(weights)
-            messages = _load_messages(model)
+            messages = load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
     return model, pretrained, messages
 
@@ -403,7 +416,7 @@ def _try_pretrained(arch: Arch) -> tuple[ResidualNetwork, str | None, tuple[str,
         )
         return create_model_quietly(arch, None), None, (message,)
     message = f"{arch.name} starts from published weights: the head is new, the rest is fine-tuned"
-    return model, PUBLISHED_WEIGHTS, (message, *_load_messages(model))
+    return model, PUBLISHED_WEIGHTS, (message, *load_messages(model))
 
 
 def _check_module_options(options: TrainOptions) -> None:
@@ -444,13 +457,9 @@ def _imbalance_messages(data: DatasetSplits, recipe: Recipe) -> tuple[str, ...]:
     return (f"{text}, or set class_weights=balanced or class_balanced_sampling=true",)
 
 
-def _load_messages(model: ResidualNetwork) -> tuple[str, ...]:
-    return () if model.load_report is None else (model.load_report.summary, *model.load_report.messages)
-
-
 def _use_pretrained_preprocess(data: DatasetSplits, model: nn.Module) -> DatasetSplits:
     """Return the data with the normalization that the network's pretrained weights expect."""
-    preprocess = model.preprocess if isinstance(model, ResidualNetwork) else None
+    preprocess = model.preprocess if isinstance(model, ResidualNetwork | DenseNetwork) else None
     if preprocess is None or preprocess.channels != data.preprocess.channels:
         return data
     return replace(
@@ -480,7 +489,7 @@ def _resolve_recipe(
     base = options.recipe
     if base is None:
         resized = bool(image_size.size) and fixed_image_size(data) is None
-        base = default_recipe(data.name, input_size, pretrained, resized)
+        base = default_recipe(data.name, input_size, pretrained, resized, task)
     base = find_recipe(base) if isinstance(base, str) else base
     recipe, messages = apply_recipe_overrides(base, options.recipe_overrides)
     recipe, task_messages = fit_recipe(recipe, task, options.recipe_overrides if options.loss is None else {})
@@ -493,7 +502,7 @@ def _resolve_recipe(
             )
         recipe, scale_messages = scale_lr(replace(recipe, batch_size=num_samples), recipe.batch_size)
         messages = (*messages, f"only {num_samples} training images: they form one batch", *scale_messages)
-    size_messages = check_sizes(recipe, options.recipe_overrides, input_size)
+    size_messages = check_sizes(recipe, options.recipe_overrides, input_size, task.target)
     return recipe, (*messages, *_duration_messages(recipe, num_samples), *size_messages)
 
 
@@ -546,15 +555,17 @@ def _unfreeze_messages(loop: TrainLoop, recipe: Recipe) -> tuple[str, ...]:
 
 
 def model_metadata(
-    model: nn.Module, factory: ModuleFactory | None, num_classes: int, input_size: tuple[int, ...]
+    model: nn.Module, factory: ModuleFactory | None, kind: ModelKind, num_classes: int, input_size: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return what run.json records of the network.
+    """Return what run.json records of the network, with the kind of network that the task needs.
 
     `arch` is None for one that is not of the zoo; `factory` then tells how to build it again, if that is known.
     """
-    if isinstance(model, ResidualNetwork):
-        return {"name": model.arch.name, "reference": model.arch.reference, "arch": to_dict(model.arch)}
+    record: dict[str, Any] = {"kind": str(kind)}
+    if isinstance(model, ResidualNetwork | DenseNetwork):
+        return {"name": model.arch.name, "reference": model.arch.reference, "arch": to_dict(model.arch), **record}
     return {
+        **record,
         "name": factory.name if factory else type(model).__name__,
         "reference": f"user module {qualified_name(type(model))}",
         "arch": None,

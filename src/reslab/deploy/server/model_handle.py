@@ -120,12 +120,11 @@ class ModelHandle:
         """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
         if self.run is None:
             header = read_header(self.weights_path)
-            stored = None if header["arch"] is None else arch_from_dict(header["arch"], header.get("kind"))
-            if isinstance(stored, DenseArch):
-                raise invalid("a classification network", f"{self.name}, {stored.name} for {stored.kind}")
-            arch = stored
+            arch = None if header["arch"] is None else arch_from_dict(header["arch"], header.get("kind"))
         else:
             arch = self.run.arch
+        if isinstance(arch, DenseArch):
+            raise invalid("a classification network", f"{self.name}, {arch.name} for {arch.kind}")
         if arch is None:
             raise invalid("a reslab network", f"{self.name}, a custom module", next_step="serve another run")
         return arch
@@ -260,7 +259,7 @@ def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
     else their moving average, else the last. Raises ValueError if the checkpoint is missing or cannot be read.
     """
     checkpoint = load_train_checkpoint(run.path / "checkpoint")
-    if checkpoint is None or run.arch is None:
+    if checkpoint is None or not isinstance(run.arch, Arch):
         raise invalid("a run with a checkpoint", str(run.path), next_step="wait for its first checkpoint")
     network = ResidualNetwork(run.arch)
     network.load_state_dict(checkpoint.selected_weights())

@@ -106,7 +106,8 @@ def worst_context(worst: Sequence[SegmentedImage], classes: Sequence[str]) -> di
         }
         for image in worst
     ]
-    shown = sorted({int(number) for image in worst for mask in (image.true, image.predicted) for number in np.unique(mask)})
+    masks = (mask for image in worst for mask in (image.true, image.predicted))
+    shown = sorted({number for mask in masks for number in np.unique(mask).tolist()})
     legend = [{"name": classes[number], "swatch": _swatch(number)} for number in shown if number != VOID]
     return {"worst_images": items, "worst_legend": legend, "worst_has_void": VOID in shown}
 

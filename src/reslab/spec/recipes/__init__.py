@@ -7,10 +7,13 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.recipes.cifar import CIFAR
 from reslab.spec.recipes.defaults import DEFAULTS
 from reslab.spec.recipes.imagenet import IMAGENET
+from reslab.spec.recipes.segmentation import SEGMENTATION
 from reslab.spec.recipes.tutorials import TUTORIALS
 
 RECIPES: Table[Recipe] = Table(
-    "recipe", {recipe.name: recipe for recipe in (*DEFAULTS, *CIFAR, *IMAGENET, *TUTORIALS)}, is_saved=False
+    "recipe",
+    {recipe.name: recipe for recipe in (*DEFAULTS, *CIFAR, *IMAGENET, *SEGMENTATION, *TUTORIALS)},
+    is_saved=False,
 )
 
 

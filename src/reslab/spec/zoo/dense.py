@@ -1,7 +1,7 @@
 """All networks for segmentation and detection by name, and the type of architecture of each kind of network."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,10 +11,11 @@ from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
-from reslab.spec.segmentation import SegmentationArch
+from reslab.spec.segmentation import SegmentationArch, own_stride
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.detection import DETECTION
-from reslab.spec.zoo.segmentation import SEGMENTATION
+from reslab.spec.zoo.resolve import get_arch
+from reslab.spec.zoo.segmentation import LONG2015, SEGMENTATION
 
 _TABLES: tuple[Mapping[str, DenseArch], ...] = (SEGMENTATION, DETECTION)
 DENSE_ARCHS: Table[DenseArch] = Table(
@@ -53,6 +54,42 @@ def find_dense_arch(model: object) -> DenseArch | None:
         return None
     name = model.strip().removeprefix("torchvision/").lower().replace("-", "_")
     return DENSE_ARCHS.get(model) or DENSE_ARCHS.get(name)
+
+
+def _default_segmentation(backbone: Arch, image_size: tuple[int, int]) -> SegmentationArch:
+    """Return FCN on a backbone, whose stride beyond 16, of images below 256 pixels beyond 8, becomes dilation."""
+    stride = own_stride(backbone)
+    largest = _LARGE_IMAGE_STRIDE if min(image_size) >= _LARGE_IMAGE_SIDE else _SMALL_IMAGE_STRIDE
+    output_stride = largest if stride > largest else None
+    return SegmentationArch(f"fcn_{backbone.name}", LONG2015, backbone, output_stride=output_stride)
+
+
+_LARGE_IMAGE_SIDE, _LARGE_IMAGE_STRIDE, _SMALL_IMAGE_STRIDE = 256, 16, 8
+_DEFAULT_HEADS: dict[ModelKind, Callable[[Arch, tuple[int, int]], DenseArch]] = {
+    ModelKind.SEGMENTATION: _default_segmentation
+}
+
+
+def dense_arch_for(kind: ModelKind, model: str | Arch | DenseArch, image_size: tuple[int, int]) -> DenseArch | None:
+    """Return the architecture of a network of this kind: the named one, or the default head on the named backbone.
+
+    None for classification. Raises ValueError for a network of another kind, and an unknown name.
+    """
+    found = find_dense_arch(model)
+    if found is not None and found.kind != kind:
+        got = f"{found.name}, a network for {found.kind}"
+        raise invalid(f"a network for {kind}", got, found.backbone.name)
+    if kind not in _DEFAULT_HEADS or isinstance(found, DenseArch):
+        return found
+    assert not isinstance(model, DenseArch)
+    return _DEFAULT_HEADS[kind](get_arch(model), image_size)
+
+
+def has_dense_axes(overrides: Mapping[str, Any]) -> bool:
+    """Return True if an override is of a head (`decoder`), or is said to be of the backbone (`backbone.order`)."""
+    axes = {field.name for arch_type in ARCH_TYPES.values() if arch_type is not Arch for field in fields(arch_type)}
+    own_axes = axes - {field.name for field in fields(Arch)}
+    return any(key in own_axes or key.startswith("backbone.") for key in overrides)
 
 
 def match_all_names(pattern: str, kind: ModelKind | str | None = None) -> list[str]:

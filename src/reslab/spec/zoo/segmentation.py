@@ -6,13 +6,13 @@ from reslab.spec.segmentation import Decoder, SegmentationArch
 from reslab.spec.zoo import ARCHS
 
 _TORCHVISION = "torchvision models/segmentation"
-_LONG2015 = "Long, Shelhamer and Darrell 2015, arXiv:1411.4038"
+LONG2015 = "Long, Shelhamer and Darrell 2015, arXiv:1411.4038"
 _CHEN2017 = "Chen et al. 2017, arXiv:1706.05587"
 _RONNEBERGER2015 = "Ronneberger, Fischer and Brox 2015, arXiv:1505.04597"
 
 _FCN = SegmentationArch(
     "",
-    f"{_LONG2015}; {_TORCHVISION}/fcn.py",
+    f"{LONG2015}; {_TORCHVISION}/fcn.py",
     ARCHS["resnet50"],
     aux=True,
     output_stride=8,
@@ -20,7 +20,7 @@ _FCN = SegmentationArch(
 )
 _DEEPLABV3 = replace(_FCN, reference=f"{_CHEN2017}; {_TORCHVISION}/deeplabv3.py", decoder=Decoder.DEEPLABV3)
 _UNET = SegmentationArch("", _RONNEBERGER2015, ARCHS["resnet18"], decoder=Decoder.UNET, image_size=(256, 256))
-_FCN_CIFAR = SegmentationArch("", _LONG2015, ARCHS["resnet20_cifar"], output_stride=2, image_size=(32, 32))
+_FCN_CIFAR = SegmentationArch("", LONG2015, ARCHS["resnet20_cifar"], output_stride=2, image_size=(32, 32))
 
 SEGMENTATION: dict[str, SegmentationArch] = {
     "fcn_resnet50": _FCN,

@@ -12,8 +12,10 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
+from reslab.data.targets import TARGET_RULES
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model, named_weights
 from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
@@ -39,7 +41,7 @@ from reslab.training.image_size import (
     resize_preprocess,
 )
 from reslab.training.losses import LossFn
-from reslab.training.model_source import open_network
+from reslab.training.model_source import open_any_network, open_network
 from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run
@@ -239,13 +241,13 @@ def _resolve_preprocess(
     if options.eval_transform is not None:
         preprocess = replace(preprocess, transform=options.eval_transform)
     elif options.image_size is not None:
-        preprocess = resize_preprocess(preprocess, options.image_size, fixed_image_size(data))
+        preprocess = _resized(preprocess, options.image_size, data)
     return replace(data, preprocess=preprocess)
 
 
 def _save_weights(network: nn.Module, data: DatasetSplits, path: Path, process_group: ProcessGroup) -> None:
     """Write the network with the preprocessing that it is evaluated with. Raises ValueError for a user's module."""
-    if not isinstance(network, ResidualNetwork):
+    if not isinstance(network, ResidualNetwork | DenseNetwork):
         raise invalid("a network of reslab to save", f"a {type(network).__name__}", next_step="leave save_weights out")
     if path.suffix != ".safetensors":
         raise invalid("a file ending in .safetensors", path, f"{path.stem}.safetensors")
@@ -259,7 +261,7 @@ def _resolve_size(target: ModelLike, data: DatasetSplits, options: EvaluateOptio
     if options.eval_transform is not None and options.image_size is not None:
         raise invalid("eval_transform or image_size", "both", next_step="leave one of them out")
     if options.image_size is not None:
-        return replace(data, preprocess=resize_preprocess(data.preprocess, options.image_size, fixed_image_size(data)))
+        return replace(data, preprocess=_resized(data.preprocess, options.image_size, data))
     if options.eval_transform is not None or not isinstance(target, str | Arch | ResidualNetwork):
         return data
     if isinstance(target, str) and target not in ARCHS and not is_toml(target):
@@ -267,6 +269,11 @@ def _resolve_size(target: ModelLike, data: DatasetSplits, options: EvaluateOptio
     recipe = replace(Recipe("", ""), eval_transform=data.preprocess.transform)
     size = choose_image_size(data, recipe, {}, described_size(target, split_overrides(options.overrides)[1]))
     return data if size.eval_transform is None else _with_transform(data, size.eval_transform)
+
+
+def _resized(preprocess: Preprocess, size: int, data: DatasetSplits) -> Preprocess:
+    keeps_whole = TARGET_RULES[data.target_kind].whole_images
+    return resize_preprocess(preprocess, size, fixed_image_size(data), keeps_whole)
 
 
 def _with_transform(data: DatasetSplits, transform: str) -> DatasetSplits:
@@ -339,8 +346,7 @@ def _open_run(model: ModelLike, options: EvaluateOptions) -> ModelLike:
     is_zoo_name = isinstance(model, str) and not Path(model).exists() and find_model_name(model) is not None
     if isinstance(model, nn.Module | Run | Arch) or is_zoo_name:
         return model
-    network = open_network(model, weights=options.pretrained, allow_code=options.allow_code)
-    return network
+    return open_any_network(model, weights=options.pretrained, allow_code=options.allow_code)
 
 
 def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> DatasetSplits:
@@ -395,20 +401,20 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
 
 def _load_run_model(run: Run, options: EvaluateOptions) -> nn.Module:
     if run.arch is not None or options.module is None:
-        return open_network(run, allow_code=options.allow_code)
+        return open_any_network(run, allow_code=options.allow_code)
     return open_network(options.module, weights=run)
 
 
 def _base_preprocess(network: nn.Module, data: DatasetSplits) -> Preprocess:
     """Return the network's own normalization if it has one, else the data's."""
-    own_preprocess = network.preprocess if isinstance(network, ResidualNetwork | ModuleNetwork) else None
+    own_preprocess = network.preprocess if isinstance(network, ResidualNetwork | ModuleNetwork | DenseNetwork) else None
     has_own = own_preprocess is not None and own_preprocess.channels == data.preprocess.channels
     return own_preprocess if has_own and own_preprocess is not None else data.preprocess
 
 
 def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
     """Raise ValueError if the network knows its classes and the data has others, or another order."""
-    classes = network.classes if isinstance(network, ResidualNetwork | ModuleNetwork) else None
+    classes = network.classes if isinstance(network, ResidualNetwork | ModuleNetwork | DenseNetwork) else None
     if classes is None or tuple(classes) == data.classes:
         return
     differences = [

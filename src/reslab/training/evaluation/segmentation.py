@@ -38,7 +38,8 @@ class MaskPair(NamedTuple):
         stride = math.ceil(max(true.shape) / MAX_KEPT_SIDE)
         small = [mask[::stride, ::stride].to(torch.uint8).contiguous().numpy() for mask in (predicted, true)]
         height, width = small[0].shape
-        return cls(*(zlib.compress(mask.tobytes(), level=1) for mask in small), (height, width))
+        predicted_bytes, true_bytes = (zlib.compress(mask.tobytes(), level=1) for mask in small)
+        return cls(predicted_bytes, true_bytes, (height, width))
 
     def decompress(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the predicted and the true mask, (H, W) uint8."""
@@ -193,8 +194,10 @@ def merge_batches(results: Sequence[BatchResult], loss: float, split: str) -> Se
     """Return the evaluation of all batches. Counts are integers, so that it does not depend on how they were split."""
     parts = [result.images for result in results]
     images = ImageScores(
-        *(torch.cat([part[index] for part in parts]) for index in range(3)),
-        masks=tuple(pair for part in parts for pair in part.masks),
+        torch.cat([part.miou for part in parts]),
+        torch.cat([part.pixel_accuracy for part in parts]),
+        torch.cat([part.loss for part in parts]),
+        tuple(pair for part in parts for pair in part.masks),
     )
     confusion = torch.stack([result.confusion for result in results]).sum(0)
     return SegmentationEvaluation(

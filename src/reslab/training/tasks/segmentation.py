@@ -13,6 +13,7 @@ from reslab.data.mask_statistics import count_mask_pixels
 from reslab.data.masks import VOID
 from reslab.data.target_datasets import MaskImageDataset
 from reslab.report.pages.segmentation import SegmentationResults, SegmentedImage
+from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.loss import parse_class_weights
 from reslab.spec.recipe import Recipe
@@ -63,6 +64,7 @@ class Segmentation(TaskType):
     """The class of each pixel: logits (N, C, H, W), masks (N, H, W) of class numbers, 255 for void."""
 
     spec: ClassVar[Task] = TASKS["segmentation"]
+    model_kind: ClassVar[ModelKind] = ModelKind.SEGMENTATION
 
     def main_output(self, outputs: Any) -> Tensor:
         """Return the logits; of a network with an auxiliary head, those of the main one."""

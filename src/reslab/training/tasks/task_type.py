@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits
 from reslab.report.pages.results import TaskResults
+from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import Task
@@ -26,6 +27,8 @@ class TaskType:
     """
 
     spec: ClassVar[Task]
+    model_kind: ClassVar[ModelKind] = ModelKind.CLASSIFICATION
+    """The kind of the networks that predict the targets."""
     can_distill: ClassVar[bool] = False
     """True if the outputs are logits over classes, whose softmax a student can imitate."""
 

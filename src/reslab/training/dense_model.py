@@ -1,0 +1,90 @@
+"""The network of a new run for segmentation: its architecture for the data, and initial weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab.data.dataset import DatasetSplits
+from reslab.nn.checkpoints.download import WeightsUnavailableError
+from reslab.nn.checkpoints.pretrained import Pretrained
+from reslab.nn.dense import DenseNetwork, is_whole_network, load_backbone, load_dense_weights
+from reslab.nn.dense_factory import build_dense_network
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.arch import parse_arch_overrides
+from reslab.spec.dense import DenseArch, override_dense_arch
+from reslab.training.options import SMALL_INPUT_SIDE, TrainOptions, describe_pretrained
+from reslab.training.run import find_weights_path
+
+InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
+"""A network, the description of its initial weights (None: random), and messages for the user."""
+
+
+def build_dense_model(
+    arch: DenseArch, options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...]
+) -> InitialModel:
+    """Return the network for the data's classes, channels and size, with the overrides of recipe and user.
+
+    Without a model and weights that the user chose, the backbone starts from published weights where they are
+    available. Raises ValueError for weights that do not fit.
+    """
+    overrides = {
+        "num_classes": data.num_classes,
+        "in_channels": input_size[0],
+        "image_size": (input_size[1], input_size[2]),
+        **parse_arch_overrides(options.recipe_arch_overrides),
+        **options.arch_overrides,
+    }
+    network = build_dense_network(override_dense_arch(arch, overrides))
+    pretrained: Pretrained | None = options.pretrained
+    messages: tuple[str, ...] = ()
+    if options.pretrained is None and options.model is None and min(input_size[1:]) >= SMALL_INPUT_SIDE:
+        pretrained, messages = _try_published_backbone(network)
+    elif pretrained:
+        load_initial_weights(network, pretrained, tuple(options.arch_overrides))
+    check_input(network, input_size)
+    return network, describe_pretrained(pretrained), (*messages, *load_messages(network))
+
+
+def load_initial_weights(network: DenseNetwork, pretrained: Pretrained, chosen_axes: tuple[str, ...] = ()) -> None:
+    """Load weights of the whole network, where they are of its kind, or else of a classification into the backbone.
+
+    Layers of another number of classes keep their random initial values. Raises ValueError if the weights do not fit.
+    """
+    if isinstance(pretrained, str | Path) and Path(pretrained).is_dir():
+        pretrained = find_weights_path(pretrained)
+    if is_whole_network(network, pretrained):
+        load_dense_weights(network, pretrained, new_classes=True)
+    else:
+        load_backbone(network, pretrained, chosen_axes)
+
+
+def reopen_dense_model(arch: DenseArch, pretrained: Pretrained | None) -> DenseNetwork:
+    """Return the network of a run with its initial weights, as far as they are still needed."""
+    network = build_dense_network(arch)
+    if pretrained:
+        load_initial_weights(network, pretrained)
+    return network
+
+
+def _try_published_backbone(network: DenseNetwork) -> tuple[Any, tuple[str, ...]]:
+    """Load published weights into the backbone, or leave random ones if they are unavailable."""
+    name = network.arch.backbone.name
+    try:
+        load_backbone(network, True)
+    except (OSError, WeightsUnavailableError) as error:
+        next_step = error.next_step if isinstance(error, WeightsUnavailableError) else str(error)
+        text = f"the backbone {name} starts from random weights because the pretrained weights are unavailable"
+        return None, (f"{text}: expect to need many images and longer training (for pretrained weights: {next_step})",)
+    return True, (f"the backbone {name} starts from published weights, the head is new",)
+
+
+def check_input(network: DenseNetwork, input_size: tuple[int, ...]) -> None:
+    """Raise ValueError if the backbone cannot take images of this size (C, H, W)."""
+    network.residual_network.check_input(torch.empty((1, *input_size), device="meta"))
+
+
+def load_messages(model: ResidualNetwork | DenseNetwork) -> tuple[str, ...]:
+    """Return what the report of loaded weights tells the user; nothing without weights."""
+    return () if model.load_report is None else (model.load_report.summary, *model.load_report.messages)
