@@ -196,7 +196,7 @@ def _resume_factory(options: TrainOptions, run: Run) -> ModuleFactory:
 
 def _check_dense_arch(options: TrainOptions, arch: DenseArch) -> None:
     if isinstance(options.model, str | Arch | DenseArch):
-        requested = dense_arch_for(arch.kind, options.model, arch.image_size)
+        requested = dense_arch_for(arch.kind, options.model, arch.image_size, options.arch_overrides)
         if requested is not None and requested.name != arch.name:
             raise conflict_error("model", requested.name, arch.name)
     requested_axes = _flatten(to_dict(override_dense_arch(arch, options.arch_overrides)))

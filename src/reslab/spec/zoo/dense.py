@@ -56,24 +56,31 @@ def find_dense_arch(model: object) -> DenseArch | None:
     return DENSE_ARCHS.get(model) or DENSE_ARCHS.get(name)
 
 
-def _default_segmentation(backbone: Arch, image_size: tuple[int, int]) -> SegmentationArch:
-    """Return FCN on a backbone, whose stride beyond 16, of images below 256 pixels beyond 8, becomes dilation."""
+def _default_segmentation(backbone: Arch, image_size: tuple[int, int], axes: Mapping[str, Any]) -> SegmentationArch:
+    """Return FCN on a backbone, whose stride beyond 16, of images below 256 pixels beyond 8, becomes dilation.
+
+    `axes` are applied later; a decoder among them is in the name.
+    """
     stride = own_stride(backbone)
     largest = _LARGE_IMAGE_STRIDE if min(image_size) >= _LARGE_IMAGE_SIDE else _SMALL_IMAGE_STRIDE
     output_stride = largest if stride > largest else None
-    return SegmentationArch(f"fcn_{backbone.name}", LONG2015, backbone, output_stride=output_stride)
+    name = f"{axes.get('decoder', 'fcn')}_{backbone.name}"
+    return SegmentationArch(name, LONG2015, backbone, output_stride=output_stride)
 
 
 _LARGE_IMAGE_SIDE, _LARGE_IMAGE_STRIDE, _SMALL_IMAGE_STRIDE = 256, 16, 8
-_DEFAULT_HEADS: dict[ModelKind, Callable[[Arch, tuple[int, int]], DenseArch]] = {
+_DEFAULT_HEADS: dict[ModelKind, Callable[[Arch, tuple[int, int], Mapping[str, Any]], DenseArch]] = {
     ModelKind.SEGMENTATION: _default_segmentation
 }
 
 
-def dense_arch_for(kind: ModelKind, model: str | Arch | DenseArch, image_size: tuple[int, int]) -> DenseArch | None:
+def dense_arch_for(
+    kind: ModelKind, model: str | Arch | DenseArch, image_size: tuple[int, int], axes: Mapping[str, Any]
+) -> DenseArch | None:
     """Return the architecture of a network of this kind: the named one, or the default head on the named backbone.
 
-    None for classification. Raises ValueError for a network of another kind, and an unknown name.
+    `axes` are the ones that the user overrides, which are not applied here. None for classification. Raises ValueError
+    for a network of another kind, and an unknown name.
     """
     found = find_dense_arch(model)
     if found is not None and found.kind != kind:
@@ -82,7 +89,7 @@ def dense_arch_for(kind: ModelKind, model: str | Arch | DenseArch, image_size: t
     if kind not in _DEFAULT_HEADS or isinstance(found, DenseArch):
         return found
     assert not isinstance(model, DenseArch)
-    return _DEFAULT_HEADS[kind](get_arch(model), image_size)
+    return _DEFAULT_HEADS[kind](get_arch(model), image_size, axes)
 
 
 def has_dense_axes(overrides: Mapping[str, Any]) -> bool:

@@ -1,0 +1,294 @@
+"""Segmentation: loss and metrics against references, and runs on folders of images with masks."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.segmentation import fcn_resnet50
+
+from reslab.data.masks import VOID
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
+from reslab.nn.factory import create_model
+from reslab.nn.segmentation import SegmentationOutput
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.evaluation.segmentation import SegmentationEvaluation
+from reslab.training.loop import TrainStep
+from reslab.training.run import Run
+from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
+from reslab.training.train import train
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "data"))
+from mask_files import disk, write_image, write_mask
+
+Timeless = Callable[[Run], list[dict[str, Any]]]
+SIZES = ((40, 50), (48, 40), (36, 36))
+CLASSES = ("ground", "cell", "rim")
+TINY = {"model.backbone.depths": "1,1,1", "model.decoder_channels": "16"}
+
+
+def write_cells(root: Path, num_images: int = 12) -> Path:
+    """Disks on a ground in images of three sizes, with void along the upper edge."""
+    for i in range(num_images):
+        mask = disk(*SIZES[i % 3], 6 + i % 5)
+        mask[disk(*SIZES[i % 3], 3) == 1] = 2
+        write_image(root / "images" / f"{i:02}.jpg", mask, i)
+        mask[:3] = VOID
+        write_mask(root / "masks" / f"{i:02}.png", mask)
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cells(tmp_path_factory.mktemp("data") / "cells")
+
+
+def cells_run(cells: Path, output: Path, **options: Any) -> Run:
+    options = {"overrides": TINY, "epochs": 3, "batch_size": 4, "val_fraction": 0.34, **options}
+    return train(data=cells, output=output, seed=3, on_log=lambda line: None, device="cpu", workers=0, **options)
+
+
+@pytest.fixture(scope="module")
+def run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return cells_run(cells, tmp_path_factory.mktemp("runs") / "cells")
+
+
+def random_batch(num_images: int = 4, num_classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(num_images, num_classes, 6, 5, dtype=torch.float64, generator=generator)
+    targets = torch.randint(0, num_classes, (num_images, 6, 5), generator=generator)
+    return logits, targets
+
+
+def with_void(targets: Tensor) -> Tensor:
+    """Image i has i void rows; the last image is void throughout."""
+    targets = targets.clone()
+    for i in range(len(targets)):
+        targets[i, :i] = VOID
+    targets[-1] = VOID
+    return targets
+
+
+def brute_force_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The definition, pixel by pixel."""
+    total = logits.new_zeros(())
+    for image, mask in zip(logits, targets, strict=True):
+        pixels = [(r, c) for r in range(mask.shape[0]) for c in range(mask.shape[1]) if mask[r, c] != VOID]
+        for r, c in pixels:
+            log_p = image[:, r, c] - image[:, r, c].exp().sum().log()
+            total = total - weights[mask[r, c]] * log_p[mask[r, c]] / len(pixels)
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("weights", [None, (0.5, 2.0, 1.0)])
+def test_the_loss_and_its_gradient_are_those_of_the_definition(weights: tuple[float, ...] | None) -> None:
+    logits, targets = random_batch()
+    targets, weight_tensor = with_void(targets), None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    expected_weights = torch.ones(3, dtype=torch.float64) if weight_tensor is None else weight_tensor
+    losses, gradients = [], []
+    for loss in (PixelCrossEntropy(weight_tensor), partial(brute_force_loss, weights=expected_weights)):
+        z = logits.clone().requires_grad_()
+        value = loss(z, targets)
+        value.backward()
+        losses.append(value.detach())
+        assert z.grad is not None
+        gradients.append(z.grad)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
+def test_without_void_the_loss_is_the_mean_over_pixels_with_half_of_the_auxiliary_one() -> None:
+    """The criterion of torchvision's references/segmentation/train.py."""
+    logits, targets = random_batch()
+    aux = logits.flip(0)
+    main_loss, aux_loss = (functional.cross_entropy(z, targets, ignore_index=255) for z in (logits, aux))
+    torch.testing.assert_close(PixelCrossEntropy()(logits, targets), main_loss)
+    both = PixelCrossEntropy()(SegmentationOutput(logits, aux), targets)
+    torch.testing.assert_close(both, main_loss + 0.5 * aux_loss)
+
+
+def test_a_batch_of_void_has_no_loss_and_no_gradient() -> None:
+    logits, targets = random_batch()
+    z = logits.requires_grad_()
+    loss = PixelCrossEntropy()(z, torch.full_like(targets, VOID))
+    loss.backward()
+    assert loss == 0
+    assert z.grad is not None
+    assert not z.grad.any()
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    model = nn.Conv2d(3, 3, 3, padding=1).double()
+    x = torch.randn(4, 3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    targets = with_void(random_batch()[1])
+    gradients = []
+    for steps in (1, 3):  # of 2, 1 and 1 images
+        model.zero_grad()
+        TrainStep(grad_accum_steps=steps).backward(model, PixelCrossEntropy(), x, targets)
+        assert model.weight.grad is not None
+        gradients.append(model.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_step_is_that_of_the_reference_training_of_torchvision() -> None:
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True)
+    ours = create_model("fcn_resnet50", num_classes=3)
+    ours.load_state_dict(theirs.state_dict())
+    generator = torch.Generator().manual_seed(5)
+    x, y = torch.randn(2, 3, 40, 40, generator=generator), torch.randint(0, 3, (2, 40, 40), generator=generator)
+    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+    optimizers = [torch.optim.SGD(model.train().parameters(), **settings) for model in (theirs, ours)]
+    torch.manual_seed(6)  # of the dropout in the heads
+    outputs = theirs(x)
+    losses = [functional.cross_entropy(outputs[name], y, ignore_index=255) for name in ("out", "aux")]
+    (losses[0] + 0.5 * losses[1]).backward()
+    optimizers[0].step()
+    torch.manual_seed(6)
+    task = Segmentation(CLASSES)
+    step = TrainStep(batch_metrics=task.batch_metrics, main_output=task.main_output)
+    metrics = step.run(ours, task.default_loss(), optimizers[1], x, y)
+    torch.testing.assert_close(metrics["loss"], losses[0].detach() + 0.5 * losses[1].detach())
+    torch.testing.assert_close(metrics["pixel_accuracy"], (outputs["out"].argmax(1) == y).float().mean())
+    torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+def brute_force_iou(predicted: np.ndarray, true: np.ndarray) -> list[float]:
+    kept = true != VOID
+    intersections = [int(((predicted == k) & (true == k) & kept).sum()) for k in range(3)]
+    unions = [int((((predicted == k) | (true == k)) & kept).sum()) for k in range(3)]
+    return [a / b for a, b in zip(intersections, unions, strict=True) if b]
+
+
+def test_the_metrics_are_those_of_all_pixels_whatever_the_batches() -> None:
+    logits, targets = random_batch(5)
+    targets = with_void(targets)
+    task, predicted = Segmentation(CLASSES), logits.argmax(1).numpy()
+    evaluations = [
+        evaluate_batches(
+            nn.Identity(),
+            [(logits[part], targets[part], torch.arange(5)[part]) for part in map(slice, starts, (*starts[1:], 5))],
+            task,
+            keep_predictions=True,
+        )
+        for starts in ((0,), (0, 2, 3))
+    ]
+    for found in evaluations:
+        assert isinstance(found, SegmentationEvaluation)
+        assert found.miou == pytest.approx(np.mean(brute_force_iou(predicted, targets.numpy())))
+        kept = targets.numpy() != VOID
+        assert found.pixel_accuracy == pytest.approx((predicted == targets.numpy())[kept].mean())
+        assert [row["iou"] for row in found.per_class()["classes"]] == pytest.approx(
+            brute_force_iou(predicted, targets.numpy())
+        )
+        images = [brute_force_iou(*pair) for pair in zip(predicted, targets.numpy(), strict=True)]
+        assert found.images.miou[:-1].tolist() == pytest.approx([np.mean(iou) for iou in images[:-1]])
+        assert found.images.miou[-1].isnan()
+        order = found.worst_images(9)
+        assert sorted(order, key=lambda i: float(found.images.miou[i])) == order
+        assert set(order) == {0, 1, 2, 3}
+        for i, masks in enumerate(found.require_masks()):
+            np.testing.assert_array_equal(np.stack(masks.decompress()), np.stack((predicted[i], targets[i].numpy())))
+    assert evaluations[0].confusion_matrix == evaluations[1].confusion_matrix
+    assert evaluations[0].loss == pytest.approx(evaluations[1].loss)
+
+
+def test_large_masks_are_kept_reduced() -> None:
+    batches = [(torch.zeros(1, 3, 20, 900), torch.zeros(1, 20, 900, dtype=torch.int64), torch.zeros(1))]
+    (masks,) = evaluate_batches(nn.Identity(), batches, Segmentation(CLASSES), keep_predictions=True).require_masks()
+    assert masks.shape == (7, 300)
+    assert not evaluate_batches(nn.Identity(), batches, Segmentation(CLASSES)).has_predictions
+
+
+def test_a_run_from_a_folder_to_a_report(run: Run, cells: Path) -> None:
+    result = run.result
+    assert result is not None
+    assert run.metadata["model"]["kind"] == "segmentation"
+    assert run.metadata["model"]["name"] == "unet_resnet20_cifar"
+    assert run.arch is not None
+    assert run.arch.num_classes == 3
+    assert run.metadata["recipe"]["name"] == "segmentation"
+    assert read_header(run.weights_path)["task"] == {"name": "segmentation"}
+    found = evaluate(run, keep_predictions=True)
+    assert found.to_dict() == {name: result[name] for name in found.to_dict()}
+    by_file = evaluate(run.weights_path, cells, val_fraction=0.34, batch_size=1)
+    assert by_file.to_dict() == pytest.approx(found.to_dict())
+    page = run.report_path.read_text()
+    assert all(f">{name}</span>" in page for name in CLASSES)
+    assert page.count('<div class="triple">') == len(found.worst_images(24)) > 0
+    assert "void: does not count" in page
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    run: Run, cells: Path, tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
+) -> None:
+    def stop(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        cells_run(cells, output, on_step_end=stop, hook_every_steps=3, save_every_seconds=0.0)
+    resumed = cells_run(cells, output, resume=True, model="unet-resnet20-cifar")
+    assert len(resumed.metadata["resume_commands"]) == 1
+    assert weights_hash(resumed) == weights_hash(run)
+    assert [line for line in timeless(resumed) if line["kind"] == "eval"] == [
+        line for line in timeless(run) if line["kind"] == "eval"
+    ]
+    with pytest.raises(ValueError, match=r"model.decoder_channels as in the run, 16"):
+        cells_run(cells, output, resume=True, overrides={"model.decoder_channels": 32})
+
+
+def test_a_classification_network_gives_its_weights_to_the_backbone(cells: Path, tmp_path: Path) -> None:
+    step = {"duration": "1 step", "optimizer.lr": "1e-30", "optimizer.weight_decay": "0"}
+    small = {"model.depths": "1,1,1", **step}
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    options: dict[str, Any] = {"recipe": "cifar", "on_log": lambda line: None, "device": "cpu"}
+    data = (images, torch.arange(8) % 2)
+    first = train("resnet20_cifar", data, output=tmp_path / "first", overrides=small, **options)
+    second = cells_run(
+        cells,
+        tmp_path / "second",
+        model="resnet20_cifar",
+        overrides={"model.backbone.depths": "1,1,1", **step},
+        pretrained=first.path,
+        epochs=None,
+    )
+    assert second.metadata["model"]["name"] == "fcn_resnet20_cifar"
+    before, after = read_tensors(first.weights_path), read_tensors(second.weights_path)
+    convolutions = [name for name in before if "conv" in name]
+    assert len(convolutions) == 7
+    assert all(torch.equal(before[name], after[f"backbone.{name}"]) for name in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "message"),
+    [
+        ("resnet18", {"label_smoothing": "0.1"}, "no smoothing in segmentation"),
+        ("resnet18", {"loss": "bce"}, "a loss for segmentation"),
+        ("resnet18", {"model.decoder": "fpn"}, "decoder"),
+        ("resnet18", {"train_transform": "crop(32) mixup(0.2)"}, "keep their own targets"),
+        ("resnet18", {"class_weights": "1,2"}, "class_weights of 3 numbers"),
+        (nn.Conv2d(3, 2, 1), {}, r"outputs of shape \(N, 3, H, W\)"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), {}, r"outputs of shape \(N, 3, H, W\)"),
+    ],
+)
+def test_what_does_not_suit_segmentation_is_refused(
+    model: Any, overrides: dict[str, str], message: str, cells: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cells_run(cells, tmp_path / "run", model=model, overrides=overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_for_segmentation_is_refused_for_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a network for classification; got: fcn_resnet20_cifar.*resnet20_cifar"):
+        train("fcn_resnet20_cifar", "digits", output=tmp_path / "run")
