@@ -205,7 +205,10 @@ def _check_one_size(recipe: Recipe, user_keys: Mapping[str, Any]) -> None:
 
 
 def check_sizes(
-    recipe: Recipe, user_keys: Mapping[str, Any], input_size: tuple[int, ...], target_kind: TargetKind
+    recipe: Recipe,
+    user_keys: Mapping[str, Any],
+    input_size: tuple[int, ...],
+    target_kind: TargetKind = TargetKind.CLASS,
 ) -> tuple[str, ...]:
     """Compare the sizes of training and evaluation; return a message if the user set both and they are far apart.
 

@@ -130,7 +130,7 @@ class Run:
         fields = self.metadata["model"]["arch"]
         if fields is None:
             return None
-        arch = arch_from_dict(fields, self.metadata["model"]["kind"])
+        arch = arch_from_dict(fields, self.metadata["model"].get("kind"))
         check_arch_size(arch, self.path / "run.json")
         return arch
 
@@ -184,7 +184,7 @@ def weights_header(run: Run) -> dict[str, Any]:
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
         "task": run.metadata["task"],
-        "kind": run.metadata["model"]["kind"],
+        "kind": run.metadata["model"].get("kind"),
         **({"module": run.metadata["model"]} if run.metadata["model"]["arch"] is None else {}),
     }
 
@@ -227,7 +227,6 @@ _METADATA_TYPES: dict[str, tuple[type, ...]] = {
     "model.name": (str,),
     "model.reference": (str,),
     "model.arch": (dict, _NONE),
-    "model.kind": (str,),
     "recipe": (dict,),
     "data.name": (str,),
     "data.requested": (str, _NONE),
@@ -262,12 +261,14 @@ _RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.num_samples": (int,), "res
 def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
     """Raise ValueError, naming the key, if a key is missing or of a wrong type, or a network is invalid."""
     optional = {key: types for key, types in _OPTIONAL_TYPES.items() if key in fields}
+    if isinstance(fields["model"], dict) and "kind" in fields["model"]:
+        optional["model.kind"] = (str,)
     require_types(fields, _METADATA_TYPES | optional, file)
     if fields.get("result") is not None:
         require_types(fields, _RESULT_TYPES, file)
     require_strings(fields["data"]["classes"], "data.classes", file)
     check_plugins(fields.get("plugins"), file)
-    kind = fields["model"]["kind"]
+    kind = fields["model"].get("kind")
     values: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "model.arch": (lambda value: arch_from_dict(value, kind), fields["model"]["arch"]),
         "recipe": (lambda value: from_dict(Recipe, value), fields["recipe"]),
