@@ -28,7 +28,7 @@ from PIL import Image
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.inputs import InferenceTransform, InputItem
-from reslab.deploy.predict import Predictor, build_predictor, iter_predictions
+from reslab.deploy.predict import PredictOptions, Predictor, build_predictor, iter_predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -129,8 +129,8 @@ def one_client(network: ResidualNetwork, predictor: Predictor, images: Sequence[
 
     def predict_in_process(image: bytes) -> None:
         prepared = transform(InputItem("image", content=image))
-        assert not isinstance(prepared, str), prepared
-        predictor.top_classes(predictor([prepared]), 5)
+        assert prepared.pixels is not None, prepared.error
+        predictor.result(*predictor.compute([prepared.pixels]), top_k=5)
 
     def request(image: bytes) -> None:
         assert send_request(connection, image) == 200
@@ -192,7 +192,7 @@ def offline_speed(network: ResidualNetwork, predictor: Predictor, images: Sequen
     end, count, start = time.perf_counter() + seconds, 0, time.perf_counter()
     while time.perf_counter() < end:
         items = [InputItem(f"#{i}", content=images[i % len(images)]) for i in range(128)]
-        count += sum(1 for _ in iter_predictions(network, predictor, items, batch_size=32))
+        count += sum(1 for _ in iter_predictions(network, predictor, items, PredictOptions(batch_size=32)))
     return count / (time.perf_counter() - start)
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.spec.preprocess import Preprocess
 from tests.cli.conftest import Command
 
 
@@ -138,3 +141,31 @@ def test_larger_images_are_refused(command: Command, trained: Path, pictures: Pa
     outcome = command("predict", trained, pictures / "0.png", "--max-pixels", "1", "--json")
     assert outcome.code == 1
     assert "at most 1 pixels" in outcome.value["predictions"][0]["error"]
+
+
+def test_values_are_a_column_each(command: Command, pictures: Path, tmp_path: Path) -> None:
+    network = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8), depths=(1, 1, 1))
+    task = {"name": "regression", "mean": [40.0, -3.0], "std": [12.0, 0.5]}
+    network.set_metadata(classes=("age", "tilt"), preprocess=Preprocess(1, "", (0.5,), (0.5,)), task=task)
+    save_weights(tmp_path / "model.safetensors", network)
+    rows = command("predict", tmp_path / "model.safetensors", pictures, "--json").value["predictions"]
+    lines = command("predict", tmp_path / "model.safetensors", pictures).out.splitlines()
+    assert lines[0].split() == ["image", "age", "tilt"]
+    for line, row in zip(lines[1:], rows, strict=True):
+        name, *numbers = line.split()
+        assert name == row["path"]
+        if "error" not in row:
+            assert [float(number) for number in numbers] == pytest.approx(list(row["values"].values()), rel=1e-3)
+
+
+def test_labels_are_listed_by_their_thresholds(command: Command, pictures: Path, tmp_path: Path) -> None:
+    network = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8), depths=(1, 1, 1))
+    task = {"name": "multi-label", "thresholds": [0.0, 1.5]}
+    network.set_metadata(classes=("always", "never"), preprocess=Preprocess(1, "", (0.5,), (0.5,)), task=task)
+    save_weights(tmp_path / "model.safetensors", network)
+    out = command("predict", tmp_path / "model.safetensors", pictures).out
+    assert "always" in out
+    assert "never" not in out
+    out = command("predict", tmp_path / "model.safetensors", pictures, "-k", "2").out
+    assert "below their thresholds" in out.splitlines()[0]
+    assert "never" in out

@@ -14,7 +14,7 @@ import pytest
 
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, format_csv
-from reslab.deploy.predict import ClassScore, Prediction
+from reslab.deploy.prediction import ClassScore, Prediction
 from reslab.runtime.files import DiskFullError
 
 FACTS = {"weights": "abc", "top_k": 2}

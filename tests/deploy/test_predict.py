@@ -10,7 +10,8 @@ from torch import Tensor
 from reslab.data.decode import read_image
 from reslab.data.decode_limits import DecodeLimits
 from reslab.deploy.inputs import InferenceTransform, list_inputs
-from reslab.deploy.predict import ClassScore, predict
+from reslab.deploy.predict import predict
+from reslab.deploy.prediction import ClassScore
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

@@ -8,7 +8,8 @@ from PIL import Image
 
 from reslab.analysis.attribution import grad_cam
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
-from reslab.deploy.predict import build_predictor, predict, prediction_from_dict, split_head
+from reslab.deploy.predict import build_predictor, predict, split_head
+from reslab.deploy.prediction import prediction_from_dict
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 
@@ -100,6 +101,6 @@ def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
 
 def test_answers_know_their_classes(network: ResidualNetwork) -> None:
     answer = build_predictor(network, use_temperature=False, num_images=1)
-    assert answer.classes == tuple(str(digit) for digit in range(10))
+    assert answer.task.classes == tuple(str(digit) for digit in range(10))
     assert answer.temperature == 1.0
     assert answer.backend.name == "torch"

@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
             "predict",
             USE,
             "predict:predict",
-            "Classify images. Unreadable files get an error row; exit code 1 if no file could be read.",
+            "Predict the classes or values of images, by the task of the network.",
         ),
         Command(
             "export",

@@ -1,4 +1,4 @@
-"""`reslab predict`: classify images with a trained network."""
+"""`reslab predict`: what a trained network says of images: classes, values or masks."""
 
 import contextlib
 import sys
@@ -22,15 +22,16 @@ from reslab.cli.options import (
     MaxPixels,
     Panel,
 )
-from reslab.cli.output import echo_err, print_json, print_table
-from reslab.report.format import format_number, format_percent
+from reslab.cli.output import echo_err, print_json
+from reslab.cli.prediction_table import print_prediction_table
+from reslab.report.format import format_number
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reslab.deploy.inputs import InputItem
-    from reslab.deploy.predict import Prediction
+    from reslab.deploy.prediction import Prediction
     from reslab.training.model_source import Model
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
@@ -50,8 +51,15 @@ def predict(
     weights: WeightsOption = None,
     allow_code: AllowCode = False,
     top_k: Annotated[
-        int, typer.Option("-k", "--top-k", metavar="INTEGER", min=1, help="Number of classes per image.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "-k",
+            "--top-k",
+            metavar="INTEGER",
+            min=1,
+            help="Number of classes per image (default 5; in multi-label tasks the classes above their thresholds).",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +83,10 @@ def predict(
         Path | None,
         typer.Option("--grad-cam", metavar="DIR", help="Write a Grad-CAM heatmap of the top class of each image."),
     ] = None,
+    grad_cam_class: Annotated[
+        str,
+        typer.Option("--grad-cam-class", metavar="NAME", help="Write heatmaps of this class or target instead."),
+    ] = "",
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     compiled: Annotated[
@@ -97,9 +109,14 @@ def predict(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Classify images. Unreadable files get an error row; exit code 1 if no file could be read."""
+    """Predict the classes or values of images, by the task of the network.
+
+    Unreadable files get an error row; exit code 1 if no file could be read.
+    """
     if as_json and as_csv:
         raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
+    if grad_cam_class and grad_cam_dir is None:
+        raise invalid("--grad-cam DIR with --grad-cam-class", "--grad-cam-class alone", next_step="name the folder")
     if resume and output is None:
         raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
     choice, images = choose_model(inputs, model, weights)
@@ -108,7 +125,7 @@ def predict(
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
-    from reslab.deploy.predict import PredictOptions, start_predictions
+    from reslab.deploy.predict import PredictOptions, saved_temperature, start_predictions
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model
 
@@ -127,10 +144,11 @@ def predict(
         compiled=compiled,
         embeddings=embeddings,
         grad_cam_dir=grad_cam_dir,
+        grad_cam_class=grad_cam_class,
         calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )
-    temperature = network.temperature if use_temperature else None
+    temperature = saved_temperature(network) if use_temperature else None
     prediction_file = None
     if output is not None:
         metadata = {
@@ -161,7 +179,8 @@ def predict(
             + (f", {len(predictions) - len(remaining)} of them from before" if resume else "")
         )
         summary["output"] = str(output)
-    _print_predictions(predictions, summary, as_json, as_csv, quiet=output is not None)
+    if output is None or as_json or as_csv:
+        _print_predictions(predictions, summary, as_json, as_csv, top_k)
     _report_unreadable(predictions, as_json)
 
 
@@ -187,7 +206,7 @@ def _resume_hint(output: Path | None) -> Iterator[None]:
 
 
 def _print_predictions(
-    predictions: "list[Prediction]", summary: dict[str, Any], as_json: bool, as_csv: bool, quiet: bool
+    predictions: "list[Prediction]", summary: dict[str, Any], as_json: bool, as_csv: bool, top_k: int | None
 ) -> None:
     if as_json:
         print_json({"predictions": [prediction.to_dict() for prediction in predictions], **summary})
@@ -195,8 +214,8 @@ def _print_predictions(
         from reslab.deploy.outputs import format_csv
 
         print(format_csv(predictions), end="")
-    elif not quiet:
-        _print_prediction_table(predictions)
+    else:
+        print_prediction_table(predictions, top_k)
 
 
 def _report_unreadable(predictions: "list[Prediction]", as_json: bool) -> None:
@@ -212,20 +231,6 @@ def _report_unreadable(predictions: "list[Prediction]", as_json: bool) -> None:
             echo_err(f"  and {len(with_warning) - _MAX_WARNINGS} more")
     if num_unreadable == len(predictions):
         raise typer.Exit(1)
-
-
-def _print_prediction_table(predictions: "list[Prediction]") -> None:
-    rows = [
-        (prediction.path, "", prediction.error) if prediction.error else _prediction_row(prediction)
-        for prediction in predictions
-    ]
-    print_table(["image", "class", "probability"], rows)
-
-
-def _prediction_row(prediction: "Prediction") -> tuple[str, str, str]:
-    first, *others = prediction.classes
-    others_text = "".join(f", {score.name} {format_percent(score.probability, 1)}" for score in others)
-    return prediction.path, first.name, format_percent(first.probability, 1) + others_text
 
 
 def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]") -> "Iterator[Prediction]":

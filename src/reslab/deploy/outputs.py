@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reslab.deploy.inputs import InputItem
-from reslab.deploy.predict import Prediction, prediction_from_dict
+from reslab.deploy.layouts import LAYOUTS, choose_layout
+from reslab.deploy.prediction import Prediction, prediction_from_dict
 from reslab.report.csv_file import encode_csv, original_cell
 from reslab.runtime.extras import require_extra
 from reslab.runtime.files import atomic_path, disk_full_guard
@@ -68,29 +69,35 @@ def _saved_rows(num_rows: int, path: Path) -> str:
 
 
 PredictionMetadata = Mapping[str, Any]
-COLUMNS = ("path", "rank", "class", "probability", "error")
-_OPTIONAL_COLUMNS = ("embedding", "grad_cam", "warning")
+# Further columns in files where they are not empty, with the fields of `Prediction` that they hold.
+_OPTIONAL_COLUMNS = {
+    "mask": "mask_path",
+    "overlay": "overlay_path",
+    "embedding": "embedding",
+    "grad_cam": "grad_cam",
+    "warning": "warning",
+}
 
 
 def format_csv(predictions: Iterable[Prediction]) -> str:
-    """Return one line per class: path, rank, class, probability, error.
+    """Return one line per class, target or share: path, rank, class, probability, error in classification.
 
-    If any row has an embedding, a Grad-CAM path or a warning, the first line of each image has them in further
-    columns. Texts that a spreadsheet would read as formulas begin with an apostrophe.
+    If any row has the file of a mask, an embedding, a Grad-CAM path or a warning, the first line of each image has them
+    in further columns. Texts that a spreadsheet would read as formulas begin with an apostrophe.
     """
     rows = list(predictions)
-    optional_columns = [
-        column for column in _OPTIONAL_COLUMNS if any(getattr(prediction, column) for prediction in rows)
-    ]
+    layout = choose_layout(rows)
+    optional = [name for name, field in _OPTIONAL_COLUMNS.items() if any(getattr(row, field) for row in rows)]
     lines: list[list[object]] = []
-    for prediction in rows:
-        optional_cells = [_format_cell(getattr(prediction, column)) for column in optional_columns]
-        if prediction.error:
-            lines.append([prediction.path, "", "", "", prediction.error, *optional_cells])
-        for rank, score in enumerate(prediction.classes, 1):
-            cells = [prediction.path, rank, score.name, f"{score.probability:.6g}", ""]
-            lines.append([*cells, *(optional_cells if rank == 1 else [""] * len(optional_columns))])
-    return encode_csv([*COLUMNS, *optional_columns], lines)
+    for row in rows:
+        optional_cells = [_format_cell(getattr(row, _OPTIONAL_COLUMNS[name])) for name in optional]
+        entries = layout.entries(row) or [("",) * len(layout.columns)]
+        for rank, entry in enumerate(entries, 1):
+            cells = [value if isinstance(value, str) else f"{value:.6g}" for value in entry]
+            ranks = [rank if entry[0] else ""] if layout.has_rank else []
+            further = optional_cells if rank == 1 else [""] * len(optional)
+            lines.append([row.path, *ranks, *cells, row.error, *further])
+    return encode_csv([*layout.csv_columns, *optional], lines)
 
 
 def _format_cell(value: str | tuple[float, ...]) -> str:
@@ -104,25 +111,26 @@ def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata)
 
 
 def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
-    """Return one row per image, with the fields of `Prediction` as columns, and the metadata under the key `reslab`."""
+    """Return one row per image, with lists of classes and probabilities, targets and values, or classes and shares.
+
+    Further columns are embedding, the paths of mask, overlay and Grad-CAM, warning and error. The metadata is under the
+    key `reslab`.
+    """
     require_extra("parquet", "a .parquet file")
     import pyarrow
     import pyarrow.parquet
 
     rows = list(predictions)
-    columns = {
-        "path": pyarrow.array([prediction.path for prediction in rows], pyarrow.string()),
-        "classes": pyarrow.array(
-            [[score.name for score in prediction.classes] for prediction in rows], _list_type(pyarrow.string())
-        ),
-        "probabilities": pyarrow.array(
-            [[score.probability for score in prediction.classes] for prediction in rows], _list_type(pyarrow.float64())
-        ),
-        "embedding": pyarrow.array([list(prediction.embedding) for prediction in rows], _list_type(pyarrow.float32())),
-        "grad_cam": pyarrow.array([prediction.grad_cam for prediction in rows], pyarrow.string()),
-        "warning": pyarrow.array([prediction.warning for prediction in rows], pyarrow.string()),
-        "error": pyarrow.array([prediction.error for prediction in rows], pyarrow.string()),
-    }
+    layout = choose_layout(rows)
+    types = {str: pyarrow.string(), float: pyarrow.float64()}
+    columns = {"path": pyarrow.array([row.path for row in rows], pyarrow.string())}
+    for i, column in enumerate(layout.columns):
+        lists = [[entry[i] for entry in layout.entries(row)] for row in rows]
+        columns[column.list_name] = pyarrow.array(lists, _list_type(types[column.parse]))
+    columns["embedding"] = pyarrow.array([list(row.embedding) for row in rows], _list_type(pyarrow.float32()))
+    for name, field in {**_OPTIONAL_COLUMNS, "error": "error"}.items():
+        if name != "embedding":
+            columns[name] = pyarrow.array([getattr(row, field) for row in rows], pyarrow.string())
     table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
@@ -137,20 +145,26 @@ def _list_type(value_type: Any) -> Any:
 
 def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
     rows: dict[str, dict[str, Any]] = {}
+    entries: dict[str, list[tuple[Any, ...]]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(f"columns {', '.join(reader.fieldnames or ())}")
+        header = reader.fieldnames or ()
+        layout = next((layout for layout in LAYOUTS if set(layout.csv_columns) <= set(header)), None)
+        if layout is None:
+            raise ValueError(f"columns {', '.join(header)}")
         for line in reader:
             record = {name: original_cell(cell or "") for name, cell in line.items() if name is not None}
-            row = rows.setdefault(record["path"], {"path": record["path"], "classes": [], "error": record["error"]})
-            if record["class"]:
-                row["classes"].append({"name": record["class"], "probability": float(record["probability"])})
+            row = rows.setdefault(record["path"], {"path": record["path"], "error": record["error"]})
+            entry = [record[column.name] for column in layout.columns]
+            image_entries = entries.setdefault(record["path"], [])
+            if entry[0]:
+                pairs = zip(layout.columns, entry, strict=True)
+                image_entries.append(tuple(column.parse(cell) for column, cell in pairs))
             if record.get("embedding"):
                 row["embedding"] = [float(number) for number in record["embedding"].split()]
-            for name in ("grad_cam", "warning"):
+            for name in _OPTIONAL_COLUMNS.keys() - {"embedding"}:
                 row[name] = row.get(name) or record.get(name) or ""
-    return [prediction_from_dict(row) for row in rows.values()], None
+    return [prediction_from_dict({**row, **layout.fields(entries[name])}) for name, row in rows.items()], None
 
 
 def _read_json(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
@@ -164,11 +178,11 @@ def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | No
 
     table = pyarrow.parquet.read_table(path)
     metadata = (table.schema.metadata or {}).get(b"reslab")
+    layout = next(layout for layout in LAYOUTS if set(layout.list_columns) <= set(table.column_names))
     rows = []
     for row in table.to_pylist():
-        scores = zip(row["classes"], row["probabilities"], strict=True)
-        row["classes"] = [{"name": name, "probability": probability} for name, probability in scores]
-        rows.append(prediction_from_dict(row))
+        entries = list(zip(*(row.pop(name) for name in layout.list_columns), strict=True))
+        rows.append(prediction_from_dict({**row, **layout.fields(entries)}))
     return rows, json.loads(metadata) if metadata else None
 
 

@@ -1,4 +1,4 @@
-"""`predict`: class names with probabilities for images, computed by any backend."""
+"""`predict`: what a network predicts of images, by its task, computed by any backend."""
 
 import copy
 from collections import deque
@@ -26,39 +26,49 @@ from reslab.deploy.inputs import (
     list_tensors,
     prepare_tensor,
 )
+from reslab.deploy.prediction import Prediction
+from reslab.deploy.results import result_rules
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.module_network import GraphModel
 from reslab.runtime.device import deterministic_mode
-from reslab.spec.errors import invalid
+from reslab.spec.errors import invalid, unknown_name
 from reslab.training.image_size import with_image_size
 from reslab.training.model_source import Model, Network, open_model
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The name of a class and its predicted probability."""
-
-    name: str
-    probability: float
+from reslab.training.tasks.registry import restore_task
+from reslab.training.tasks.task_type import TaskType
 
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """The output for N images, on the CPU: `logits` (N, classes) and, if requested, `embeddings` (N, F)."""
+    """The output for N images, on the CPU: `outputs` (N, ...) and, if requested, `embeddings` (N, F)."""
 
-    logits: Tensor
+    outputs: Tensor
     embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
+class ImageOutput:
+    """The output for one image: the network's `output`, `decoded` by the task, and, if requested, the `embedding`."""
+
+    output: Tensor
+    decoded: Tensor
+    embedding: tuple[float, ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the output has neither infinities nor NaN."""
+        return bool(self.output.isfinite().all())
+
+
+@dataclass(frozen=True, eq=False)
 class Predictor:
-    """A network ready to predict: p = softmax(backend(image) / temperature).
+    """A network ready to predict: what its `task` says of backend(image) / temperature.
 
     With a `head`, the backend returns the embedding, and the head is computed here in float32.
     """
 
     backend: Backend
-    classes: tuple[str, ...]
+    task: TaskType
     temperature: float = 1.0
     head: nn.Linear | None = None
 
@@ -70,17 +80,21 @@ class Predictor:
         with torch.inference_mode(), deterministic_mode():
             return ModelOutput(self.head(output), output)
 
-    def top_classes(self, output: ModelOutput, top_k: int) -> list[tuple[ClassScore, ...]]:
-        """Return the `top_k` classes of each image, the most probable first."""
-        top = self.probabilities(output).topk(min(top_k, len(self.classes)), dim=1)
-        return [
-            tuple(ClassScore(self.classes[label], value) for label, value in zip(labels, values, strict=True))
-            for labels, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return what the outputs say, such as softmax(logits / temperature) (N, classes)."""
+        return self.task.decode(outputs / self.temperature)
 
-    def probabilities(self, output: ModelOutput) -> Tensor:
-        """Return softmax(logits / temperature), (N, classes)."""
-        return (output.logits / self.temperature).softmax(1)
+    def compute(self, images: Sequence[Tensor]) -> list[ImageOutput]:
+        """Return the output of each uint8 image (C, H, W) of one size."""
+        if not images:
+            return []
+        output = self(images)
+        embeddings = [()] * len(images) if output.embeddings is None else map(tuple, output.embeddings.tolist())
+        return [ImageOutput(*row) for row in zip(output.outputs, self.decode(output.outputs), embeddings, strict=True)]
+
+    def result(self, output: ImageOutput, top_k: int | None = None) -> dict[str, Any]:
+        """Return the fields of `Prediction` that say what was predicted; `top_k` is the number of classes."""
+        return result_rules(self.task).fields(self.task, output.decoded, top_k)
 
 
 def build_predictor(
@@ -95,10 +109,11 @@ def build_predictor(
     calibration_images: Tensor | None = None,
     num_images: int | None = None,
 ) -> Predictor:
-    """Return a predictor that runs the network with a backend (see `open_backend`), its class names and temperature.
+    """Return a predictor that runs the network with a backend (see `open_backend`), its task and its temperature.
 
     `embeddings` adds the input of the last linear layer to the output. Raises ValueError like `open_backend`, for a
-    network without preprocessing, and for embeddings of a network without a linear layer.
+    network without preprocessing, for a task without predictions, and for embeddings of a network without a linear
+    layer.
     """
     if network.preprocess is None:
         raise invalid(
@@ -106,6 +121,8 @@ def build_predictor(
             f"{network.arch.name} without it",
             next_step="train it, load a run, or network.set_metadata(preprocess=...)",
         )
+    task = model_task(network)
+    result_rules(task)
     if embeddings and isinstance(network, GraphModel):
         raise invalid("a network with its layers for embeddings", f"{network.path}, an exported graph")
     backbone, head = split_head(network) if embeddings and not isinstance(network, GraphModel) else (network, None)
@@ -118,8 +135,18 @@ def build_predictor(
         calibration_images=calibration_images,
         num_images=num_images,
     )
-    temperature = (network.temperature or 1.0) if use_temperature else 1.0
-    return Predictor(opened_backend, class_names(network), temperature, head)
+    temperature = saved_temperature(network) if use_temperature else None
+    return Predictor(opened_backend, task, temperature or 1.0, head)
+
+
+def model_task(network: Model) -> TaskType:
+    """Return the network's task with its class names; classification if none is recorded."""
+    return restore_task(network.task, class_names(network))
+
+
+def saved_temperature(network: Model) -> float | None:
+    """Return the temperature of the network's probabilities; None if none was fitted, or its task has none."""
+    return network.temperature if result_rules(model_task(network)).has_temperature else None
 
 
 def class_names(network: Model) -> tuple[str, ...]:
@@ -146,50 +173,13 @@ _NON_FINITE_ERROR = "the network's output is not finite: its weights have diverg
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image: its `classes`, the most probable first, or the error if it could not be read.
-
-    `warning` is what the decoder of a damaged JPEG said that could still be read. `embedding` and `grad_cam` (the path
-    of the heatmap) are empty unless they were requested.
-    """
-
-    path: str
-    classes: tuple[ClassScore, ...] = ()
-    error: str = ""
-    embedding: tuple[float, ...] = ()
-    grad_cam: str = ""
-    warning: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return path and classes, and embedding, grad_cam, warning and error unless they are empty."""
-        classes = [{"name": score.name, "probability": score.probability} for score in self.classes]
-        row: dict[str, Any] = {"path": self.path, "classes": classes}
-        optional = {
-            "embedding": list(self.embedding),
-            "grad_cam": self.grad_cam,
-            "warning": self.warning,
-            "error": self.error,
-        }
-        return {**row, **{name: value for name, value in optional.items() if value}}
-
-
-def prediction_from_dict(row: dict[str, Any]) -> Prediction:
-    """Return the prediction that `to_dict` wrote."""
-    classes = tuple(ClassScore(entry["name"], entry["probability"]) for entry in row["classes"])
-    embedding = tuple(row.get("embedding", ()))
-    return Prediction(
-        row["path"], classes, row.get("error", ""), embedding, row.get("grad_cam", ""), row.get("warning", "")
-    )
-
-
-@dataclass(frozen=True)
 class PredictOptions:
     """The options of a prediction; the arguments of `predict` without the model and the images.
 
     Raises ValueError for `top_k` or `batch_size` below 1.
     """
 
-    top_k: int = 5
+    top_k: int | None = None
     batch_size: int = 64
     device: str | torch.device = "auto"
     use_temperature: bool = True
@@ -198,20 +188,24 @@ class PredictOptions:
     compiled: bool = False
     embeddings: bool = False
     grad_cam_dir: Path | None = None
+    grad_cam_class: str = ""
     calibration_images: Tensor | None = None
     limits: DecodeLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise invalid(f"{name} of at least 1", value, nearest="1")
+
+
+DEFAULT_OPTIONS = PredictOptions()
 
 
 def predict(
     model: Any,
     images: ImageInput | Iterable[ImageInput],
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "auto",
     use_temperature: bool = True,
@@ -219,24 +213,31 @@ def predict(
     precision: str = "float32",
     embeddings: bool = False,
     grad_cam_dir: str | Path | None = None,
+    grad_cam_class: str = "",
     calibration_images: Tensor | None = None,
     image_size: int | None = None,
     weights: Any = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> list[Prediction]:
-    """Return the `top_k` most probable classes, p = softmax(network(image) / T), of each of the `images`, in order.
+    """Return the prediction for each of the `images`, in order, by the task of the network.
+
+    Classification: the `top_k` (5) most probable classes, p = softmax(network(image) / T). Multi-label: the classes
+    whose p = sigmoid(network(image)) reaches their thresholds, or the `top_k` most probable ones. Regression: the
+    values of the targets in their unit.
 
     `model` is anything that `load` takes, with `weights` for a name, a factory or a module: a run or its folder, a
     `model.safetensors`, an exported graph, a name, or a network with its preprocessing. `images` are files,
     folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
     `list_inputs`); for a network of signals or volumes, arrays and tensors of floats (N, C, T) or (N, C, D, H, W).
-    Images are prepared as in evaluation; an image of
-    another size than the network's is resized by its shorter side and center-cropped. T is the temperature saved with
+    Images are prepared as in evaluation; an image of another size than the network's is resized by its shorter side
+    and center-cropped. T is the temperature saved with
     the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
     `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
     (normalized). `embeddings` adds the input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM
-    heatmaps of the top class. `image_size` (pixels) replaces the network's own size. A file that cannot be read,
-    or is larger than the `limits`, becomes a row with an error.
+    heatmaps of `grad_cam_class`, a class or target by name, or else of the top class or the first target. `image_size`
+    (pixels) replaces the network's own size. A file that cannot be read, or is larger than the `limits`, becomes a row
+    with an error.
+
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
     """
@@ -249,6 +250,7 @@ def predict(
         precision=precision,
         embeddings=embeddings,
         grad_cam_dir=None if grad_cam_dir is None else Path(grad_cam_dir),
+        grad_cam_class=grad_cam_class,
         calibration_images=calibration_images,
         limits=limits,
     )
@@ -279,42 +281,22 @@ def start_predictions(
         calibration_images=options.calibration_images,
         num_images=len(items),
     )
-    predictions = iter_predictions(
-        network,
-        predictor,
-        items,
-        top_k=options.top_k,
-        batch_size=options.batch_size,
-        grad_cam_dir=options.grad_cam_dir,
-        limits=options.limits,
-    )
-    return predictor.backend, predictions
+    return predictor.backend, iter_predictions(network, predictor, items, options)
 
 
 def iter_predictions(
-    network: Model,
-    predictor: Predictor,
-    items: Sequence[InputItem],
-    *,
-    top_k: int = 5,
-    batch_size: int = 64,
-    grad_cam_dir: Path | None = None,
-    limits: DecodeLimits = DEFAULT_LIMITS,
+    network: Model, predictor: Predictor, items: Sequence[InputItem], options: PredictOptions = DEFAULT_OPTIONS
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
     assert network.preprocess is not None
     transform: Callable[..., PreparedImage] = prepare_tensor
     if network.arch.dims == 2:
         transform = InferenceTransform(network.preprocess, network.arch.height_width)
-    if grad_cam_dir is not None and isinstance(network, GraphModel):
-        raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
-    write_grad_cam = (
-        None
-        if grad_cam_dir is None or isinstance(network, GraphModel)
-        else _GradCamWriter(network, predictor, grad_cam_dir)
-    )
-    for chunk, images in _prefetch(items, batch_size, partial(transform, limits=limits)):
-        yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)
+    write_grad_cam = None
+    if options.grad_cam_dir is not None:
+        write_grad_cam = _GradCamWriter(network, predictor, options.grad_cam_dir, options.grad_cam_class)
+    for chunk, images in _prefetch(items, options.batch_size, partial(transform, limits=options.limits)):
+        yield from _predict_batch(chunk, images, predictor, options.top_k, write_grad_cam)
 
 
 def _prefetch(
@@ -340,36 +322,51 @@ def _predict_batch(
     items: Sequence[InputItem],
     images: Sequence[PreparedImage],
     predictor: Predictor,
-    top_k: int,
+    top_k: int | None,
     write_grad_cam: "_GradCamWriter | None",
 ) -> Iterator[Prediction]:
-    decoded = [image.pixels for image in images if image.pixels is not None]
-    output = predictor(decoded) if decoded else None
-    class_scores = iter(predictor.top_classes(output, top_k) if output else [])
-    is_finite = iter(output.logits.isfinite().all(1).tolist() if output else [])
-    embeddings = iter([] if output is None or output.embeddings is None else output.embeddings.tolist())
-    paths = [item.path for item, image in zip(items, images, strict=True) if image.pixels is not None]
-    grad_cam_paths = iter(write_grad_cam(paths, decoded, output.logits.argmax(1)) if write_grad_cam and output else [])
+    read = [(item.path, image.pixels) for item, image in zip(items, images, strict=True) if image.pixels is not None]
+    computed = predictor.compute([pixels for _, pixels in read])
+    outputs = iter(computed)
+    grad_cam_paths = iter(write_grad_cam(read, computed) if write_grad_cam and read else [])
+    no_result = result_rules(predictor.task).no_fields
     for item, image in zip(items, images, strict=True):
         if image.pixels is None:
-            yield Prediction(item.path, error=image.error)
+            yield Prediction(item.path, error=image.error, **no_result)
             continue
-        prediction = Prediction(
-            item.path, next(class_scores), "", tuple(next(embeddings, ())), next(grad_cam_paths, ""), image.warning
-        )
-        yield prediction if next(is_finite) else Prediction(item.path, error=_NON_FINITE_ERROR)
+        output, grad_cam = next(outputs), next(grad_cam_paths, "")
+        if not output.is_finite:
+            yield Prediction(item.path, error=_NON_FINITE_ERROR, **no_result)
+            continue
+        fields: dict[str, Any] = {"embedding": output.embedding, "grad_cam": grad_cam, "warning": image.warning}
+        yield Prediction(item.path, **predictor.result(output, top_k), **fields)
 
 
 class _GradCamWriter:
-    """Writes the Grad-CAM heatmaps of images into a folder and returns their paths."""
+    """Writes the Grad-CAM heatmaps of images into a folder and returns their paths.
 
-    def __init__(self, network: Network, predictor: Predictor, folder: Path) -> None:
+    Raises ValueError for an exported graph, a task whose outputs are not numbers of the image, and an unknown class.
+    """
+
+    def __init__(self, network: Model, predictor: Predictor, folder: Path, class_name: str = "") -> None:
+        task, self.main_outputs = predictor.task, result_rules(predictor.task).main_outputs
+        if isinstance(network, GraphModel):
+            raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
+        if self.main_outputs is None:
+            raise invalid("a task with one output a class of the image for Grad-CAM", task.spec.name)
+        if class_name and class_name not in task.classes:
+            raise unknown_name(task.output_noun, class_name, task.classes)
+        self.label = task.classes.index(class_name) if class_name else None
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.grad_cam = folder, GradCam(network, predictor.backend.device)
 
-    def __call__(self, input_paths: Sequence[str], images: Sequence[Tensor], target_classes: Tensor) -> list[str]:
-        paths = [grad_cam_path(self.folder, input_path) for input_path in input_paths]
-        heatmaps = self.grad_cam(torch.stack(list(images)), target_classes)
-        for path, image, heatmap in zip(paths, images, heatmaps, strict=True):
-            draw_grad_cam(image, heatmap).save(path)
+    def __call__(self, images: Sequence[tuple[str, Tensor]], outputs: Sequence[ImageOutput]) -> list[str]:
+        """Write the heatmaps of images, each with the path that names it."""
+        assert self.main_outputs is not None
+        labels = self.main_outputs(torch.stack([output.output for output in outputs]))
+        labels = labels if self.label is None else torch.full_like(labels, self.label)
+        heatmaps = self.grad_cam(torch.stack([pixels for _, pixels in images]), labels)
+        paths = [grad_cam_path(self.folder, name) for name, _ in images]
+        for path, (_, pixels), heatmap in zip(paths, images, heatmaps, strict=True):
+            draw_grad_cam(pixels, heatmap).save(path)
         return [str(path) for path in paths]

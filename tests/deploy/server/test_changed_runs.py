@@ -166,7 +166,7 @@ def expected_probability(network: ResidualNetwork, scale: float, png: bytes) -> 
             if name.startswith("fc."):
                 parameter *= scale
     predictor = build_predictor(network, "torch", device="cpu")
-    return float(predictor.probabilities(predictor([read_image(png, 1)])).max())
+    return float(predictor.decode(predictor([read_image(png, 1)]).outputs).max())
 
 
 def test_run_in_training_is_served_with_its_best_weights(

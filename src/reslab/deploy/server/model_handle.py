@@ -226,7 +226,7 @@ class ModelHandle:
         assert network.preprocess is not None  # checked by build_predictor
 
         def compute(images: Sequence[Tensor]) -> Sequence[Tensor]:
-            return list(predictor.probabilities(predictor(images)))
+            return [output.decoded for output in predictor.compute(images)]
 
         return LoadedModel(
             network=network,

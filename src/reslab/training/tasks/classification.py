@@ -41,6 +41,10 @@ class Classification(TaskType):
         weights = None if weights is None else weights.to(device, torch.float32)
         return build_loss(recipe.loss, recipe.label_smoothing, weights)
 
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities (N, C), softmax of the logits."""
+        return outputs.softmax(1)
+
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return `top1`, the number of correct samples."""
         return {"top1": count_correct(outputs, targets)}

@@ -194,6 +194,10 @@ class MultiLabel(TaskType):
         weights = None if weights is None else weights.to(device, torch.float32)
         return build_loss(recipe.loss, recipe.label_smoothing, positive_weights=weights)
 
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities (N, C), the sigmoid of each logit."""
+        return outputs.sigmoid()
+
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return `label_accuracy`, the fraction of the labels whose probability is on their side of 0.5."""
         return {"label_accuracy": ((outputs.detach() > 0) == (targets > 0.5)).float().mean()}

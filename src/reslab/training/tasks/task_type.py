@@ -80,6 +80,10 @@ class TaskType:
         """Return the loss of a recipe, its weights on `device`. Raises ValueError if it does not fit the data."""
         raise NotImplementedError
 
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return what a prediction says, one entry an image: probabilities of classes, numbers, or masks."""
+        raise NotImplementedError
+
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""
         raise NotImplementedError

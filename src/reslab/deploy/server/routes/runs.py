@@ -10,7 +10,6 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
-from reslab.deploy.predict import ModelOutput
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import encode_png
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run
@@ -126,8 +125,7 @@ def _evaluate_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the predicted class, its probability, and the loss of each image."""
     if loaded.layers is None:  # an exported graph
-        output = ModelOutput(loaded.predictor.backend(sample_set.load_batch(indices)))
-        probabilities = loaded.predictor.probabilities(output)
+        probabilities = loaded.predictor.decode(loaded.predictor.backend(sample_set.load_batch(indices)))
     else:
         analysis_model = loaded.analysis_model
         x = sample_set.load_batch(indices).to(analysis_model.device)

@@ -1,0 +1,132 @@
+"""`predict` by task: equal to a forward written out, in Python, in files and from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reslab.data.decode import read_image
+from reslab.deploy.inputs import InputItem
+from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile
+from reslab.deploy.predict import predict
+from reslab.deploy.prediction import ClassScore, Prediction, prediction_from_dict
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.preprocess import Preprocess
+
+PREPROCESS = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+LABELS = {"name": "multi-label", "thresholds": [0.3, 0.5, 0.999]}
+VALUES = {"name": "regression", "mean": [40.0, -3.0], "std": [12.0, 0.5]}
+
+
+def build_network(task: dict[str, object], classes: tuple[str, ...]) -> ResidualNetwork:
+    torch.manual_seed(0)
+    network = create_model("resnet20_cifar", num_classes=len(classes), image_size=(16, 16), depths=(1, 1, 1))
+    assert isinstance(network, ResidualNetwork)
+    network.set_metadata(classes=classes, preprocess=PREPROCESS, task=task)
+    return network.eval()
+
+
+@pytest.fixture
+def labels() -> ResidualNetwork:
+    return build_network(LABELS, ("ant", "bee", "cat"))
+
+
+@pytest.fixture
+def values() -> ResidualNetwork:
+    return build_network(VALUES, ("age", "tilt"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = []
+    for seed in range(4):
+        pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        paths.append(tmp_path / f"{seed}.png")
+        Image.fromarray(pixels.numpy()).save(paths[-1])
+    return paths
+
+
+def forward(network: ResidualNetwork, path: Path) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    with torch.no_grad():
+        outputs: Tensor = network(((read_image(path) / 255 - mean) / std)[None])[0]
+    return outputs
+
+
+def test_labels_are_the_classes_above_their_thresholds(labels: ResidualNetwork, images: list[Path]) -> None:
+    labels.temperature = 3.0  # fitted to a softmax: it says nothing here
+    for path, row in zip(images, predict(labels, images), strict=True):
+        probabilities = forward(labels, path).sigmoid().tolist()
+        triples = zip(("ant", "bee", "cat"), probabilities, LABELS["thresholds"], strict=True)
+        expected = sorted(((p, name, t) for name, p, t in triples if p >= t), reverse=True)
+        assert [score.name for score in row.classes] == [name for _, name, _ in expected]
+        assert [score.probability for score in row.classes] == pytest.approx([p for p, _, _ in expected], rel=1e-5)
+        assert [score.threshold for score in row.classes] == [t for _, _, t in expected]
+    (everything,) = predict(labels, images[0], top_k=9)
+    assert {score.name for score in everything.classes} == {"ant", "bee", "cat"}
+    assert [score.is_predicted for score in everything.classes if score.name == "cat"] == [False]
+    assert everything.to_dict()["classes"][0].keys() == {"name", "probability", "threshold"}
+
+
+def test_values_are_in_the_unit_of_the_targets(values: ResidualNetwork, images: list[Path]) -> None:
+    for path, row in zip(images, predict(values, images), strict=True):
+        standardized = forward(values, path).tolist()
+        assert row.values == {
+            "age": pytest.approx(40 + 12 * standardized[0], rel=1e-5),
+            "tilt": pytest.approx(-3 + 0.5 * standardized[1], rel=1e-5),
+        }
+        assert row.to_dict().keys() == {"path", "values"}
+    (missing,) = predict(values, images[0].with_name("none.png"))
+    assert missing.to_dict() == {"path": missing.path, "values": {}, "error": "no such file"}
+
+
+def test_the_task_travels_with_the_weights(values: ResidualNetwork, images: list[Path], tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.safetensors", values)
+    assert predict(tmp_path / "model.safetensors", images) == predict(values, images)
+
+
+def test_a_heatmap_of_each_class_and_target(
+    labels: ResidualNetwork, values: ResidualNetwork, images: list[Path], tmp_path: Path
+) -> None:
+    def contents(network: ResidualNetwork, name: str) -> bytes:
+        (row,) = predict(network, images[0], grad_cam_dir=tmp_path / "maps", grad_cam_class=name)
+        return Path(row.grad_cam).read_bytes()
+
+    assert contents(labels, "ant") != contents(labels, "bee")
+    assert contents(values, "") == contents(values, "age") != contents(values, "tilt")
+    with pytest.raises(ValueError, match=r"cat.*nearest.*|nearest.*cat"):
+        predict(labels, images[0], grad_cam_dir=tmp_path / "maps", grad_cam_class="cats")
+
+
+LABEL_ROWS = [
+    Prediction("a.png", (ClassScore("cat", 0.75, 0.5), ClassScore("dog", 0.25, 0.125))),
+    Prediction("b.png"),
+    Prediction("c.png", error="broken"),
+]
+VALUE_ROWS = [Prediction("a.png", values={"age": 40.5, "=tilt": -3.25}), Prediction("c.png", error="broken", values={})]
+MASK_ROWS = [
+    Prediction("a.png", shares={"sky": 0.75, "sea": 0.25}, mask_path="m/a.png", overlay_path="m/a_overlay.png"),
+    Prediction("c.png", error="broken", shares={}),
+]
+
+
+@pytest.mark.parametrize("rows", [LABEL_ROWS, VALUE_ROWS, MASK_ROWS])
+@pytest.mark.parametrize("ending", PREDICTION_FORMATS)
+def test_files_are_read_as_written(tmp_path: Path, ending: str, rows: list[Prediction]) -> None:
+    path = tmp_path / f"out{ending}"
+    file = PredictionFile(path, [InputItem(row.path) for row in rows], {})
+    for row in rows:
+        file.add(row)
+    assert file.finish() == rows
+    assert PREDICTION_FORMATS[ending].read(path)[0] == rows
+    assert [prediction_from_dict(json.loads(json.dumps(row.to_dict()))) for row in rows] == rows
+
+
+def test_csv_has_a_line_for_each_target() -> None:
+    text = PREDICTION_FORMATS[".csv"].encode(VALUE_ROWS, {}).decode()
+    assert text.splitlines() == ["path,target,value,error", "a.png,age,40.5,", "a.png,'=tilt,-3.25,", "c.png,,,broken"]
