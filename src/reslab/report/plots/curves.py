@@ -49,7 +49,7 @@ def plot_metric(
 def plot_precision_recall(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
     """Plot precision against recall, one step line for each (label, recall, precision)."""
     with plot_style():
-        figure, axes = make_figure(*_PANEL_INCHES)
+        figure, axes = make_figure(PLOT_INCHES, 3.3)
         handles = [
             axes.step(recall, precision, where="post", color=network_color(index), linewidth=1.6)[0]
             for index, (_, recall, precision) in enumerate(curves)
