@@ -11,10 +11,12 @@ from typing import Annotated, Literal
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
 import reslab
 from reslab.cli.app import main
+from reslab.data.adapters import as_dataset
 from reslab.data.registry import FORMATS
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.nn.factory import load_network
@@ -27,6 +29,7 @@ from reslab.spec.order import ORDERS
 from reslab.spec.params import Param, signature_params
 from reslab.spec.plugins import TABLES, load_plugins
 from reslab.spec.shortcut import MERGE_OPS, SHORTCUTS
+from reslab.spec.task import Metric
 from reslab.training.losses import build_loss
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import lr_factor
@@ -148,6 +151,35 @@ def test_runs_and_weights_name_the_plugin_that_they_need(folder, capsys) -> None
     assert "my_plugin" not in sys.modules
     load_plugins("my_plugin")
     assert load_network(folder / "run" / "model.safetensors").arch.merge == "noise(0.1) weighted(0.4)"
+
+
+def test_a_metric_of_ones_own_selects_the_weights(folder: Path) -> None:
+    load_plugins("my_plugin")
+    run = reslab.train("shiftnet20", output="run", recipe="quick", overrides={"duration": "2 epochs"}, val_fraction=0.2)
+    evaluation = reslab.evaluate(run, keep_predictions=True)
+    expected = cohen_kappa_score(evaluation.labels, evaluation.probabilities.argmax(1))
+    assert run.result["kappa"] == evaluation.metrics["kappa"] == pytest.approx(expected)
+    best = max((line for line in run.log.records() if line["kind"] == "eval"), key=lambda line: line["kappa"])
+    assert run.result["best_step"] == best["step"]
+    assert run.main_metric == run.result["kappa"]
+    assert "Cohen&#39;s kappa" in run.report_path.read_text()
+    with pytest.raises(ValueError, match="a new name for a metric"):
+        reslab.register_metric(Metric("top1", "accuracy"))(lambda outputs, targets: 0.0)
+
+
+def test_a_task_of_ones_own_is_trained_and_needs_its_plugin(folder: Path) -> None:
+    load_plugins("my_plugin")
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    counts = torch.randint(1, 9, (40,))
+    data = as_dataset((images, counts), classes=("cells",), task="counting", val_fraction=0.25)
+    run = reslab.train("shiftnet20", data, output="run", recipe="quick", overrides={"duration": "1 epoch"})
+    evaluation = reslab.evaluate(run, data, keep_predictions=True)
+    assert evaluation.metrics["mae"] == run.result["mae"]
+    assert bool((evaluation.predicted > 0).all())
+    assert (
+        run.metadata["plugins"]["my_plugin"] == ["counting", "quick"]
+        or "counting" in run.metadata["plugins"]["my_plugin"]
+    )
 
 
 def test_an_entry_point_is_a_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

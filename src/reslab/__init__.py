@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reslab.spec.recipe import Recipe
     from reslab.spec.recipes import register_recipe
     from reslab.spec.zoo import register_arch
+    from reslab.training.evaluation.added_metrics import register_metric
     from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.losses import register_loss
     from reslab.training.model_source import load
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from reslab.training.optim.lr_schedule import register_schedule
     from reslab.training.run import Run
     from reslab.training.seeds import train_seeds
+    from reslab.training.tasks.registry import register_task
     from reslab.training.train import train
 
 __version__ = "0.1.0"
@@ -56,12 +58,14 @@ _MODULES = {
     "register_format": "reslab.data.registry",
     "register_loss": "reslab.training.losses",
     "register_merge": "reslab.nn.merge",
+    "register_metric": "reslab.training.evaluation.added_metrics",
     "register_operation": "reslab.nn.registry",
     "register_optimizer": "reslab.training.optim.factory",
     "register_order": "reslab.spec.order",
     "register_recipe": "reslab.spec.recipes",
     "register_schedule": "reslab.training.optim.lr_schedule",
     "register_shortcut": "reslab.nn.shortcut",
+    "register_task": "reslab.training.tasks.registry",
     "register_transform": "reslab.data.transforms.steps",
     "train": "reslab.training.train",
     "train_seeds": "reslab.training.seeds",
@@ -87,12 +91,14 @@ __all__ = [
     "register_format",
     "register_loss",
     "register_merge",
+    "register_metric",
     "register_operation",
     "register_optimizer",
     "register_order",
     "register_recipe",
     "register_schedule",
     "register_shortcut",
+    "register_task",
     "register_transform",
     "train",
     "train_seeds",

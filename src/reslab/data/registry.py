@@ -144,13 +144,18 @@ def register_format(name: str, *, matches: Callable[[Path], bool]) -> Callable[[
     return register
 
 
+def suits_task(task: str, others: Sequence[str]) -> bool:
+    """Return True if a task has targets of the same form as one of the others, as a task of a user's may have."""
+    return find_task(task).target in {find_task(other).target for other in others}
+
+
 def find_format(path: Path, task: str | None = None) -> DataFormat | None:
     """Return the format of the data at a path; None if it is of no format, such as a single image.
 
     A format with targets for the task is preferred: a folder of images and masks may be one of class folders, too.
     """
     formats = sorted(FORMATS.values(), key=lambda data_format: data_format.name not in FORMATS.plugin_of)
-    suited = [data_format for data_format in formats if task is None or task in data_format.tasks]
+    suited = [data_format for data_format in formats if task is None or suits_task(task, data_format.tasks)]
     others = [data_format for data_format in formats if data_format not in suited]
     return next((data_format for data_format in (*suited, *others) if data_format.matches(path)), None)
 
@@ -334,7 +339,7 @@ def list_dataset(
 
 
 def _check_task(location: Path | str, tasks: Sequence[str], task: str | None) -> None:
-    if task is not None and find_task(task).name not in tasks:
+    if task is not None and not suits_task(task, tasks):
         advice = "name a CSV file that lists the images with their labels, by its own path"
         next_step = advice if task in _LABEL_TASKS else "name other data"
         raise invalid(

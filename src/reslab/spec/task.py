@@ -1,9 +1,9 @@
 """The tasks: what a network predicts of an image, and the metrics by which its predictions are compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reslab.spec.errors import unknown_name
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 
 
@@ -88,6 +88,11 @@ class Task:
     recipe: str = ""
 
     @property
+    def keeps_outputs(self) -> bool:
+        """True if an evaluation keeps the outputs of all samples; those for each pixel would be too many."""
+        return self.target in (TargetKind.CLASS, TargetKind.MULTI_HOT, TargetKind.VALUES)
+
+    @property
     def selection_metric(self) -> Metric:
         """The metric that selects the weights of a run."""
         return self.metrics[0]
@@ -154,6 +159,33 @@ _TASKS = (
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})
 DEFAULT_TASK = "classification"
+
+
+class TaskByName:
+    """A class attribute that is the task of a name, with the metrics that users have registered for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Task:
+        return TASKS[self.name]
+
+
+def add_metric(task: str, metric: Metric, selects: bool = False) -> None:
+    """Add a metric to a task; with `selects` it takes the place of the one that selects the weights.
+
+    Raises ValueError for an unknown task, and for a metric that the task has already.
+    """
+    known = find_task(task)
+    others = [other for other in known.metrics if other.name != metric.name or other not in _added]
+    if any(other.name == metric.name for other in others) or metric.name == LOSS.name:
+        raise invalid(f"a new name for a metric of {task}", repr(metric.name), nearest=f"'my_{metric.name}'")
+    _added.append(metric)
+    metrics = (metric, *others) if selects else (*others, metric)
+    TASKS[task] = replace(known, metrics=metrics)
+
+
+_added: list[Metric] = []
 
 
 def all_metrics() -> tuple[Metric, ...]:

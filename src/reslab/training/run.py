@@ -194,8 +194,9 @@ def _format_value(value: Any) -> str:
 
 
 def _with_plugins(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata with the plugins that its network, recipe and preprocessing need, if any."""
-    plugins = required_plugins(metadata["model"]["arch"], metadata["recipe"], metadata["data"]["preprocess"])
+    """Return the metadata with the plugins that its network, recipe, preprocessing and task need, if any."""
+    data, task = metadata["data"], metadata["task"]["name"]
+    plugins = required_plugins(metadata["model"]["arch"], metadata["recipe"], data["preprocess"], task)
     return {**metadata, "plugins": plugins} if plugins else dict(metadata)
 
 

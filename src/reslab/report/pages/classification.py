@@ -20,7 +20,7 @@ from reslab.report.format import format_int, format_number, format_percent, form
 from reslab.report.pages.components import make_panel, make_tile
 from reslab.report.pages.results import TaskResults
 from reslab.report.thumbnails import make_thumbnail
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 
 ReliabilityBins = Sequence[Mapping[str, Any]]
 MAX_TOP_LOSSES = 24
@@ -55,7 +55,7 @@ class ClassificationResults(TaskResults):
     fit_num_samples, cross_fitted, ece_after and reliability_after.
     """
 
-    task: ClassVar[Task] = TASKS["classification"]
+    task = TaskByName("classification")
     template: ClassVar[str] = "classification.html"
     sections: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("confusion", "confusion", "Confusion matrix"),

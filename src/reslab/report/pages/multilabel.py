@@ -11,7 +11,7 @@ from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
 from reslab.report.pages.components import gallery_item, make_panel
 from reslab.report.pages.results import TaskResults
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 
 MAX_CURVES = 8
 
@@ -48,7 +48,7 @@ class LabelErrors:
 class MultiLabelResults(TaskResults):
     """The results of a multi-label classification: `curves` are (recall, precision) of each class."""
 
-    task: ClassVar[Task] = TASKS["multi-label"]
+    task = TaskByName("multi-label")
     template: ClassVar[str] = "multilabel.html"
     sections: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("labels", "label_rows", "Metrics of each class"),

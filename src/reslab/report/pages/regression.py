@@ -10,7 +10,7 @@ from reslab.metrics.regression import RegressionMetrics
 from reslab.report.format import format_number
 from reslab.report.pages.components import gallery_item, make_panel
 from reslab.report.pages.results import TaskResults
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 
 MAX_SCATTERS = 6
 
@@ -37,7 +37,7 @@ class RegressionError:
 class RegressionResults(TaskResults):
     """The results of a regression: `true` and `predicted` are the values of each target, one list a target."""
 
-    task: ClassVar[Task] = TASKS["regression"]
+    task = TaskByName("regression")
     template: ClassVar[str] = "regression.html"
     sections: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("predictions", "scatter_panels", "Predicted against true values"),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from reslab.report.format import format_int, format_metric, format_number, format_split
 from reslab.report.pages.components import make_tile
-from reslab.spec.task import Task
+from reslab.spec.task import TaskByName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class TaskResults:
     that decides whether there is such a section, and the title of each.
     """
 
-    task: ClassVar[Task]
+    task: ClassVar[TaskByName]
     template: ClassVar[str] = ""
     sections: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 

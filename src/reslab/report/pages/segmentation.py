@@ -15,7 +15,7 @@ from reslab.report.masks import class_color, draw_mask
 from reslab.report.pages.classification import confusion_context
 from reslab.report.pages.results import TaskResults
 from reslab.report.thumbnails import Thumbnail, make_thumbnail
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SegmentedImage:
 class SegmentationResults(TaskResults):
     """The results of a segmentation: the confusion matrix of pixels by [true class][predicted class], worst images."""
 
-    task: ClassVar[Task] = TASKS["segmentation"]
+    task = TaskByName("segmentation")
     template: ClassVar[str] = "segmentation.html"
     sections: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("worst", "worst_images", "Worst images"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 from reslab.metrics.classification import ClassMetrics, macro_average, per_class_metrics
 from reslab.report.format import format_int, format_percent
 from reslab.spec.errors import invalid
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.evaluation import Evaluation
 
 
@@ -25,7 +25,7 @@ class ClassificationEvaluation(Evaluation):
     there are `probabilities` (N, classes) and `labels` (N,).
     """
 
-    spec: ClassVar[Task] = TASKS["classification"]
+    spec = TaskByName("classification")
 
     num_correct: int
     num_correct_top5: int | None

@@ -1,7 +1,7 @@
 """The result of an evaluation, the same for every task: metrics by name, the samples, and how scores compare."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from reslab.data.image_datasets import ImageDataset
 from reslab.report.format import format_int, format_metric, format_number
 from reslab.report.thumbnails import MAX_THUMBNAIL_SIDE
-from reslab.spec.task import Metric, Task
+from reslab.spec.task import Metric, TaskByName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,11 @@ class Evaluation:
 
     `loss` is the mean over samples. Where predictions were kept, there are the samples' `names` and their `dataset`.
     Where the loss is not finite, `bad_indices` are the samples whose images hold NaN or infinite values. `members` are
-    the results of each model of an ensemble by itself, without predictions.
+    the results of each model of an ensemble by itself, without predictions; `added_metrics` the values of metrics that
+    users have registered.
     """
 
-    spec: ClassVar[Task]
+    spec: ClassVar[TaskByName]
 
     num_samples: int
     loss: float
@@ -30,12 +31,15 @@ class Evaluation:
     classes: tuple[str, ...] = ()
     dataset: ImageDataset | None = None
     bad_indices: tuple[int, ...] = ()
+    added_metrics: Mapping[str, float] = field(default_factory=dict)
     members: tuple["Evaluation", ...] = ()
 
     @property
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the task by name, and `loss`; None for one that the data do not define."""
-        return {**{metric.name: getattr(self, metric.name) for metric in self.spec.metrics}, "loss": self.loss}
+        names = [metric.name for metric in self.spec.metrics]
+        own = {name: getattr(self, name, None) for name in names if name not in self.added_metrics}
+        return {**own, **self.added_metrics, "loss": self.loss}
 
     @property
     def score(self) -> tuple[float, float]:

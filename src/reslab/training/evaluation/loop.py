@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
+from reslab.training.evaluation.added_metrics import compute_added_metrics
 from reslab.training.tasks.task_type import TaskType
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -55,8 +56,9 @@ def evaluate_batches(
         raise invalid("at least one sample to evaluate", "none", next_step="choose another split")
     results, counts, losses, bad_indices_by_batch = zip(*batch_results, strict=True)
     evaluation = task.evaluate(results, sum(losses) / sum(counts), split, keep_predictions)
+    added = compute_added_metrics(task.spec.name, results) if task.spec.keeps_outputs else {}
     all_bad = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
-    return replace(evaluation, classes=task.classes, bad_indices=all_bad)
+    return replace(evaluation, classes=task.classes, bad_indices=all_bad, added_metrics=added)
 
 
 def find_bad_images(x: Tensor, indices: Tensor) -> list[int]:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from reslab.data.dataset import DatasetSplits
 from reslab.report.pages.classification import ClassificationResults, MisclassifiedImage
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.calibration import calibration_metrics
 from reslab.training.evaluation.classification import (
     ClassificationEvaluation,
@@ -28,7 +28,7 @@ NUM_MISCLASSIFIED = 24
 class Classification(TaskType):
     """One class an image: logits (N, C), labels (N,) or class probabilities (N, C)."""
 
-    spec: ClassVar[Task] = TASKS["classification"]
+    spec = TaskByName("classification")
     can_distill: ClassVar[bool] = True
 
     def default_loss(self) -> LossFn:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from reslab.report.pages.multilabel import LabelErrors, LabelRow, MultiLabelResu
 from reslab.spec.errors import invalid
 from reslab.spec.loss import parse_class_weights
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
@@ -47,7 +47,7 @@ class MultiLabelEvaluation(Evaluation):
     kept, there are `probabilities` and `labels` (N, C).
     """
 
-    spec: ClassVar[Task] = TASKS["multi-label"]
+    spec = TaskByName("multi-label")
 
     average_precisions: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
@@ -159,7 +159,7 @@ class MultiLabel(TaskType):
     training, then that of the highest F1 on the validation split.
     """
 
-    spec: ClassVar[Task] = TASKS["multi-label"]
+    spec = TaskByName("multi-label")
 
     thresholds: tuple[float, ...] = ()
 

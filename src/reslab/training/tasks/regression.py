@@ -16,7 +16,7 @@ from reslab.report.format import format_number
 from reslab.report.pages.regression import RegressionError, RegressionResults, RegressionRow
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
@@ -32,7 +32,7 @@ class RegressionEvaluation(Evaluation):
     means over them. If predictions were kept, there are `predicted` and `labels` (N, K) float64.
     """
 
-    spec: ClassVar[Task] = TASKS["regression"]
+    spec = TaskByName("regression")
 
     targets: tuple[RegressionMetrics, ...] = ()
     predicted: Tensor | None = None
@@ -110,7 +110,7 @@ class Regression(TaskType):
     `mean` and `std` are those of the training labels (std 1 where they are all equal).
     """
 
-    spec: ClassVar[Task] = TASKS["regression"]
+    spec = TaskByName("regression")
     output_noun: ClassVar[str] = "number"
 
     mean: tuple[float, ...] = ()
@@ -184,6 +184,7 @@ class Regression(TaskType):
             loss=float(functional.mse_loss(predicted, labels)),
             targets=tuple(regression_metrics(predicted, labels)),
             predicted=predicted,
+            added_metrics={},
             members=members,
         )
 

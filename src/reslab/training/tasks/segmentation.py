@@ -17,7 +17,7 @@ from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.loss import parse_class_weights
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import TASKS, Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.segmentation import BatchResult, SegmentationEvaluation, merge_batches, score_batch
 from reslab.training.losses import LossFn, compute_class_weights
 from reslab.training.tasks.task_type import TaskType
@@ -63,7 +63,7 @@ class PixelCrossEntropy:
 class Segmentation(TaskType):
     """The class of each pixel: logits (N, C, H, W), masks (N, H, W) of class numbers, 255 for void."""
 
-    spec: ClassVar[Task] = TASKS["segmentation"]
+    spec = TaskByName("segmentation")
     model_kind: ClassVar[ModelKind] = ModelKind.SEGMENTATION
 
     def main_output(self, outputs: Any) -> Tensor:

@@ -12,7 +12,7 @@ from reslab.report.pages.results import TaskResults
 from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import Task
+from reslab.spec.task import TaskByName
 from reslab.training.evaluation.evaluation import Evaluation
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +26,7 @@ class TaskType:
     deviation of the targets), and saved with the weights: `to_dict` returns what `from_dict` takes.
     """
 
-    spec: ClassVar[Task]
+    spec: ClassVar[TaskByName]
     model_kind: ClassVar[ModelKind] = ModelKind.CLASSIFICATION
     """The kind of the networks that predict the targets."""
     can_distill: ClassVar[bool] = False
