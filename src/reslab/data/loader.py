@@ -34,7 +34,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Any, Any, Tensor]
 KeyedIndex = tuple[int, int]
 """A sample's index and its key, a hash: its pixels depend on nothing else."""
 
@@ -50,7 +50,8 @@ class TrainLoader:
     (n, num_classes), mixed alike, and its rows sum to 1 where an image has one class; `num_classes` defaults to the
     largest label + 1, or the columns of the labels.
     Where the images have targets that move with them (`TargetImageDataset`), y is the target of the batch: masks int64
-    (n, H, W), 255 where a pixel is void or was not part of the image.
+    (n, H, W), 255 where a pixel is void or was not part of the image. For object detection x is a list of n images
+    (C, H_i, W_i) and y a list of n targets (`BoxImageDataset`).
     Images in memory stay on `device` and are transformed there, a batch at once; all others, and those with targets,
     are read and transformed by `num_workers` processes (0: in this one). Shards by URL are streamed: their order
     depends on ranks and workers.
@@ -141,7 +142,7 @@ class TrainLoader:
     def _from_workers(self, start_step: int) -> Iterator[Batch]:
         keyed_batches = (_keyed_indices(step_indices, self.seed) for step_indices in self.iter_indices(start_step))
         for x, y, indices in _load_batches(self.dataset, keyed_batches, self.transform, self.num_workers, self.device):
-            yield self.normalize(x), y, indices
+            yield _normalize_batch(self.normalize, x), y, indices
 
     def _from_stream(self, dataset: ShardImageDataset, start_step: int) -> Iterator[Batch]:
         stream = _StreamWorker(
@@ -182,7 +183,7 @@ def eval_loader(
     Rank r gets the batches r, r + world_size, ..., whole: no sample twice, none missing, and each batch computed as by
     a single process. With fewer batches than ranks, some ranks get none. Where images have targets that move with them
     and the preprocessing leaves several sizes, only neighbors of one size share a batch: nothing is padded, so that the
-    results do not depend on the batch size.
+    results do not depend on the batch size. A batch for object detection is a list of images of any sizes.
     Raises ValueError if the preprocessing does not fit the images, or leaves them in several sizes.
     """
     if batch_size < 1:
@@ -195,11 +196,15 @@ def eval_loader(
     if isinstance(dataset, TensorImageDataset):
         return _eval_from_memory(dataset, starts, batch_size, transform, normalize)
     spans = [range(start, min(start + batch_size, len(dataset))) for start in starts]
-    if isinstance(dataset, TargetImageDataset):
+    if isinstance(dataset, TargetImageDataset) and not dataset.has_listed_batches:
         spans = _equal_size_spans(dataset, batch_size, preprocess)[rank::world_size]
     keyed_batches = ([(i, hash_key(0, 0, i)) for i in span] for span in spans)
     batches = _load_batches(dataset, keyed_batches, transform, num_workers, device)
-    return ((normalize(x), y, indices) for x, y, indices in batches)
+    return ((_normalize_batch(normalize, x), y, indices) for x, y, indices in batches)
+
+
+def _normalize_batch(normalize: Normalize, pixels: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return [normalize(image[None])[0] for image in pixels] if isinstance(pixels, list) else normalize(pixels)
 
 
 def _equal_size_spans(dataset: TargetImageDataset, batch_size: int, preprocess: Preprocess) -> list[range]:
@@ -284,7 +289,7 @@ class LoadedBatch(NamedTuple):
     those to pinned memory.
     """
 
-    pixels: Tensor | None
+    pixels: Tensor | list[Tensor] | None
     indices: Tensor
     error: str = ""
     targets: Any = None
@@ -353,7 +358,8 @@ def _to_device(batch: LoadedBatch, labels: Tensor, device: torch.device) -> Batc
     y = tree_map(lambda part: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part, targets)
     if batch.targets is not None and isinstance(y, Tensor):
         y = y.to(torch.int64)  # masks travel in uint8, an eighth of the bytes
-    return pixels.to(device, non_blocking=True), y, indices.to(device, non_blocking=True)
+    x = tree_map(lambda image: image.to(device, non_blocking=True), pixels)
+    return x, y, indices.to(device, non_blocking=True)
 
 
 def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatch:
@@ -362,6 +368,8 @@ def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatc
     if error:
         return LoadedBatch(None, indices, error)
     pixels = [image.pixels for image in images if image.pixels is not None]
+    if isinstance(dataset, TargetImageDataset) and dataset.has_listed_batches:
+        return LoadedBatch(pixels, indices, targets=dataset.collate_targets([image.target for image in images]))
     shapes = [image.shape for image in pixels]
     mismatch = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
     if mismatch is None:
@@ -402,10 +410,10 @@ class _MapWorker(Dataset[LoadedImage]):
                     image, target = dataset.load_sample(index)
                 else:
                     image = dataset.load_image(index)
-            if target is None:
+            if not isinstance(dataset, TargetImageDataset):
                 return LoadedImage(self.transform.apply_draws(image, draws), index)
             pixels, moved = self.transform.apply_sample_draws(image, target, draws)
-            return LoadedImage(pixels, index, target=moved)
+            return LoadedImage(pixels, index, target=dataset.finish_target(moved))
         except ValueError as error:
             return LoadedImage(None, index, _with_name(error, self.dataset.name(index)))
 

@@ -1,7 +1,7 @@
 """Open a dataset by name or path: the table of named datasets, and the table of formats that a path can have."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,22 @@ from reslab.data.dataset import (
 )
 from reslab.data.dataset_info import DatasetInfo, ReadResult
 from reslab.data.dataset_names import unknown_dataset
+from reslab.data.formats.box_csv import is_box_csv
+from reslab.data.formats.box_files import (
+    BOX_CSV,
+    COCO,
+    INSTANCES,
+    VOC,
+    YOLO,
+    open_box_csv,
+    open_coco,
+    open_instances,
+    open_voc,
+    open_yolo,
+)
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
+from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
 from reslab.data.formats.drawn import read_drawn
 from reslab.data.formats.image_files import (
@@ -40,6 +54,8 @@ from reslab.data.formats.mask_files import (
     open_mask_folder,
 )
 from reslab.data.formats.small import read_digits, read_mnist
+from reslab.data.formats.voc_boxes import is_voc_folder
+from reslab.data.formats.yolo_boxes import is_yolo
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
 from reslab.data.masks import MaskValues
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
@@ -54,7 +70,7 @@ from reslab.data.webdataset.remote import is_url
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.task import DEFAULT_TASK, find_task
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class DataFormat:
 
 
 _LABEL_TASKS = (DEFAULT_TASK, "multi-label", "regression")
+_BOX_TASKS = ("detection",)
 _FORMATS = (
     DataFormat(
         "masks-csv",
@@ -90,6 +107,15 @@ _FORMATS = (
         tasks=("segmentation",),
         has_masks=True,
     ),
+    DataFormat(
+        "boxes-csv",
+        is_box_csv,
+        open_box_csv,
+        BOX_CSV.list_path,
+        BOX_CSV.list_images,
+        has_columns=True,
+        tasks=_BOX_TASKS,
+    ),
     DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True, tasks=_LABEL_TASKS),
     DataFormat(
         "masks",
@@ -98,6 +124,18 @@ _FORMATS = (
         list_mask_folder,
         list_images_with_masks,
         tasks=("segmentation",),
+        has_masks=True,
+    ),
+    DataFormat("coco", is_coco_folder, open_coco, COCO.list_path, COCO.list_images, tasks=_BOX_TASKS),
+    DataFormat("voc", is_voc_folder, open_voc, VOC.list_path, VOC.list_images, tasks=_BOX_TASKS),
+    DataFormat("yolo", is_yolo, open_yolo, YOLO.list_path, YOLO.list_images, tasks=_BOX_TASKS),
+    DataFormat(
+        "instances",
+        is_mask_folder,
+        open_instances,
+        INSTANCES.list_path,
+        list_images_with_masks,
+        tasks=_BOX_TASKS,
         has_masks=True,
     ),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images, tasks=_LABEL_TASKS),
@@ -266,7 +304,7 @@ def open_dataset(
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder, a CSV file, or WebDataset shards by path or URL.
 
-    A folder has class folders, or images and a file of their labels (`LABEL_FILES`).
+    A folder has class folders, or images and a file of their labels (`LABEL_FILES`), their masks or their boxes.
     A name takes precedence over a folder of that name; `./name` opens the folder. A named dataset is searched for in
     `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
     for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
@@ -304,7 +342,18 @@ def open_dataset(
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), options.requested_task)
     _check_mask_values(path, data_format, mask_values)
     # Whatever is of no format is reported by the image folder, as the most common one.
-    return data_format.open(path, options) if data_format else open_image_folder(path, options)
+    data = data_format.open(path, options) if data_format else open_image_folder(path, options)
+    other_tasks = () if options.requested_task else _other_tasks(path, data.task)
+    return replace(data, messages=(*data.messages, *other_tasks)) if other_tasks else data
+
+
+def _other_tasks(path: Path, task: str) -> tuple[str, ...]:
+    """Return a message on the targets of another task that a folder of images with masks or boxes has, too."""
+    if find_task(task).target not in (TargetKind.MASK, TargetKind.BOXES):
+        return ()
+    kinds = [other for other in FORMATS.values() if other.tasks == _BOX_TASKS and not other.has_masks]
+    has_boxes = task not in _BOX_TASKS and any(other.matches(path) for other in kinds)
+    return (f"{path.name} has boxes, too: --task {_BOX_TASKS[0]} reads them",) if has_boxes else ()
 
 
 def list_dataset(

@@ -1,4 +1,4 @@
-"""Images with a target each that moves with them: a mask of the class of each pixel."""
+"""Images with a target each that moves with them: what they have in common, and masks of the class of each pixel."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -36,11 +36,13 @@ class SampleTransform(Protocol):
 class TargetImageDataset(IndexableImages):
     """Images with a structured target each, which geometric transforms move with its image.
 
-    `load_target(i)` is a nest of `torchvision.tv_tensors` of the size of image i. `collate_targets` makes the target of
-    a batch of those after the transform. `labels` are zeros, as there is no class of an image to balance or stratify.
+    `load_target(i)` is a nest of `torchvision.tv_tensors` of the size of image i. After the transform `finish_target`
+    completes it, and `collate_targets` makes the target of a batch. `has_listed_batches` is True if the images of a
+    batch are a list, each of its own size. `labels` are zeros, as there is no class of an image to balance or stratify.
     """
 
     images: ImageDataset
+    has_listed_batches: ClassVar[bool] = False
 
     @cached_property
     def labels(self) -> Tensor:  # type: ignore[override]
@@ -68,6 +70,10 @@ class TargetImageDataset(IndexableImages):
     def load_sample(self, i: int) -> tuple[Tensor, Any]:
         """Return image i and its target."""
         return self.load_image(i), self.load_target(i)
+
+    def finish_target(self, target: Any) -> Any:
+        """Return the target of a transformed sample."""
+        return target
 
     def collate_targets(self, targets: Sequence[Any]) -> Any:
         """Return the target of a batch."""

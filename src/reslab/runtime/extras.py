@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "serve": ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client"),
     "timm": ("timm",),
+    "yaml": ("yaml",),
 }
 
 

@@ -75,8 +75,8 @@ class Task:
     """A task: the form of its targets, its metrics and its loss.
 
     The first of `metrics` selects the weights, equal values by the loss. `train_metrics` are measured on the training
-    batches. `loss` takes the place of a recipe's loss that does not suit the targets. `recipe` is the default recipe;
-    without one it depends on the images.
+    batches. `loss` takes the place of a recipe's loss that does not suit the targets; without one the network computes
+    its losses itself. `recipe` is the default recipe; without one it depends on the images.
     """
 
     name: str
@@ -155,6 +155,19 @@ _TASKS = (
         "cross-entropy",
         (_PIXEL_ACCURACY,),
         recipe="segmentation",
+    ),
+    Task(
+        "detection",
+        "boxes around objects and their classes (Girshick et al. 2014, Rich Feature Hierarchies, R-CNN)",
+        TargetKind.BOXES,
+        (
+            Metric("ap", "COCO AP", abbreviation="AP"),
+            Metric("ap50", "AP at IoU 0.5", abbreviation="AP50"),
+            Metric("ap75", "AP at IoU 0.75", abbreviation="AP75"),
+            Metric("voc_map", "VOC mAP", abbreviation="mAP"),
+        ),
+        "",
+        (LOSS,),
     ),
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reslab.data.formats.class_folders import find_image_files, split_of_folder, subfolders
+from reslab.data.formats.voc_lists import read_list, split_lists
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.masks import MaskValues
 from reslab.spec.errors import invalid, nearest
@@ -170,7 +171,7 @@ def _unique_by_key(folder: Path, keys: Mapping[Path, str]) -> dict[str, Path]:
 
 def _listed_pairs(root: Path, layout: MaskLayout, folders: _FolderPair) -> MaskPairs:
     """Return the pairs that the lists of a VOC folder name: train, val and test, else trainval or the only list."""
-    lists = _split_lists(root / layout.lists)
+    lists = split_lists(root / layout.lists)
     images = _unique_by_key(
         folders.images, {path: _key(folders.images, path) for path in find_image_files(folders.images)}
     )
@@ -178,7 +179,7 @@ def _listed_pairs(root: Path, layout: MaskLayout, folders: _FolderPair) -> MaskP
     splits: dict[str, list[tuple[Path, Path]]] = {}
     messages: list[str] = []
     for split, list_path in lists.items():
-        names = [name for name in (line.strip() for line in list_path.read_text("utf-8-sig").splitlines()) if name]
+        names = read_list(list_path)
         if split == "test" and not any(name in masks for name in names):
             messages.append(f"{list_path.relative_to(root)} is not read: test images without masks")
             continue
@@ -189,17 +190,6 @@ def _listed_pairs(root: Path, layout: MaskLayout, folders: _FolderPair) -> MaskP
         noun = "1 mask is" if len(unlisted) == 1 else f"{len(unlisted):,} masks are"
         messages.append(f"{noun} not read, as no list in {layout.lists} names them ({_names(unlisted)})")
     return MaskPairs(root, layout, splits, tuple(messages))
-
-
-def _split_lists(folder: Path) -> dict[str, Path]:
-    by_name = {path.stem.lower(): path for path in sorted(folder.glob("*.txt"))}
-    lists = {split: by_name[split] for split in SPLIT_TITLES if split in by_name}
-    if "train" not in lists:
-        whole = by_name.get("trainval") or (next(iter(by_name.values())) if len(by_name) == 1 else None)
-        if whole is None:
-            raise invalid(f"train.txt in {folder}", ", ".join(path.name for path in by_name.values()) or "no list")
-        lists = {"train": whole, **{split: path for split, path in lists.items() if split == "test" and path != whole}}
-    return lists
 
 
 def _listed_pair(

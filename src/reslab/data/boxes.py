@@ -1,0 +1,278 @@
+"""The boxes of a dataset in one table, what can be wrong with a box, and the target of an image.
+
+A box is (x1, y1, x2, y2) in pixels from the upper left corner of the image: pixel (row, column) covers x from column to
+column + 1, so that a box of one pixel is 1 wide, and 0 <= x1 < x2 <= width.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reslab.data.segments import Segment, decode_segments
+from reslab.spec.errors import invalid
+
+MIN_VISIBLE = 0.1
+"""The share of a box's area that a crop must leave, or its object is dropped."""
+FULL_BOXES = "full_boxes"
+"""The key of the boxes as they would be without the border of the image, while a target is transformed."""
+_ROUNDING = 1.0  # a box that sticks out by so few pixels is clipped without mention
+ImageId = int | str
+
+
+class BoxFault(StrEnum):
+    """What is wrong with a box. `ERRORS` stop training; of the others, boxes are clipped or left out."""
+
+    NOT_FINITE = "not-finite"
+    SWAPPED = "swapped"
+    OUTSIDE = "outside"
+    UNKNOWN_CLASS = "unknown-class"
+    CLIPPED = "clipped"
+    EMPTY = "empty"
+
+
+ERRORS = (BoxFault.NOT_FINITE, BoxFault.SWAPPED, BoxFault.OUTSIDE, BoxFault.UNKNOWN_CLASS)
+
+
+@dataclass(frozen=True)
+class BoxIssue:
+    """A fault of a box: of which image, where it is written (`line 3`, `annotation 17`), and what is required."""
+
+    fault: BoxFault
+    image: str
+    place: str
+    text: str
+
+    @property
+    def is_error(self) -> bool:
+        """True if the image cannot be used as it is."""
+        return self.fault in ERRORS
+
+
+def fit_box(box: Sequence[float], height: int, width: int) -> tuple[tuple[float, ...], BoxFault | None, str]:
+    """Return a box clipped to its image, its fault if it has one, and what was required and came."""
+    x1, y1, x2, y2 = box
+    shown = ", ".join(f"{value:g}" for value in box)
+    if not all(map(np.isfinite, box)):
+        return (0.0,) * 4, BoxFault.NOT_FINITE, str(invalid("4 finite numbers as a box", shown))
+    if x2 < x1 or y2 < y1:
+        ordered = ", ".join(f"{value:g}" for value in (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+        return (0.0,) * 4, BoxFault.SWAPPED, str(invalid("a box with x1 < x2 and y1 < y2", shown, ordered))
+    if x1 == x2 or y1 == y2:
+        return (0.0,) * 4, BoxFault.EMPTY, str(invalid("a box with an area", shown))
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        required = f"a box inside the image of height {height} and width {width}"
+        return (0.0,) * 4, BoxFault.OUTSIDE, str(invalid(required, shown))
+    if max(abs(old - new) for old, new in zip(box, clipped, strict=True)) > _ROUNDING:
+        nearest = ", ".join(f"{value:g}" for value in clipped)
+        required = f"a box within the image of height {height} and width {width}"
+        return clipped, BoxFault.CLIPPED, str(invalid(required, shown, nearest))
+    return clipped, None, ""
+
+
+@dataclass(frozen=True, eq=False)
+class BoxTable:
+    """The objects of N images, M in all: those of image i are rows `offsets[i]` to `offsets[i + 1]`.
+
+    * `sizes` (N, 2) int64: height and width of each image; `image_ids`: of each image, COCO's id or its file's name.
+    * `boxes` (M, 4) float32, `labels` (M,) int64 from 1, `areas` (M,) float32 in square pixels.
+    * `crowd` (M,) bool: a box around many objects (COCO's `iscrowd`). `difficult` (M,) bool: an object that VOC does
+      not count.
+    * `segments`: of each object its mask, None without one; empty if no object has any.
+
+    Raises ValueError where lengths do not fit, or a label is below 1.
+    """
+
+    sizes: np.ndarray
+    image_ids: tuple[ImageId, ...]
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    segments: tuple[Segment | None, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        num_images, num_objects = len(self.image_ids), len(self.labels)
+        if self.sizes.shape != (num_images, 2) or len(self.offsets) != num_images + 1:
+            raise invalid(f"sizes and offsets of {num_images} images", f"{len(self.sizes)} and {len(self.offsets) - 1}")
+        lengths = {len(array) for array in (self.boxes, self.areas, self.crowd, self.difficult)}
+        if lengths != {num_objects} or self.boxes.shape[1:] != (4,) or int(self.offsets[-1]) != num_objects:
+            raise invalid(f"a box, area and flags for each of {num_objects} objects", f"{sorted(lengths)}")
+        if self.segments and len(self.segments) != num_objects:
+            raise invalid(f"a segment or None for each of {num_objects} objects", f"{len(self.segments)} segments")
+        if num_objects and int(self.labels.min()) < 1:
+            next_step = "add 1 to all labels: 0 is the background"
+            raise invalid("labels of boxes from 1", f"label {int(self.labels.min())}", "1", next_step)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @cached_property
+    def image_of(self) -> np.ndarray:
+        """The image of each object, (M,) int64."""
+        counts: np.ndarray = np.diff(self.offsets)
+        return np.repeat(np.arange(len(self)), counts)
+
+    def rows(self, i: int) -> slice:
+        """Return the rows of image i."""
+        return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    def subset(self, indices: Sequence[int]) -> "BoxTable":
+        """Return the objects of these images."""
+        images = np.asarray(indices, np.int64)
+        counts = np.diff(self.offsets)[images]
+        spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in images]
+        rows = np.concatenate(spans).astype(np.int64) if spans else np.zeros(0, np.int64)
+        return BoxTable(
+            self.sizes[images],
+            tuple(self.image_ids[i] for i in images),
+            np.concatenate(([0], counts.cumsum())),
+            self.boxes[rows],
+            self.labels[rows],
+            self.areas[rows],
+            self.crowd[rows],
+            self.difficult[rows],
+            tuple(self.segments[row] for row in rows) if self.segments else (),
+        )
+
+    def masks(self, i: int) -> np.ndarray:
+        """Return the masks (n, H, W) uint8 of the objects of image i.
+
+        Raises ValueError where an object has none, or its segment does not suit the image.
+        """
+        rows = self.rows(i)
+        segments = [segment for segment in self.segments[rows] if segment is not None]
+        if len(segments) != rows.stop - rows.start:
+            got = f"{len(segments)} masks of {rows.stop - rows.start} objects of image {self.image_ids[i]}"
+            raise invalid("a mask for each object", got, next_step="load boxes without masks")
+        height, width = self.sizes[i].tolist()
+        return decode_segments(segments, height, width)
+
+    def digest(self) -> bytes:
+        """Return a hash of all annotations."""
+        digest = hashlib.sha256(repr(self.image_ids).encode("utf-8", "surrogateescape"))
+        arrays = (self.sizes, self.offsets, self.boxes, self.labels, self.areas, self.crowd, self.difficult)
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for segment in self.segments:
+            digest.update(b"-" if segment is None else segment.content())
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class ObjectRow:
+    """One object as a row of a table: its box, label from 1, area, flags and mask."""
+
+    box: tuple[float, ...]
+    label: int
+    area: float | None = None
+    crowd: bool = False
+    difficult: bool = False
+    segment: Segment | None = None
+
+
+def make_box_table(
+    image_ids: Sequence[ImageId], sizes: Sequence[tuple[int, int]], objects: Sequence[Sequence[ObjectRow]]
+) -> BoxTable:
+    """Return the table of the objects of each image; an object without an area gets that of its box."""
+    rows = [row for of_image in objects for row in of_image]
+    counts = np.array([len(of_image) for of_image in objects], np.int64)
+    boxes = np.array([row.box for row in rows], np.float32).reshape(-1, 4)
+    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = [box_area if row.area is None else row.area for row, box_area in zip(rows, box_areas, strict=True)]
+    segments = tuple(row.segment for row in rows)
+    return BoxTable(
+        np.array(sizes, np.int64).reshape(-1, 2),
+        tuple(image_ids),
+        np.concatenate(([0], counts.cumsum())),
+        boxes,
+        np.array([row.label for row in rows], np.int64),
+        np.array(areas, np.float32),
+        np.array([row.crowd for row in rows], bool),
+        np.array([row.difficult for row in rows], bool),
+        segments if any(segment is not None for segment in segments) else (),
+    )
+
+
+def make_target(table: BoxTable, i: int, *, with_masks: bool = False) -> dict[str, Any]:
+    """Return the target of image i: `boxes`, `labels`, `area`, `crowd`, `difficult`, `image_id`, and `masks` if asked.
+
+    `boxes` are `tv_tensors.BoundingBoxes`, `masks` a `tv_tensors.Mask` (n, H, W) uint8.
+    """
+    from torchvision import tv_tensors
+
+    rows = table.rows(i)
+    size = tuple(table.sizes[i].tolist())
+    target: dict[str, Any] = {
+        "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(table.boxes[rows].copy()), format="XYXY", canvas_size=size),
+        "labels": torch.from_numpy(table.labels[rows].copy()),
+        "area": torch.from_numpy(table.areas[rows].copy()),
+        "crowd": torch.from_numpy(table.crowd[rows].copy()),
+        "difficult": torch.from_numpy(table.difficult[rows].copy()),
+        "image_id": table.image_ids[i],
+    }
+    if with_masks:
+        target["masks"] = tv_tensors.Mask(torch.from_numpy(table.masks(i)))
+    return target
+
+
+def begin_transform(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a target with a second copy of its boxes, which no transform clips: see `finish_transform`."""
+    from torchvision import tv_tensors
+
+    boxes = target["boxes"]
+    full = tv_tensors.BoundingBoxes(
+        boxes.as_subclass(Tensor).clone(), format=boxes.format, canvas_size=boxes.canvas_size, clamping_mode=None
+    )
+    return {**target, FULL_BOXES: full, "box_area": _areas(boxes)}
+
+
+def finish_transform(target: Mapping[str, Any], min_visible: float = MIN_VISIBLE) -> dict[str, Any]:
+    """Return a transformed target as plain tensors, without the objects that have vanished.
+
+    An object stays if at least `min_visible` of the area of its box is inside the image, and its box there is at least
+    1 pixel high and wide, or as large as it was without the border; with masks, if its mask has a pixel where the image
+    shows the object. `area` changes in proportion to that of the box, clipped.
+    """
+    boxes, full = target["boxes"].as_subclass(Tensor) + 0.0, target[FULL_BOXES].as_subclass(Tensor)  # -0 becomes 0
+    sides, full_sides = boxes[:, 2:] - boxes[:, :2], full[:, 2:] - full[:, :2]
+    areas, full_areas = sides.prod(1), full_sides.prod(1)
+    # A nearly whole box may lose some of its area to rounding.
+    keep = (areas >= min_visible * full_areas * (1 - 1e-4)) & (sides > 0).all(1)
+    keep &= (sides >= full_sides.clamp_max(1) - 1e-3).all(1)
+    if "masks" in target:
+        keep &= (target["masks"].as_subclass(Tensor) != 0).flatten(1).any(1)
+    finished = {name: value for name, value in target.items() if name not in (FULL_BOXES, "box_area")}
+    finished["boxes"] = boxes
+    finished["area"] = target["area"] * (areas / target["box_area"].clamp_min(1e-12))
+    if "masks" in target:
+        finished["masks"] = target["masks"].as_subclass(Tensor)
+    return select_objects(finished, keep)
+
+
+def select_objects(target: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
+    """Return a target with only the objects where `keep` (n,) is True."""
+    num_objects = len(keep)
+    return {
+        name: value[keep] if isinstance(value, Tensor) and value.ndim and len(value) == num_objects else value
+        for name, value in target.items()
+    }
+
+
+def without_ignored(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a target without crowds and difficult objects, from which a detector is not trained."""
+    return select_objects(target, ~(target["crowd"] | target["difficult"]))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    plain = boxes.as_subclass(Tensor)
+    return (plain[:, 2:] - plain[:, :2]).prod(1)

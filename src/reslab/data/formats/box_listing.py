@@ -1,0 +1,175 @@
+"""What a format says of images and their objects, and how it becomes a table of boxes: classes, faults, messages."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reslab.data.boxes import BoxFault, BoxIssue, BoxTable, ImageId, ObjectRow, fit_box, make_box_table
+from reslab.data.image_datasets import SPLIT_TITLES, relative_name
+from reslab.data.segments import Polygons, Segment
+from reslab.spec.errors import invalid, unknown_name
+
+_NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedObject:
+    """An object as its format states it, converted to the convention of `reslab.data.boxes`.
+
+    `place` says where it is written, for errors: `line 3`, `annotation 17`.
+    """
+
+    box: tuple[float, ...]
+    category: str
+    place: str
+    crowd: bool = False
+    difficult: bool = False
+    area: float | None = None
+    segment: Segment | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImage:
+    """An image with its objects; `source` is the file of its annotations.
+
+    `size` is the height and width that the annotations state, None if they state none. `error` says why the annotations
+    cannot be read. The image's name stands for an `image_id` of None. With `has_shares`, boxes and polygons are shares
+    of the image's width and height.
+    """
+
+    path: Path
+    objects: tuple[AnnotatedObject, ...]
+    source: Path
+    image_id: ImageId | None = None
+    size: tuple[int, int] | None = None
+    error: str = ""
+    has_shares: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class BoxListing:
+    """The annotated images of each split, and the classes in label order: None for those that occur, sorted.
+
+    `category_ids` are COCO's ids of the classes; `messages` say what is not read.
+    """
+
+    root: Path
+    splits: Mapping[str, Sequence[AnnotatedImage]]
+    classes: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] = ()
+    messages: tuple[str, ...] = field(default=())
+
+    @property
+    def all_images(self) -> list[AnnotatedImage]:
+        return [image for images in self.splits.values() for image in images]
+
+    def find_classes(self) -> tuple[str, ...]:
+        """Return the classes in label order."""
+        if self.classes is not None:
+            return self.classes
+        return tuple(sorted({one.category for image in self.all_images for one in image.objects}))
+
+
+def check_listed_once(listing: BoxListing) -> None:
+    """Raise ValueError for an image that is listed twice, also in two splits, naming both places."""
+    seen: dict[Path, str] = {}
+    for split, images in listing.splits.items():
+        for image in images:
+            place = f"{SPLIT_TITLES[split]} ({image.source})"
+            first = seen.setdefault(image.path, place)
+            if first is not place:
+                got = f"{relative_name(listing.root, image.path)} in {first} and in {place}"
+                raise invalid("every image once", got, next_step="remove one of the two")
+
+
+def fit_objects(
+    image: AnnotatedImage, name: str, size: tuple[int, int], classes: Sequence[str]
+) -> tuple[list[ObjectRow], list[BoxIssue]]:
+    """Return the usable objects of an image of this height and width, their boxes clipped to it, and the issues."""
+    label_of = {category: label for label, category in enumerate(classes, 1)}
+    rows, issues = [], []
+    for one in image.objects:
+        if one.category not in label_of:
+            text = str(unknown_name("class", one.category, classes))
+            issues.append(BoxIssue(BoxFault.UNKNOWN_CLASS, name, one.place, text))
+            continue
+        one = _to_pixels(one, *size) if image.has_shares else one
+        box, fault, text = fit_box(one.box, *size)
+        if fault is not None:
+            issues.append(BoxIssue(fault, name, one.place, text))
+        if fault is None or fault is BoxFault.CLIPPED:
+            label = label_of[one.category]
+            rows.append(ObjectRow(box, label, one.area, one.crowd, one.difficult, one.segment))
+    return rows, issues
+
+
+def _to_pixels(one: AnnotatedObject, height: int, width: int) -> AnnotatedObject:
+    box = tuple(value * side for value, side in zip(one.box, (width, height) * 2, strict=True))
+    segment = one.segment.scale(width, height) if isinstance(one.segment, Polygons) else one.segment
+    return replace(one, box=box, segment=segment)
+
+
+def image_error(image: AnnotatedImage, size: tuple[int, int], issues: Sequence[BoxIssue]) -> str:
+    """Return why the annotations of an image cannot be used; empty if they can."""
+    if image.error:
+        return f"{image.source.name}: {image.error}"
+    if image.size is not None and image.size != size:
+        sizes = ["height {} and width {}".format(*pair) for pair in (size, image.size)]
+        text = f"{image.source.name}: {invalid(f'the size of the image, {sizes[0]}', sizes[1])}"
+        is_turned = image.size == size[::-1]
+        return text + ("; EXIF may rotate the image: annotate the rotated one" if is_turned else "")
+    errors = [issue for issue in issues if issue.is_error]
+    shown = "; ".join(f"{image.source.name}, {issue.place}: {issue.text}" for issue in errors[:_NUM_EXAMPLES])
+    return shown + (f"; and {len(errors) - _NUM_EXAMPLES:,} more" if len(errors) > _NUM_EXAMPLES else "")
+
+
+_ISSUE_TEXTS = {
+    BoxFault.CLIPPED: ("box is clipped to its image", "boxes are clipped to their images"),
+    BoxFault.EMPTY: ("box has no area and is left out", "boxes have no area and are left out"),
+}
+
+
+def issue_messages(issues: Sequence[BoxIssue]) -> tuple[str, ...]:
+    """Return a message for each kind of box that was clipped or left out, with the count and the first ones."""
+    counts = Counter(issue.fault for issue in issues)
+    messages = []
+    for fault, (one, several) in _ISSUE_TEXTS.items():
+        if counts[fault]:
+            found = [f"{issue.image} {issue.place}" for issue in issues if issue.fault is fault][:_NUM_EXAMPLES]
+            text = f"1 {one}" if counts[fault] == 1 else f"{counts[fault]:,} {several}"
+            messages.append(f"{text} ({', '.join(found)}{', ...' if counts[fault] > len(found) else ''})")
+    return tuple(messages)
+
+
+def coverage_messages(tables: Mapping[str, BoxTable], classes: Sequence[str], has_class_list: bool) -> tuple[str, ...]:
+    """Return messages about classes without a training object.
+
+    Raises ValueError if another split has objects of such a class and no list of classes names it.
+    """
+    shown = {split: set(table.labels.tolist()) for split, table in tables.items()}
+    messages = []
+    for split, labels in shown.items():
+        names = [classes[label - 1] for label in sorted(labels - shown["train"])]
+        if not names:
+            continue
+        if not has_class_list:
+            required = f"{SPLIT_TITLES[split]} objects of classes that training images have too"
+            raise invalid(required, _join(names), next_step="add training images of them, or remove these objects")
+        messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {_join(names)}")
+    missing = [name for label, name in enumerate(classes, 1) if label not in shown["train"]]
+    if missing:
+        noun = "class" if len(missing) == 1 else "classes"
+        messages.append(f"no training image has the {noun} {_join(missing)}, of {len(classes)} classes")
+    return tuple(messages)
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def table_of(images: Sequence[AnnotatedImage], names: Sequence[str], sizes: Sequence[tuple[int, int]],
+             rows: Sequence[Sequence[ObjectRow]]) -> BoxTable:  # fmt: skip
+    """Return the table of these images with their usable objects."""
+    ids = [name if image.image_id is None else image.image_id for image, name in zip(images, names, strict=True)]
+    return make_box_table(ids, sizes, rows)
