@@ -1,19 +1,26 @@
 """Draw masks over images: a color for each class, gray stripes where the mask is void."""
 
+import colorsys
+
 import numpy as np
 from PIL import Image
 
-from reslab.data.formats.mask_classes import voc_color
 from reslab.data.masks import VOID, Color
 
-_OPACITY = 0.6
+_OPACITY = 0.55
+_GOLDEN_RATIO = 0.618034  # of the hue circle, so that classes whose numbers are close have distant hues
+_SATURATIONS = (0.95, 0.6)
 _STRIPE_PERIOD = 8  # pixels, from one stripe of void to the next
 _STRIPE_COLORS = ((110, 110, 110), (190, 190, 190))
 
 
 def class_color(number: int) -> Color | None:
-    """Return the color of a class, that of PASCAL VOC's palette; None for class 0, which is left as the image is."""
-    return voc_color(number) if number else None
+    """Return the color of a class; None for class 0, which is left as the image is."""
+    if not number:
+        return None
+    hue, saturation = (number - 1) * _GOLDEN_RATIO % 1, _SATURATIONS[(number - 1) // 5 % 2]
+    red, green, blue = (round(255 * value) for value in colorsys.hsv_to_rgb(hue, saturation, 1))
+    return red, green, blue
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 
 
 def require_blocks(model: nn.Module) -> ResidualNetwork:
-    """Return the network if it is made of residual blocks. Raises ValueError otherwise."""
+    """Return the network of residual blocks, of one for segmentation the backbone. Raises ValueError for another."""
+    if isinstance(model, DenseNetwork):
+        return model.residual_network
     if not isinstance(model, ResidualNetwork):
         got = f"the module {type(model).__name__}"
         raise invalid("a network of the zoo, by name", got, "activation_checkpointing=false")
@@ -27,7 +30,7 @@ def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[N
 
     Chen et al. 2016, arXiv:1604.06174, Sec. 4. Losses, gradients and running statistics do not change: the
     recomputation draws the same random numbers and does not update running statistics. Raises ValueError for a
-    network that is not a `ResidualNetwork`.
+    network without residual blocks.
     """
     if not enabled:
         yield

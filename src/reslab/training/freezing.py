@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from reslab.nn.checkpoints.load import last_linear_name
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import unknown_name
 from reslab.spec.recipe import parse_unfreeze_steps
@@ -102,6 +103,8 @@ def _name_prefixes(model: nn.Module, part: str) -> list[str]:
     """Return the prefixes of the names of a part's modules and parameters, each with a trailing dot."""
     if part == "all":
         return [""]
+    if isinstance(model, DenseNetwork) and part in ("head", "last-stage"):
+        return _dense_prefixes(model, part)
     if part == "head":
         names = (
             [*model.final_names, *model.head_names]
@@ -113,9 +116,18 @@ def _name_prefixes(model: nn.Module, part: str) -> list[str]:
         return [f"{model.stage_names[-1]}."]
     modules = [name for name, _ in model.named_modules() if name]
     if part not in modules:
-        known_parts = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork) else []), *modules]
+        known_parts = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork | DenseNetwork) else []), *modules]
         raise unknown_name("part of the network to unfreeze", part, known_parts)
     return [f"{part}."]
+
+
+def _dense_prefixes(model: DenseNetwork, part: str) -> list[str]:
+    """Return the prefixes of what is around the backbone (`head`), or of the backbone's last stage."""
+    backbone = model.residual_network
+    if part == "head":
+        return [f"{name}." for name, child in model.named_children() if backbone not in child.modules()]
+    name = next(name for name, module in model.named_modules() if module is backbone)
+    return [f"{name}.{backbone.stage_names[-1]}."]
 
 
 def _freeze_bn(norm: nn.Module) -> None:

@@ -181,3 +181,12 @@ def test_a_picture_too_small_to_crop_is_told() -> None:
 def test_every_example_of_the_table_can_be_built() -> None:
     for example, _, _ in TTA_OPS.values():
         TTATransforms(network(), example)
+
+
+def test_outputs_at_each_pixel_are_flipped_back() -> None:
+    model = nn.Conv2d(1, 4, 3, padding=1)
+    x = images()
+    mirrored = model(x.flip(3)).softmax(1).flip(3)
+    torch.testing.assert_close(TTATransforms(model, "flip")(x).softmax(1), (model(x).softmax(1) + mirrored) / 2)
+    with pytest.raises(ValueError, match=r"for outputs at each pixel; got: five-crop; nearest valid: flip"):
+        TTATransforms(model, "flip five-crop(8)")(x)

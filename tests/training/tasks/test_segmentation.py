@@ -1,6 +1,5 @@
 """Segmentation: loss and metrics against references, and runs on folders of images with masks."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launch import on_ranks
+from segmentation_runs import CLASSES, cells_run, pixel_run, write_cells
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation import fcn_resnet50
@@ -25,25 +26,7 @@ from reslab.training.run import Run
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
 from reslab.training.train import train
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "data"))
-from mask_files import disk, write_image, write_mask
-
 Timeless = Callable[[Run], list[dict[str, Any]]]
-SIZES = ((40, 50), (48, 40), (36, 36))
-CLASSES = ("ground", "cell", "rim")
-TINY = {"model.backbone.depths": "1,1,1", "model.decoder_channels": "16"}
-
-
-def write_cells(root: Path, num_images: int = 12) -> Path:
-    """Disks on a ground in images of three sizes, with void along the upper edge."""
-    for i in range(num_images):
-        mask = disk(*SIZES[i % 3], 6 + i % 5)
-        mask[disk(*SIZES[i % 3], 3) == 1] = 2
-        write_image(root / "images" / f"{i:02}.jpg", mask, i)
-        mask[:3] = VOID
-        write_mask(root / "masks" / f"{i:02}.png", mask)
-    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +34,29 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cells(tmp_path_factory.mktemp("data") / "cells")
 
 
-def cells_run(cells: Path, output: Path, **options: Any) -> Run:
-    options = {"overrides": TINY, "epochs": 3, "batch_size": 4, "val_fraction": 0.34, **options}
-    return train(data=cells, output=output, seed=3, on_log=lambda line: None, device="cpu", workers=0, **options)
-
-
 @pytest.fixture(scope="module")
 def run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return cells_run(cells, tmp_path_factory.mktemp("runs") / "cells")
+
+
+def test_two_ranks_have_the_losses_and_the_scores_of_one(cells: Path, tmp_path: Path) -> None:
+    """In float64, as the sums are in another order; the images have different numbers of void pixels."""
+    code = f"""
+from pathlib import Path
+from segmentation_runs import pixel_run
+run = pixel_run(Path({str(cells)!r}), Path({str(tmp_path)!r}) / "two")
+answer = run.result
+"""
+    results = on_ranks(code, tmp_path)
+    one, two = pixel_run(cells, tmp_path / "one"), Run(tmp_path / "two")
+    for key, tolerance in (("loss", 1e-8), ("pixel_accuracy", 1e-6)):  # which is in float32
+        losses = [[line[key] for line in run.log.records() if line["kind"] == "train"] for run in (one, two)]
+        assert len(set(losses[0])) == 4
+        assert losses[1] == pytest.approx(losses[0], rel=tolerance, abs=0)
+    assert one.result is not None
+    names = ("miou", "pixel_accuracy", "loss")
+    for result in results:
+        assert [result[name] for name in names] == pytest.approx([one.result[name] for name in names], rel=1e-8)
 
 
 def random_batch(num_images: int = 4, num_classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -222,7 +220,7 @@ def test_a_run_from_a_folder_to_a_report(run: Run, cells: Path) -> None:
     assert by_file.to_dict() == pytest.approx(found.to_dict())
     page = run.report_path.read_text()
     assert all(f">{name}</span>" in page for name in CLASSES)
-    assert page.count('<div class="triple">') == len(found.worst_images(24)) > 0
+    assert page.count('<div class="triple">') == len(found.worst_images(12)) > 0
     assert "void: does not count" in page
 
 

@@ -24,7 +24,7 @@ from reslab.training.tasks.task_type import TaskType
 
 AUX_WEIGHT = 0.5
 """The weight of the auxiliary head's loss (torchvision, references/segmentation/train.py)."""
-NUM_WORST = 24
+NUM_WORST = 12
 
 
 @dataclass(frozen=True, eq=False)
