@@ -24,6 +24,7 @@ from reslab.cli import app
 from reslab.cli.options import parse_overrides
 from reslab.spec.recipe import apply_recipe_overrides
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.dense import find_dense_arch
 from reslab.spec.zoo.names import find_model_name
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +148,7 @@ def check_names(values: dict[str, Any]) -> None:
     recipe = find_recipe(recipe_name or "digits")
     model = values.get("model")
     if isinstance(model, str) and re.fullmatch(r"[a-z0-9_]+", model):
-        assert find_model_name(model) is not None, model
+        assert find_dense_arch(model) or find_model_name(model), model
     if values.get("name") and "target_specs" in values:
         assert values["name"] in ANALYSES
     overrides = parse_overrides(values.get("overrides"))

@@ -116,7 +116,12 @@ def _name_prefixes(model: nn.Module, part: str) -> list[str]:
         return [f"{model.stage_names[-1]}."]
     modules = [name for name, _ in model.named_modules() if name]
     if part not in modules:
-        known_parts = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork | DenseNetwork) else []), *modules]
+        known_parts = [
+            "all",
+            "head",
+            *(["last-stage"] if isinstance(model, ResidualNetwork | DenseNetwork) else []),
+            *modules,
+        ]
         raise unknown_name("part of the network to unfreeze", part, known_parts)
     return [f"{part}."]
 

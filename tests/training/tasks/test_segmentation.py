@@ -1,6 +1,7 @@
 """Segmentation: loss and metrics against references, and runs on folders of images with masks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,24 @@ import numpy as np
 import pytest
 import torch
 from launch import on_ranks
-from segmentation_runs import CLASSES, cells_run, pixel_run, write_cells
+from segmentation_runs import CLASSES, TINY, cells_run, pixel_run, write_cells
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation import fcn_resnet50
 
 from reslab.data.masks import VOID
+from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.segmentation import SegmentationOutput
+from reslab.spec.dense import ModelKind
+from reslab.spec.recipes import RECIPES
+from reslab.spec.segmentation import SegmentationArch
+from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.segmentation import SegmentationEvaluation
+from reslab.training.freezing import Freezing
 from reslab.training.loop import TrainStep
 from reslab.training.run import Run
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
@@ -290,3 +297,56 @@ def test_what_does_not_suit_segmentation_is_refused(
 def test_a_network_for_segmentation_is_refused_for_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a network for classification; got: fcn_resnet20_cifar.*resnet20_cifar"):
         train("fcn_resnet20_cifar", "digits", output=tmp_path / "run")
+
+
+def test_balanced_weights_come_from_the_pixels_of_the_training_masks(cells: Path) -> None:
+    data = open_dataset(cells, val_fraction=0.34)
+    train_images = data.split("train")
+    masks = torch.cat([mask.flatten() for _, mask in train_images])
+    counts = torch.bincount(masks[masks != VOID], minlength=3)
+    recipe = replace(RECIPES["segmentation"], class_weights="balanced")
+    loss = Segmentation.for_data(data).build_loss(recipe, data, "cpu")
+    assert isinstance(loss, PixelCrossEntropy)
+    assert loss.weights is not None
+    torch.testing.assert_close(loss.weights, counts.sum() / (3 * counts.float()))
+
+
+@pytest.mark.parametrize(
+    ("model", "axes", "image_size", "name", "stride"),
+    [
+        ("resnet18", {}, (256, 300), "fcn_resnet18", 16),
+        ("resnet18", {"decoder": "deeplabv3"}, (128, 300), "deeplabv3_resnet18", 8),
+        ("resnet20_cifar", {}, (32, 32), "fcn_resnet20_cifar", None),
+        ("fcn-resnet50", {}, (32, 32), "fcn_resnet50", 8),
+    ],
+)
+def test_a_backbone_gets_the_default_head(
+    model: str, axes: dict[str, str], image_size: tuple[int, int], name: str, stride: int | None
+) -> None:
+    arch = dense_arch_for(ModelKind.SEGMENTATION, model, image_size, axes)
+    assert isinstance(arch, SegmentationArch)
+    assert (arch.name, arch.output_stride) == (name, stride)
+    assert dense_arch_for(ModelKind.CLASSIFICATION, "resnet18", image_size, axes) is None
+
+
+def test_images_are_evaluated_whole_at_the_size_of_the_run(cells: Path, tmp_path: Path) -> None:
+    """`--size` scales crop and evaluation; a training crop alone leaves the evaluation as it is."""
+    run = cells_run(cells, tmp_path / "size", image_size=32, overrides={**TINY, "duration": "1 step"}, epochs=None)
+    assert run.recipe.train_transform.startswith("random-resize(0.5,2,32) pad-to(32) crop(32)")
+    assert run.metadata["data"]["preprocess"]["transform"] == "resize(32)"
+    settings = {**TINY, "duration": "1 step", "train_transform": "pad-to(16) crop(16)"}
+    run = cells_run(cells, tmp_path / "crop", overrides=settings, epochs=None)
+    assert run.metadata["data"]["preprocess"]["transform"] == ""
+
+
+def test_the_head_is_trained_before_the_backbone() -> None:
+    network = create_model("fcn_resnet20_cifar", depths=(1, 1, 1), aux=True)
+    freezing = Freezing(network, ("head: 0%", "last-stage: 50%", "all: 90%"), 1, 10)
+    with freezing.active(0):
+        trained = {name.partition(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
+        assert trained == {"classifier", "aux_classifier"}
+        freezing.on_step_end(5)
+        trained = {name.rpartition(".layer")[0] for name, weight in network.named_parameters() if weight.requires_grad}
+        assert trained == {"", "backbone"}
+        assert not network.backbone.layer2[0].conv1.weight.requires_grad
+        assert network.backbone.layer3[0].conv1.weight.requires_grad
