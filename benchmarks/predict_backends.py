@@ -22,7 +22,9 @@ from torchvision.models import resnet50
 from reslab.data.registry import open_dataset
 from reslab.deploy.backends.registry import can_compile, open_backend
 from reslab.deploy.benchmark import backend_precision_pairs, default_backends, default_precisions
-from reslab.deploy.export.verify import compare_outputs, load_verification_data
+from reslab.deploy.export.comparison import compare_outputs
+from reslab.deploy.export.verify import load_verification_data
+from reslab.deploy.predict import model_task
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
@@ -105,22 +107,23 @@ def check_agreement(args: argparse.Namespace) -> bool:
         network, None, open_dataset("cifar10", args.data_dir), None, args.num_images
     )
     calibration_images = verification_data.calibration_images()
+    task = model_task(network)
     rows: list[dict[str, Any]] = []
     cpu = torch.device("cpu")
     for name, precision in backend_precision_pairs(*selected_backends(args), cpu):
         backend = open_backend(network, name, precision, "cpu", calibration_images=calibration_images)
-        comparison = compare_outputs(network, backend, verification_data.batches())
-        rows.append({"backend": name, "precision": precision, **vars(comparison)})
+        comparison = compare_outputs(network, backend, verification_data.batches(), task)
+        rows.append({"backend": name, "precision": precision, **comparison.to_dict()})
         print(
-            f"| {name} | {precision} | {comparison.agreement:.2%} | {comparison.top1:.2%} "
-            f"| {comparison.exported_top1:.2%} | {comparison.accuracy_drop_points:+.2f} "
+            f"| {name} | {precision} | {comparison.agreement:.2%} | {comparison.value:.2%} "
+            f"| {comparison.exported_value:.2%} | {comparison.metric_drop:+.2f} "
             f"| {comparison.max_difference:.1e} |",
             flush=True,
         )
     print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
     if args.json:
         args.json.write_text(json.dumps({"results": rows, "machine": machine_info()}, indent=2) + "\n")
-    return all(row["num_agreeing"] >= MIN_AGREEMENT * row["num_images"] for row in rows)
+    return all(row["agreement"] >= MIN_AGREEMENT for row in rows)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from reslab.cli.options import (
     Panel,
 )
 from reslab.cli.output import print_result
-from reslab.report.format import format_int, format_number, format_percent
+from reslab.report.format import format_int, format_metric, format_number
 
 if TYPE_CHECKING:
     from reslab.deploy.export.export import ExportResult
@@ -66,7 +66,9 @@ def export(
     max_drop: Annotated[
         float,
         typer.Option(
-            "--max-drop", metavar="FLOAT", help="Largest accepted drop of accuracy with bf16 and int8, in points."
+            "--max-drop",
+            metavar="FLOAT",
+            help="Largest accepted drop of the metric with bf16 and int8, in points (of an error: rise in percent).",
         ),
     ] = 1.0,
     force: Annotated[
@@ -95,15 +97,17 @@ def export(
 
 
 def _export_rows(result: "ExportResult") -> list[tuple[str, str]]:
-    comparison = result.comparison
-    agreement = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_images)} images"
-    return [
-        (
-            "exported",
-            f"{result.path} ({format_int(result.metadata['num_bytes'])} bytes, {result.format}, {result.precision})",
-        ),
-        ("same class", f"{agreement} of {result.metadata['data']} ({result.metadata['split']})"),
+    comparison, metadata = result.comparison, result.metadata
+    metric = comparison.metric
+    values = [format_metric(metric, value) for value in (comparison.value, comparison.exported_value)]
+    rows = [
+        ("exported", f"{result.path} ({format_int(metadata['num_bytes'])} bytes, {result.format}, {result.precision})"),
+        ("verified on", f"{format_int(comparison.num_images)} images of {metadata['data']} ({metadata['split']})"),
         ("difference", f"{format_number(comparison.max_difference, 3)} of the largest output, at most"),
-        ("accuracy", f"{format_percent(comparison.top1)} before, {format_percent(comparison.exported_top1)} exported"),
+        (metric.title, f"{values[0]} before, {values[1]} exported"),
         ("report", str(result.report_path)),
     ]
+    if comparison.num_compared:
+        counts = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_compared)} {comparison.noun}"
+        rows.insert(2, ("same class", counts))
+    return rows

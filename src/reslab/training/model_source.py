@@ -438,11 +438,12 @@ def _open_hub(source: str) -> Network:
 
 
 def module_metadata(metadata: ModelMetadata | ResidualNetwork) -> dict[str, Any]:
-    """Return what a report records of a model: input size, classes, preprocessing, temperature."""
+    """Return what a report records of a model: input size, classes, preprocessing, temperature, task."""
     return {
         "input_size": list(metadata.arch.input_size),
         "num_classes": metadata.arch.num_classes,
         "classes": list(metadata.classes) if metadata.classes else None,
         "preprocess": None if metadata.preprocess is None else to_dict(metadata.preprocess),
         "temperature": metadata.temperature,
+        "task": metadata.task,
     }

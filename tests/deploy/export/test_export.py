@@ -45,7 +45,7 @@ def test_each_format_is_verified(run: Run, tmp_path: Path, to: str, precision: s
         assert facts["max_difference"] <= 1e-4
     else:
         assert facts["max_difference"] > 1e-4  # it does compute in less
-        assert facts["accuracy_drop_points"] <= 1.0
+        assert facts["metric_drop"] <= 1.0
     note = made.report_path.with_suffix(".md").read_text()
     assert "resnet20_cifar" in note
     assert precision in note

@@ -12,18 +12,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
+from reslab.deploy.export.comparison import ExportComparison, compare_outputs, failed_checks
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
-from reslab.deploy.export.verify import (
-    ExportComparison,
-    VerificationData,
-    compare_outputs,
-    failed_checks,
-    load_verification_data,
-)
+from reslab.deploy.export.verify import VerificationData, load_verification_data
 from reslab.deploy.export.writers import ExportJob
+from reslab.deploy.predict import model_task
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.module_network import ModuleNetwork
+from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.extras import EXTRAS, require_extra
 from reslab.runtime.files import disk_full_guard, write_atomic
@@ -86,18 +86,22 @@ def export(
     `source`, `weights` and `allow_code` are those of `open_model`: a run, its `model.safetensors`, a name, a module.
 
     The export is loaded in the format's own runtime and compared on images of the evaluation split of `data` (by
-    default the run's own): in float32, outputs must be within 1e-4 of the network's largest output and the class equal
-    on each of `num_images` (256) images; in bf16 and int8, accuracy may drop by at most `max_drop` points over all
-    images. A report is written beside the export as .json and .md. `output` defaults to `export/NAME` beside the
-    weights; `force` replaces it. Raises ExportError, leaving no files, if the comparison fails; ValueError for an
-    unknown format, an unsupported precision or network, and unsuitable images; MissingExtraError.
+    default the run's own): in float32, outputs must be within 1e-4 of the network's largest output, and the classes of
+    the `num_images` (256) images, their labels or their pixels equal; in bf16 and int8, the metric of the task may drop
+    by at most `max_drop` points, or an error rise by that many percent, over all images.
+
+    In a graph of a network of the zoo, values of a regression are in the unit of the targets; in other exports they are
+    standardized, and the report has their mean and std. A report is written beside the export as .json and .md.
+    `output` defaults to `export/NAME` beside the weights; `force` replaces it. Raises ExportError, leaving no files, if
+    the comparison fails; ValueError for an unknown format, an unsupported precision or network, and unsuitable images;
+    MissingExtraError.
     """
     export_format = _get_format(to, precision)
     export_source = _open_source(source, weights, allow_code)
     target = _resolve_output(export_source, export_format, precision, output, force)
     num_requested = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
     verification_data = load_verification_data(export_source.network, export_source.run, data, data_dir, num_requested)
-    network = fold_batch_norms(export_source.network) if export_format.fold_bn else export_source.network
+    network = _fold(export_source.network) if export_format.is_graph else export_source.network
     calibration_images = verification_data.calibration_images() if precision == "int8" else None
     _check_zoo_format(export_source.network, export_format)
     job = ExportJob(network, precision, export_source.header, calibration_images)
@@ -105,7 +109,10 @@ def export(
         temporary_path = folder / target.name
         _write(export_format, job, temporary_path)
         comparison = compare_outputs(
-            export_source.network, export_format.load(job, temporary_path), verification_data.batches()
+            _original_outputs(export_source.network, network),
+            export_format.load(job, temporary_path),
+            verification_data.batches(),
+            model_task(network),
         )
         _check_comparison(comparison, export_format, precision, max_drop)
         metadata = _report_metadata(
@@ -116,6 +123,22 @@ def export(
     write_atomic(report_path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomic(report_path.with_suffix(".md"), format_export_note(metadata).encode())
     return ExportResult(target, to, precision, comparison, report_path, metadata)
+
+
+def _fold(network: Network) -> Network:
+    """Return a copy with batch norms folded and, where its last layer is linear, outputs that are predictions."""
+    folded = fold_batch_norms(network)
+    if isinstance(folded, ResidualNetwork) and isinstance(folded.fc, nn.Linear):
+        folded.set_metadata(task=model_task(network).fold_into(folded.fc).to_dict())
+    return folded
+
+
+def _original_outputs(network: Network, exported: Network) -> ForwardFn:
+    """Return the network's outputs as the exported one has them: decoded, if its last layer was changed for it."""
+    task = model_task(network)
+    if exported.task in (None, network.task, task.to_dict()):
+        return network
+    return lambda x: task.decode(network(x))
 
 
 def _disk_full_guard(target: Path) -> contextlib.AbstractContextManager[None]:
@@ -241,19 +264,14 @@ def _report_metadata(
     num_batch_norms = count_batch_norms(export_source.network)
     return {
         "model": export_source.network.arch.name,
-        **module_metadata(export_source.network),
+        **module_metadata(job.network),
         "weights": None if export_source.weights_path is None else str(export_source.weights_path),
         "format": export_format.name,
         "precision": job.precision,
         "num_bytes": num_bytes,
         "data": verification_data.data.name,
         "split": verification_data.split,
-        "num_images": comparison.num_images,
-        "max_difference": comparison.max_difference,
-        "agreement": comparison.agreement,
-        "top1": comparison.top1,
-        "exported_top1": comparison.exported_top1,
-        "accuracy_drop_points": comparison.accuracy_drop_points,
+        **comparison.to_dict(),
         "max_drop": None if job.precision == "float32" else max_drop,
         "num_batch_norms": num_batch_norms,
         "num_batch_norms_folded": num_batch_norms - count_batch_norms(job.network),

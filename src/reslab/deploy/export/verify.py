@@ -1,6 +1,6 @@
-"""Verification of an export against its network on real images, and the images that calibrate int8."""
+"""The images that an export is verified on, and those that calibrate int8."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,6 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
-from reslab.deploy.backends.backend import ForwardFn
-from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
 from reslab.training.model_source import Network
 from reslab.training.run import Run
@@ -38,7 +36,7 @@ class VerificationData:
         return len(self.images)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalized images (n, C, H, W) with their labels (n,), in order."""
+        """Yield normalized images (n, C, H, W) with their targets, in order."""
         for x, y, _ in eval_loader(self.images, _BATCH_SIZE, self.data.preprocess, "cpu"):
             yield x, y
 
@@ -109,91 +107,3 @@ def _sample_images(images: ImageDataset, num_images: int) -> ImageDataset:
         return images
     permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
     return images.subset(sorted(permutation[:num_images].tolist()))
-
-
-MAX_DIFFERENCE = 1e-4
-
-
-@dataclass(frozen=True)
-class ExportComparison:
-    """The comparison of network and export on `num_images` images.
-
-    `max_difference` is the maximum over the images of max |exported - original| / max |original|, with the inner maxima
-    over the classes. `agreement` is the fraction of images with the same predicted class; `top1` and `exported_top1`
-    are the accuracies, as fractions.
-    """
-
-    num_images: int
-    max_difference: float
-    num_agreeing: int
-    num_correct: int
-    exported_num_correct: int
-
-    @property
-    def agreement(self) -> float:
-        """The fraction of images on which both predict the same class."""
-        return self.num_agreeing / self.num_images
-
-    @property
-    def top1(self) -> float:
-        """The accuracy of the network."""
-        return self.num_correct / self.num_images
-
-    @property
-    def exported_top1(self) -> float:
-        """The accuracy of the export."""
-        return self.exported_num_correct / self.num_images
-
-    @property
-    def accuracy_drop_points(self) -> float:
-        """The drop in accuracy, in percentage points; negative for a gain."""
-        return 100 * (self.num_correct - self.exported_num_correct) / self.num_images
-
-
-def compare_outputs(
-    original: ForwardFn, exported: ForwardFn, batches: Iterable[tuple[Tensor, Tensor]]
-) -> ExportComparison:
-    """Compare both on every batch (x, y). Raises ValueError without a batch, and if the output shapes differ."""
-    counts = torch.zeros(4, dtype=torch.int64)
-    max_difference = 0.0
-    for x, y in batches:
-        with torch.no_grad(), deterministic_mode():
-            expected = original(x).double().cpu()
-        actual = exported(x).double().cpu()
-        if actual.shape != expected.shape:
-            raise invalid(f"outputs of shape {tuple(expected.shape)}", tuple(actual.shape))
-        scale = expected.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
-        difference = (actual - expected).abs().amax(1) / scale
-        # NaN counts as infinitely far; max() would otherwise drop it.
-        max_difference = max(max_difference, float(difference.nan_to_num(float("inf")).max()))
-        original_classes, exported_classes = expected.argmax(1), actual.argmax(1)
-        matches = [
-            original_classes == exported_classes,
-            original_classes == y,
-            exported_classes == y,
-            torch.ones_like(y, dtype=torch.bool),
-        ]
-        counts += torch.tensor([int(matched.sum()) for matched in matches])
-    if not counts[3]:
-        raise invalid("at least one image to compare on", "none")
-    agreeing, correct, exported_correct, total = counts.tolist()
-    return ExportComparison(total, max_difference, agreeing, correct, exported_correct)
-
-
-def failed_checks(comparison: ExportComparison, precision: str, max_drop: float) -> list[str]:
-    """Return messages about the failed checks of an export; empty if it passes.
-
-    float32 requires a difference of at most MAX_DIFFERENCE and the same class on every image; other precisions a drop
-    of at most `max_drop` points of accuracy.
-    """
-    if precision != "float32":
-        message = f"{comparison.accuracy_drop_points:.2f} points of accuracy lost, at most {max_drop:g} allowed"
-        return [message] if comparison.accuracy_drop_points > max_drop else []
-    failures = []
-    if not comparison.max_difference <= MAX_DIFFERENCE:
-        failures.append(f"outputs differ by {comparison.max_difference:.2g}, at most {MAX_DIFFERENCE:g} allowed")
-    if comparison.num_agreeing < comparison.num_images:
-        failures.append(
-            f"different classes on {comparison.num_images - comparison.num_agreeing} of {comparison.num_images} images"
-        )
-    return failures

@@ -26,11 +26,12 @@ from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safet
 from reslab.nn.factory import load_network
 from reslab.nn.graph_file import export_program, load_program
 from reslab.nn.network import ResidualNetwork
-from reslab.report.format import format_int, format_percent
+from reslab.report.format import format_int, format_metric
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.zoo import ARCHS
@@ -65,12 +66,13 @@ class ExportJob:
 
 
 def graph_metadata(network: Network) -> Mapping[str, Any]:
-    """Return the metadata of a graph: arch, classes, preprocessing, temperature."""
+    """Return the metadata of a graph: arch, classes, preprocessing, temperature, task."""
     return {
         "arch": to_dict(network.arch) if isinstance(network, ResidualNetwork) else None,
         "classes": list(network.classes) if network.classes else None,
         "preprocess": None if network.preprocess is None else to_dict(network.preprocess),
         "temperature": network.temperature,
+        "task": network.task,
     }
 
 
@@ -133,6 +135,7 @@ def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
             "arch": to_dict(network.arch),
             "preprocess": to_dict(preprocess),
             "temperature": network.temperature,
+            "task": network.task,
         },
     }
 
@@ -163,8 +166,17 @@ def _num_features(network: ResidualNetwork) -> int | None:
     return None if weight is None else int(weight.shape[1])
 
 
+HUB_TAGS = {
+    TargetKind.CLASS: "image-classification",
+    TargetKind.MULTI_HOT: "image-classification",
+    TargetKind.MASK: "image-segmentation",
+    TargetKind.BOXES: "object-detection",
+}
+"""The names of the tasks on the Hugging Face hub; it has none for numbers."""
+
+
 def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
-    """Return README.md: the network, its accuracy and its use; the front matter is read by the hub."""
+    """Return README.md: the network, its task, its metric and its use; the front matter is read by the hub."""
     arch = network.arch
     metrics = header.get("result") or header.get("metrics") or {}
     rows = [
@@ -178,10 +190,14 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
         transform = network.preprocess.transform or "none"
         values = f"mean {network.preprocess.mean}, std {network.preprocess.std}"
         rows.append(("Preprocessing", f"{transform}; {network.preprocess.channel_order}; {values}"))
-    if metrics.get("top1") is not None:
-        rows.append(("Accuracy", format_percent(metrics["top1"])))
+    task = find_task((network.task or {}).get("name", DEFAULT_TASK))
+    rows.append(("Task", f"{task.name}: {task.reference}"))
+    if metrics.get(task.selection_metric.name) is not None:
+        metric = task.selection_metric
+        rows.append((metric.title.capitalize(), format_metric(metric, metrics[metric.name])))
     table = "\n".join(f"| {name} | {text} |" for name, text in rows)
-    front_matter = "---\nlibrary_name: reslab\npipeline_tag: image-classification\ntags:\n- image-classification\n---\n"
+    tag = HUB_TAGS.get(task.target, "image-feature-extraction")
+    front_matter = f"---\nlibrary_name: reslab\npipeline_tag: {tag}\ntags:\n- {tag}\n---\n"
     return (
         f"{front_matter}\n# {arch.name}\n\n| | |\n| --- | --- |\n{table}\n\n"
         "```python\nimport reslab\n\n"

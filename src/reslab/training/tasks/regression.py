@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
@@ -141,6 +141,15 @@ class Regression(TaskType):
         """Return outputs (N, K) in the unit of the labels, float64."""
         values = outputs.detach().double().cpu()
         return values * torch.tensor(self.std, dtype=torch.float64) + torch.tensor(self.mean, dtype=torch.float64)
+
+    def fold_into(self, last: nn.Linear) -> "Regression":
+        """Scale weights and bias by the standard deviation and add the mean: the outputs are then in the unit."""
+        std, mean = (torch.tensor(values, dtype=torch.float64) for values in (self.std, self.mean))
+        bias = torch.zeros(len(std), dtype=torch.float64) if last.bias is None else last.bias.detach().double()
+        with torch.no_grad():
+            last.weight.copy_(last.weight.double() * std[:, None])
+            last.bias = nn.Parameter((bias * std + mean).to(last.weight.dtype), requires_grad=False)
+        return replace(self, mean=(0.0,) * len(mean), std=(1.0,) * len(std))
 
     def default_loss(self) -> LossFn:
         """Return the mean squared error of standardized values."""

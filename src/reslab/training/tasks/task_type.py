@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.report.pages.results import TaskResults
@@ -83,6 +83,10 @@ class TaskType:
     def decode(self, outputs: Tensor) -> Tensor:
         """Return what a prediction says, one entry an image: probabilities of classes, numbers, or masks."""
         raise NotImplementedError
+
+    def fold_into(self, last: nn.Linear) -> Self:
+        """Change the last layer so that outputs are predictions, if it can; return the task of its outputs."""
+        return self
 
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""

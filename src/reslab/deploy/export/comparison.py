@@ -1,0 +1,159 @@
+"""Comparison of an export with its network: the outputs, the predictions, and the metric of the task."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.deploy.backends.backend import ForwardFn
+from reslab.metrics.multilabel import predict_labels
+from reslab.runtime.device import deterministic_mode
+from reslab.spec.errors import invalid
+from reslab.spec.task import Metric, TargetKind
+from reslab.training.tasks.multilabel import MultiLabel
+from reslab.training.tasks.task_type import TaskType
+
+MAX_DIFFERENCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How predictions are compared: the noun of what is compared, and which of them are equal.
+
+    `count(task, expected, actual)` returns booleans; where `expected` is a tie within MAX_DIFFERENCE of the largest
+    output, either prediction is right.
+    """
+
+    noun: str
+    count: Callable[[Any, Tensor, Tensor], Tensor]
+
+
+def _same_class(task: TaskType, expected: Tensor, actual: Tensor) -> Tensor:
+    return expected.argmax(1) == actual.argmax(1)
+
+
+def _same_labels(task: MultiLabel, expected: Tensor, actual: Tensor) -> Tensor:
+    thresholds = torch.tensor(task.used_thresholds, dtype=torch.float64)
+    probabilities, exported = task.decode(expected), task.decode(actual)
+    is_tie = (probabilities - thresholds).abs() <= MAX_DIFFERENCE
+    return (predict_labels(probabilities, thresholds) == predict_labels(exported, thresholds)) | is_tie
+
+
+def _same_pixels(task: TaskType, expected: Tensor, actual: Tensor) -> Tensor:
+    first, second = expected.topk(2, dim=1).values.unbind(1)
+    is_tie = first - second <= 2 * MAX_DIFFERENCE * _largest(expected)[:, None, None]
+    return _same_class(task, expected, actual) | is_tie
+
+
+AGREEMENTS: dict[TargetKind, Agreement] = {
+    TargetKind.CLASS: Agreement("images", _same_class),
+    TargetKind.MULTI_HOT: Agreement("labels", _same_labels),
+    TargetKind.MASK: Agreement("pixels", _same_pixels),
+}
+
+
+@dataclass(frozen=True)
+class ExportComparison:
+    """The comparison of network and export on `num_images` images.
+
+    `max_difference` is the maximum over the images of max |exported - original| / max |original|, with the inner maxima
+    over the outputs; `max_error` the maximum of |exported - original| itself. Of `num_compared` predictions (`noun`:
+    images, labels or pixels) `num_agreeing` are equal; none are compared where predictions are numbers. `value` and
+    `exported_value` are the `metric` of the network and of the export.
+    """
+
+    num_images: int
+    max_difference: float
+    max_error: float
+    noun: str
+    num_compared: int
+    num_agreeing: int
+    metric: Metric
+    value: float
+    exported_value: float
+
+    @property
+    def agreement(self) -> float | None:
+        """The fraction of equal predictions; None where predictions are numbers."""
+        return self.num_agreeing / self.num_compared if self.num_compared else None
+
+    @property
+    def metric_drop(self) -> float:
+        """How much worse the metric became, negative for a gain: in percentage points, or percent of an error."""
+        drop = self.metric.score(self.value) - self.metric.score(self.exported_value)
+        return 100 * drop if self.metric.is_fraction else 100 * drop / max(abs(self.value), torch.finfo().tiny)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a report records."""
+        return {
+            "num_images": self.num_images,
+            "max_difference": self.max_difference,
+            "max_error": self.max_error,
+            "agreement": self.agreement,
+            "agreement_of": self.noun,
+            "metric": self.metric.name,
+            "value": self.value,
+            "exported_value": self.exported_value,
+            "metric_drop": self.metric_drop,
+        }
+
+
+def compare_outputs(
+    original: ForwardFn, exported: ForwardFn, batches: Iterable[tuple[Tensor, Tensor]], task: TaskType
+) -> ExportComparison:
+    """Compare both on every batch (x, y). Raises ValueError without a batch, and if the output shapes differ.
+
+    `task` is that of the outputs of both, such as with outputs in the unit of the targets.
+    """
+    agreement = AGREEMENTS.get(task.spec.target)
+    max_difference = max_error = 0.0
+    num_agreeing = num_compared = num_images = 0
+    results: tuple[list[Any], list[Any]] = ([], [])
+    for x, y in batches:
+        with torch.no_grad(), deterministic_mode():
+            expected = original(x).double().cpu()
+        actual = exported(x).double().cpu()
+        if actual.shape != expected.shape:
+            raise invalid(f"outputs of shape {tuple(expected.shape)}", tuple(actual.shape))
+        # NaN counts as infinitely far; max() would otherwise drop it.
+        errors = _largest(actual - expected).nan_to_num(float("inf"))
+        max_error = max(max_error, float(errors.max()))
+        max_difference = max(max_difference, float((errors / _largest(expected)).max()))
+        num_images += len(x)
+        if agreement is not None:
+            matches = agreement.count(task, expected, actual)
+            num_compared, num_agreeing = num_compared + matches.numel(), num_agreeing + int(matches.sum())
+        for batch_results, outputs in zip(results, (expected, actual), strict=True):
+            batch_results.append(task.batch_result(outputs, y, keep_predictions=False))
+    if not num_images:
+        raise invalid("at least one image to compare on", "none")
+    metric = task.spec.selection_metric
+    values = (getattr(task.evaluate(batch_results, 0.0), metric.name) for batch_results in results)
+    noun = agreement.noun if agreement else ""
+    return ExportComparison(num_images, max_difference, max_error, noun, num_compared, num_agreeing, metric, *values)
+
+
+def _largest(outputs: Tensor) -> Tensor:
+    """Return the largest absolute value of each image (N,), at least the smallest normal number."""
+    return outputs.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def failed_checks(comparison: ExportComparison, precision: str, max_drop: float) -> list[str]:
+    """Return messages about the failed checks of an export; empty if it passes.
+
+    float32 requires a difference of at most MAX_DIFFERENCE and equal predictions; other precisions a metric that is
+    worse by at most `max_drop` points, or percent of an error.
+    """
+    if precision != "float32":
+        title, unit = comparison.metric.title, "points" if comparison.metric.is_fraction else "percent"
+        message = f"{comparison.metric_drop:.2f} {unit} of {title} lost, at most {max_drop:g} allowed"
+        return [] if comparison.metric_drop <= max_drop else [message]
+    failures = []
+    if not comparison.max_difference <= MAX_DIFFERENCE:
+        failures.append(f"outputs differ by {comparison.max_difference:.2g}, at most {MAX_DIFFERENCE:g} allowed")
+    num_different = comparison.num_compared - comparison.num_agreeing
+    if num_different:
+        failures.append(f"different classes on {num_different} of {comparison.num_compared} {comparison.noun}")
+    return failures

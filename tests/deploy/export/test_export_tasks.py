@@ -1,0 +1,122 @@
+"""Exports by task: their graphs predict what the network predicts, and their reports say how."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reslab.data.adapters import as_dataset
+from reslab.data.dataset import DatasetSplits
+from reslab.deploy.export.comparison import compare_outputs, failed_checks
+from reslab.deploy.export.export import export
+from reslab.deploy.predict import model_task, predict
+from reslab.nn.factory import create_model
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.preprocess import Preprocess
+from reslab.training.tasks.multilabel import MultiLabel
+from reslab.training.tasks.regression import Regression
+
+TASKS: dict[str, dict[str, Any]] = {
+    "multi-label": {"name": "multi-label", "thresholds": [0.3, 0.5, 0.7]},
+    "regression": {"name": "regression", "mean": [40.0, -3.0, 0.0], "std": [12.0, 0.5, 1e-3]},
+}
+NAMES = ("a", "b", "c")
+
+
+def build_network(task: str) -> ResidualNetwork:
+    torch.manual_seed(0)
+    network = create_model("resnet20_cifar", num_classes=3, in_channels=1, image_size=(8, 8), depths=(1, 1, 1))
+    assert isinstance(network, ResidualNetwork)
+    network.set_metadata(classes=NAMES, preprocess=Preprocess(1, "", (0.5,), (0.25,)), task=TASKS[task])
+    return network.eval()
+
+
+def make_data(task: str) -> DatasetSplits:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.rand(40, 3, generator=generator)
+    labels = (labels < 0.5).float() if task == "multi-label" else labels
+    return as_dataset((images, labels), test=(images, labels), task=task, classes=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("task", "to"),
+    [
+        ("multi-label", "onnx"),
+        ("multi-label", "openvino"),
+        ("regression", "onnx"),
+        ("regression", "torch"),
+        ("regression", "safetensors"),
+    ],
+)
+def test_exports_predict_what_the_network_predicts(tmp_path: Path, task: str, to: str) -> None:
+    network = build_network(task)
+    made = export(network, to, tmp_path / "net", data=make_data(task))
+    images = list(torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8))
+    for row, expected in zip(predict(made.path, images), predict(network, images), strict=True):
+        assert [score.name for score in row.classes] == [score.name for score in expected.classes]
+        for ours, theirs in zip(row.classes, expected.classes, strict=True):
+            assert ours.probability == pytest.approx(theirs.probability, rel=1e-4)
+            assert ours.threshold == theirs.threshold
+        assert row.values == (None if expected.values is None else pytest.approx(expected.values, rel=1e-4, abs=1e-6))
+    report = json.loads(made.report_path.read_text())
+    assert report["task"]["name"] == task
+    assert report["metric"] == model_task(network).spec.selection_metric.name
+    assert report["agreement"] == (1.0 if task == "multi-label" else None)
+    assert report["value"] == pytest.approx(report["exported_value"], rel=1e-4)
+    assert f"| Task | {task} |" in made.report_path.with_suffix(".md").read_text()
+
+
+def test_a_graph_of_a_regression_gives_values_in_their_unit(tmp_path: Path) -> None:
+    import onnxruntime
+
+    network = build_network("regression")
+    made = export(network, "onnx", tmp_path / "net.onnx", data=make_data("regression"))
+    x = torch.randn(4, 1, 8, 8)
+    (found,) = onnxruntime.InferenceSession(str(made.path)).run(None, {"images": x.numpy()})
+    mean, std = (np.array(TASKS["regression"][key]) for key in ("mean", "std"))
+    with torch.no_grad():
+        np.testing.assert_allclose(found, mean + std * network(x).double().numpy(), rtol=1e-5, atol=1e-6)
+    assert json.loads(made.report_path.read_text())["task"] == {
+        "name": "regression",
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+    }
+    assert network.task == TASKS["regression"]
+
+
+def test_folding_into_a_layer_without_bias() -> None:
+    layer, x = nn.Linear(4, 3, bias=False), torch.randn(6, 4)
+    task = Regression(NAMES, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    expected = task.decode(layer(x))
+    folded = task.fold_into(layer)
+    torch.testing.assert_close(folded.decode(layer(x)), expected, rtol=1e-5, atol=1e-5)
+    assert folded.decode(layer(x)).float().equal(layer(x))
+
+
+def test_a_label_on_its_threshold_may_be_either() -> None:
+    task = MultiLabel(("a",), (0.5,))
+
+    def compare(exported: float) -> Any:
+        batches = [(torch.zeros(1, 1), torch.ones(1, 1))]
+        return compare_outputs(lambda x: x, lambda x: x + exported, batches, task)
+
+    assert compare(-1e-6).num_agreeing == 1
+    far: Tensor = torch.full((1, 1), 0.1)
+    different = compare_outputs(lambda x: far, lambda x: -far, [(far, torch.ones(1, 1))], task)
+    assert different.num_agreeing == 0
+    assert any("1 of 1 labels" in text for text in failed_checks(different, "float32", 1.0))
+
+
+def test_an_error_that_rises_is_a_drop_in_percent() -> None:
+    task = Regression(("a",), (0.0,), (1.0,))
+    batches = [(torch.ones(2, 1), torch.zeros(2, 1))]
+    worse = compare_outputs(lambda x: x, lambda x: 1.5 * x, batches, task)
+    assert (worse.value, worse.exported_value, worse.agreement) == (1.0, 1.5, None)
+    assert worse.metric_drop == pytest.approx(50)
+    assert failed_checks(worse, "int8", 60) == []
+    assert failed_checks(worse, "int8", 10) == ["50.00 percent of mean absolute error lost, at most 10 allowed"]
