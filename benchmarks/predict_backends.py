@@ -24,7 +24,7 @@ from reslab.deploy.backends.registry import can_compile, open_backend
 from reslab.deploy.benchmark import backend_precision_pairs, default_backends, default_precisions
 from reslab.deploy.export.comparison import compare_outputs
 from reslab.deploy.export.verify import load_verification_data
-from reslab.deploy.predict import model_task
+from reslab.deploy.predictor import model_task
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess

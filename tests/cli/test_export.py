@@ -19,7 +19,8 @@ def test_the_json_keys(command: Command, trained: Path, tmp_path: Path) -> None:
 def test_a_table_for_people(command: Command, trained: Path, tmp_path: Path) -> None:
     shown = command("export", trained, "--to", "safetensors", "-o", tmp_path / "hub", "--num-images", 20)
     assert shown.code == 0
-    assert "20 of 20 images of digits (test)" in shown.out
+    assert "20 images of digits (test)" in shown.out
+    assert "20 of 20 images\n" in shown.out
     assert (tmp_path / "hub" / "config.json").is_file()
 
 

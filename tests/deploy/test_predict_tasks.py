@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,9 +17,11 @@ from reslab.deploy.prediction import ClassScore, Prediction, prediction_from_dic
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.segmentation import SegmentationNetwork
 from reslab.spec.preprocess import Preprocess
 
 PREPROCESS = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+SMALL = {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)}
 LABELS = {"name": "multi-label", "thresholds": [0.3, 0.5, 0.999]}
 VALUES = {"name": "regression", "mean": [40.0, -3.0], "std": [12.0, 0.5]}
 
@@ -130,3 +133,74 @@ def test_files_are_read_as_written(tmp_path: Path, ending: str, rows: list[Predi
 def test_csv_has_a_line_for_each_target() -> None:
     text = PREDICTION_FORMATS[".csv"].encode(VALUE_ROWS, {}).decode()
     assert text.splitlines() == ["path,target,value,error", "a.png,age,40.5,", "a.png,'=tilt,-3.25,", "c.png,,,broken"]
+
+
+@pytest.fixture
+def masks() -> SegmentationNetwork:
+    torch.manual_seed(0)
+    network = create_model("fcn_resnet50", num_classes=3, image_size=(64, 64), **SMALL)
+    assert isinstance(network, SegmentationNetwork)
+    names, preprocess = ("sky", "sea", "land"), Preprocess(3, "resize(40)", PREPROCESS.mean, PREPROCESS.std)
+    network.set_metadata(classes=names, preprocess=preprocess, task={"name": "segmentation"})
+    return network.eval()
+
+
+def test_a_mask_has_the_size_of_its_image(masks: SegmentationNetwork, tmp_path: Path) -> None:
+    from torchvision.transforms.v2 import functional as transforms
+
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(50, 70), (90, 61), (50, 70)]
+    pixels = [torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    rows = predict(masks, pixels, masks_dir=tmp_path / "masks")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    for image, row in zip(pixels, rows, strict=True):
+        resized = transforms.resize(image, [40], antialias=True)
+        with torch.no_grad():
+            logits = masks(((resized / 255 - mean) / std)[None])
+        logits = torch.nn.functional.interpolate(logits, image.shape[1:], mode="bilinear", align_corners=False)
+        expected = logits.argmax(1)[0]
+        assert row.mask is not None
+        assert (row.mask == expected).float().mean() > 0.999  # batches round differently
+        shares = {name: float((row.mask == k).float().mean()) for k, name in enumerate(("sky", "sea", "land"))}
+        assert row.shares == {name: pytest.approx(share) for name, share in shares.items() if share}
+        with Image.open(row.mask_path) as saved:
+            assert saved.mode == "P"
+            assert torch.equal(torch.from_numpy(np.array(saved)), row.mask)
+            assert saved.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        with Image.open(row.overlay_path) as overlay:
+            assert overlay.size == image.shape[:0:-1]
+    assert {Path(row.mask_path).name for row in rows} == {"#0.png", "#1.png", "#2.png"}
+
+
+def test_images_that_a_network_for_masks_cannot_take(masks: SegmentationNetwork) -> None:
+    masks.set_metadata(preprocess=Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std))
+    small, large = torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 64, 64, dtype=torch.uint8)
+    first, second = predict(masks, [small, large])
+    assert "4x4" in first.error
+    assert first.to_dict()["shares"] == {}
+    assert second.shares is not None
+    masks.set_metadata(preprocess=Preprocess(3, "resize(40) center-crop(32)", PREPROCESS.mean, PREPROCESS.std))
+    with pytest.raises(ValueError, match="whole image"):
+        predict(masks, [large])
+
+
+def test_options_without_a_meaning_for_the_task(
+    masks: SegmentationNetwork, labels: ResidualNetwork, images: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="Grad-CAM"):
+        predict(masks, images, grad_cam_dir=tmp_path / "maps")
+    with pytest.raises(ValueError, match="embeddings"):
+        predict(masks, images, embeddings=True)
+    with pytest.raises(ValueError, match="segmentation"):
+        predict(labels, images, masks_dir=tmp_path / "masks")
+
+
+def test_masks_of_images_of_one_name_stay_apart(masks: SegmentationNetwork, images: list[Path], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(images[0].read_bytes())
+    rows = predict(masks, [tmp_path / "a", tmp_path / "b", images[1]], masks_dir=tmp_path / "masks", image_size=32)
+    assert len({row.mask_path for row in rows}) == 3
+    assert Path(rows[2].mask_path).name == "1.png"
+    assert rows[0].mask is not None
+    assert rows[0].mask.shape == (16, 16)

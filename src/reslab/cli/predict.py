@@ -87,6 +87,14 @@ def predict(
         str,
         typer.Option("--grad-cam-class", metavar="NAME", help="Write heatmaps of this class or target instead."),
     ] = "",
+    masks_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="DIR",
+            help="Write the mask of each image, NAME.png, and its overlay (segmentation).",
+        ),
+    ] = None,
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     compiled: Annotated[
@@ -109,7 +117,7 @@ def predict(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Predict the classes or values of images, by the task of the network.
+    """Predict the classes, values or masks of images, by the task of the network.
 
     Unreadable files get an error row; exit code 1 if no file could be read.
     """
@@ -125,7 +133,8 @@ def predict(
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
-    from reslab.deploy.predict import PredictOptions, saved_temperature, start_predictions
+    from reslab.deploy.predict import PredictOptions, start_predictions
+    from reslab.deploy.predictor import saved_temperature
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model
 
@@ -145,6 +154,7 @@ def predict(
         embeddings=embeddings,
         grad_cam_dir=grad_cam_dir,
         grad_cam_class=grad_cam_class,
+        masks_dir=masks_dir,
         calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
-from reslab.nn.module_network import GraphModel, ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import has_native_bf16
 from reslab.runtime.extras import has_extra
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
+from reslab.training.model_source import Model
 
 NUM_WARMUP_CALLS = 3
 SECONDS_PER_ROUND = 1.0
@@ -89,7 +88,7 @@ def quantile(sorted_values: Sequence[float], fraction: float) -> float:
 
 
 def benchmark_backends(
-    network: ResidualNetwork | ModuleNetwork | GraphModel,
+    network: Model,
     input_size: tuple[int, ...],
     batch_sizes: Sequence[int],
     backends: Sequence[str],
@@ -121,7 +120,7 @@ def benchmark_backends(
 
 
 def _make_cases(
-    network: ResidualNetwork | ModuleNetwork | GraphModel,
+    network: Model,
     backend: str,
     precision: str,
     x: Tensor,

@@ -4,7 +4,7 @@ import glob
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from reslab.data.transforms.inference import fit_image_size
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.transform_grammar import parse_transforms
 
 STDIN = "-"
 
@@ -208,11 +209,27 @@ def chunked(items: Sequence[InputItem], size: int) -> Iterator[Sequence[InputIte
 
 
 class PreparedImage(NamedTuple):
-    """An image prepared for a network, uint8 (C, H, W), with the decoder's warning; or the error without pixels."""
+    """An image prepared for a network, uint8 (C, H, W), with the decoder's warning; or the error without pixels.
+
+    `original` are the pixels before the transform, where a mask is predicted for them.
+    """
 
     pixels: Tensor | None
     error: str = ""
     warning: str = ""
+    original: Tensor | None = None
+
+    @property
+    def read_pixels(self) -> Tensor:
+        """The pixels of an image that could be read."""
+        assert self.pixels is not None
+        return self.pixels
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """Height and width of the image before the transform."""
+        height, width = (self.read_pixels if self.original is None else self.original).shape[-2:]
+        return height, width
 
 
 def prepare_tensor(item: InputItem, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
@@ -224,6 +241,8 @@ def prepare_tensor(item: InputItem, limits: DecodeLimits = DEFAULT_LIMITS) -> Pr
 class InferenceTransform:
     """Prepares an image for a network: its preprocessing transforms, then its image size; uint8 (C, H, W)."""
 
+    keeps_original = False
+
     def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
         self.preprocess, self.image_size = preprocess, image_size
         self.transforms = TransformPipeline(preprocess.transform)
@@ -233,10 +252,35 @@ class InferenceTransform:
         item = InputItem(str(source)) if isinstance(source, Path) else source
         try:
             decoded = item.decode(self.preprocess.channels, limits)
-            return PreparedImage(self.apply(decoded.pixels), warning=decoded.warning)
+            original = decoded.pixels if self.keeps_original else None
+            return PreparedImage(self.apply(decoded.pixels), warning=decoded.warning, original=original)
         except (ValueError, OSError) as error:
             return PreparedImage(None, str(error).removeprefix(f"{item.path}: "))
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if a transform does not fit them."""
         return fit_image_size(self.transforms.apply_image(pixels, 0), self.image_size)
+
+
+class WholeImageTransform(InferenceTransform):
+    """Prepares an image for a network that predicts each pixel: its transform may resize, but not crop.
+
+    `check(x)` raises ValueError for images (1, C, H, W) of a size that the network cannot take.
+    """
+
+    keeps_original = True
+
+    def __init__(self, preprocess: Preprocess, check: Callable[[Tensor], None] | None = None) -> None:
+        super().__init__(preprocess, (0, 0))
+        self.check = check
+        names = [call.name for call in parse_transforms(preprocess.transform)]
+        if set(names) - {"resize"}:
+            required = "an evaluation transform that keeps the whole image for masks, such as resize(520)"
+            raise invalid(required, preprocess.transform)
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if the network cannot take them."""
+        prepared = self.transforms.apply_image(pixels, 0)
+        if self.check is not None:
+            self.check(torch.empty((1, *prepared.shape), device="meta"))
+        return prepared

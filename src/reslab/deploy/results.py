@@ -22,12 +22,14 @@ class ResultRules:
 
     `fields(task, decoded, top_k)` returns fields of `Prediction` from what `TaskType.decode` returns for one image.
     `no_fields` are those of an image that could not be read. `has_temperature`: a temperature divides the logits.
-    `main_outputs` returns the output (N,) that Grad-CAM explains by default; None if an output is not one number.
+    `is_map`: outputs are of the size of the image, which the network gets whole. `main_outputs` returns the output (N,)
+    that Grad-CAM explains by default; None if an output is not one number.
     """
 
     fields: Callable[[Any, Tensor, int | None], dict[str, Any]]
     no_fields: dict[str, Any]
     has_temperature: bool = False
+    is_map: bool = False
     main_outputs: Callable[[Tensor], Tensor] | None = None
 
 
@@ -78,5 +80,5 @@ RESULT_RULES: dict[TargetKind, ResultRules] = {
     TargetKind.VALUES: ResultRules(
         _values, {"values": {}}, main_outputs=lambda outputs: torch.zeros(len(outputs), dtype=torch.int64)
     ),
-    TargetKind.MASK: ResultRules(_mask, {"shares": {}}),
+    TargetKind.MASK: ResultRules(_mask, {"shares": {}}, is_map=True),
 }

@@ -33,12 +33,16 @@ _SIZE_WORDS = re.compile(
 _SIZE_TEXT = re.compile(r"[\w+\-*/%(), '=]*")
 
 
-def export_program(network: nn.Module, input_size: tuple[int, ...]) -> ExportedProgram:
-    """Return the network in eval mode as a program from float32 (batch, C, H, W) to logits, for any batch >= 1."""
+def export_program(network: nn.Module, input_size: tuple[int, ...], any_size: bool = False) -> ExportedProgram:
+    """Return the network in eval mode as a program from float32 (batch, C, H, W) to logits, for any batch >= 1.
+
+    With `any_size` also for any height and width that the network takes.
+    """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     x = torch.zeros(2, *input_size, device=device)
     with torch.no_grad(), suppress_warnings():
-        return torch.export.export(network.eval(), (x,), dynamic_shapes=({0: Dim("batch", min=1)},))
+        sizes = {2: Dim.AUTO, 3: Dim.AUTO} if any_size else {}
+        return torch.export.export(network.eval(), (x,), dynamic_shapes=({0: Dim("batch", min=1), **sizes},))
 
 
 def save_program(network: nn.Module, input_size: tuple[int, ...], path: Path) -> None:

@@ -15,6 +15,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import DATASETS
 from reslab.data.targets import TARGET_RULES
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel, ModuleFactory, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
@@ -239,7 +240,7 @@ def resize_preprocess(
     return replace(preprocess, transform=fit_eval_transform(preprocess.transform, size, image_size, keeps_whole))
 
 
-ModelT = TypeVar("ModelT", bound=ResidualNetwork | ModuleNetwork | GraphModel)
+ModelT = TypeVar("ModelT", bound=ResidualNetwork | ModuleNetwork | DenseNetwork | GraphModel)
 
 
 def with_image_size(network: ModelT, size: int) -> ModelT:
@@ -248,8 +249,8 @@ def with_image_size(network: ModelT, size: int) -> ModelT:
     Raises ValueError if the network can only take images of its own size, or has too large a stride.
     """
     own_size = network.arch.image_size
-    if own_size == (size, size):
-        return network
+    if own_size == (size, size) and not isinstance(network, DenseNetwork):
+        return network  # a network for segmentation or detection takes images of other sizes than its own
     if isinstance(network, GraphModel):
         raise invalid(f"images of {own_size[0]}x{own_size[1]}, the size of {network.path}", f"--size {size}")
     if isinstance(network, ResidualNetwork) and network.needs_fixed_size:
@@ -261,5 +262,6 @@ def with_image_size(network: ModelT, size: int) -> ModelT:
     resized = copy.copy(network)
     resized.arch = replace(network.arch, image_size=(size, size))
     if network.preprocess is not None:
-        resized.set_metadata(preprocess=resize_preprocess(network.preprocess, size))
+        keeps_whole = isinstance(network, DenseNetwork)
+        resized.set_metadata(preprocess=resize_preprocess(network.preprocess, size, keeps_whole=keeps_whole))
     return resized

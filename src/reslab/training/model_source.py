@@ -40,7 +40,8 @@ from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_mod
 from reslab.training.run import Run, find_weights_path
 
 Network = ResidualNetwork | ModuleNetwork
-Model = Network | GraphModel
+AnyNetwork = Network | DenseNetwork
+Model = AnyNetwork | GraphModel
 
 GRAPH_FILE = "model.pt2"
 _NO_CODE = "opening a file imports no code"
@@ -78,6 +79,14 @@ def open_model(
 
 
 def open_network(source: Any, **options: Any) -> Network:
+    """Return what `open_any_network` returns, and raise ValueError for one of segmentation or detection."""
+    network = open_any_network(source, **options)
+    if isinstance(network, DenseNetwork):
+        raise invalid("a network with outputs for the whole image", f"{network.arch.name} for {network.arch.kind}")
+    return network
+
+
+def open_any_network(source: Any, **options: Any) -> AnyNetwork:
     """Return what `open_model` returns, and raise ValueError for a graph, which has no layers to export or analyze."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GraphFallbackWarning)
@@ -85,14 +94,6 @@ def open_network(source: Any, **options: Any) -> Network:
     if isinstance(model, GraphModel):
         raise _needs_module(source, model)
     return model
-
-
-def open_any_network(source: Any, **options: Any) -> Network | DenseNetwork:
-    """Return what `open_network` returns, or the network for segmentation or detection of a run or a file."""
-    path = None
-    if isinstance(source, Run) or (isinstance(source, str | Path) and Path(source).exists()):
-        path = _dense_weights_path(source)
-    return open_network(source, **options) if path is None else load_dense_network(path)
 
 
 def _dense_weights_path(source: Run | str | Path) -> Path | None:
@@ -137,7 +138,7 @@ def _open(
         if weights is not None:
             raise invalid("weights for a name or a factory", f"{source}, which has its own", next_step="leave one out")
         return _open_path(source, allow_code)
-    if isinstance(source, ResidualNetwork | ModuleNetwork | GraphModel) and weights is None:
+    if isinstance(source, ResidualNetwork | ModuleNetwork | DenseNetwork | GraphModel) and weights is None:
         return source
     if isinstance(source, nn.Module):
         return _wrap_module(source, weights, input_size)
@@ -173,6 +174,9 @@ def _open_path(source: Run | str | Path, allow_code: bool) -> Model:
     path = source.path if isinstance(source, Run) else Path(source)
     if path.suffix in GRAPH_SUFFIXES and path.is_file():
         return open_graph(path)
+    dense_path = _dense_weights_path(source) if path.exists() else None
+    if dense_path is not None:
+        return load_dense_network(dense_path)
     run = source if isinstance(source, Run) else Run(path) if (path / "run.json").is_file() else None
     if run is not None and run.arch is None:
         return _open_module_run(run, allow_code)

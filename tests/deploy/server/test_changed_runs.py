@@ -10,7 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from reslab.data.decode import read_image
-from reslab.deploy.predict import build_predictor
+from reslab.deploy.predictor import build_predictor
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.routes import models
 from reslab.deploy.server.settings import ServerSettings

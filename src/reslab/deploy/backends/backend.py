@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from reslab.data.transforms.normalize import Normalize
-from reslab.nn.module_network import GraphModel, ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
+from reslab.training.model_source import Model
 
 ForwardFn = Callable[[Tensor], Tensor]
 
@@ -52,6 +51,6 @@ class Backend:
         return f"{self.name}{', compiled' * self.compiled}, {self.precision}, on {self.device}"
 
 
-def make_normalize(network: ResidualNetwork | ModuleNetwork | GraphModel, device: torch.device) -> Normalize | None:
+def make_normalize(network: Model, device: torch.device) -> Normalize | None:
     """Return the normalization of the network's preprocessing; None if it has none."""
     return None if network.preprocess is None else Normalize(network.preprocess, device)

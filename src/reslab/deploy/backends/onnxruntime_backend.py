@@ -10,17 +10,16 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import INPUT_NAME, to_onnx
 from reslab.deploy.export.quantization import quantize
-from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
+from reslab.training.model_source import AnyNetwork
 
 
-def build_onnxruntime_forward(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def build_onnxruntime_forward(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     """Return the forward function of the network as an ONNX graph in memory."""
     return onnx_forward(build_graph(network, options).SerializeToString(), options)
 
 
-def build_graph(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> Any:
+def build_graph(network: AnyNetwork, options: BackendOptions) -> Any:
     """Return the network with folded batch norms as a ModelProto. ValueError for int8 without calibration images."""
     model = to_onnx(fold_batch_norms(network).cpu())
     if options.precision != "int8":

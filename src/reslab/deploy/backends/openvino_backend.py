@@ -10,15 +10,14 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.backends.onnxruntime_backend import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import import_openvino, to_openvino
-from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import has_native_bf16
 from reslab.runtime.extras import require_extra
+from reslab.training.model_source import AnyNetwork
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
-def build_openvino_forward(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def build_openvino_forward(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     """Return the forward function of an OpenVINO graph; for int8 of the quantized ONNX graph, run by OpenVINO."""
     if options.precision != "int8":
         return openvino_forward(to_openvino(fold_batch_norms(network).cpu()), options)

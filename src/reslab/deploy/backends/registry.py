@@ -10,30 +10,30 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.nn.graph_file import load_program
-from reslab.nn.module_network import GraphModel, ModuleNetwork
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.module_network import GraphModel
 from reslab.runtime.device import choose_device, has_native_bf16
 from reslab.runtime.extras import has_extra, require_extra
 from reslab.spec.errors import invalid, unknown_name
+from reslab.training.model_source import AnyNetwork, Model
 
 # Building a graph takes seconds; for fewer images torch, which needs none, finishes earlier.
 MIN_GRAPH_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
 
-def _build_torch(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def _build_torch(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.torch_backend import build_torch_forward
 
     return build_torch_forward(network, options)
 
 
-def _build_onnxruntime(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def _build_onnxruntime(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.onnxruntime_backend import build_onnxruntime_forward
 
     return build_onnxruntime_forward(network, options)
 
 
-def _build_openvino(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def _build_openvino(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     from reslab.deploy.backends.openvino_backend import build_openvino_forward
 
     return build_openvino_forward(network, options)
@@ -47,7 +47,7 @@ class BackendInfo:
     extra: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
-    build: Callable[[ResidualNetwork | ModuleNetwork, BackendOptions], ForwardFn]
+    build: Callable[[AnyNetwork, BackendOptions], ForwardFn]
 
 
 BACKENDS: dict[str, BackendInfo] = {
@@ -65,7 +65,7 @@ GRAPH_BACKENDS = {".onnx": "onnxruntime", ".pt2": "torch", ".xml": "openvino"}
 
 
 def open_backend(
-    network: ResidualNetwork | ModuleNetwork | GraphModel,
+    network: Model,
     name: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",

@@ -5,14 +5,13 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.export.bn_folding import fold_batch_norms
-from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
+from reslab.training.model_source import AnyNetwork
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_torch_forward(network: ResidualNetwork | ModuleNetwork, options: BackendOptions) -> ForwardFn:
+def build_torch_forward(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
     """Return the forward function of the folded network, in the precision and, for images, channels-last."""
     dtype = _DTYPES[options.precision]
     memory_format = torch.channels_last if network.arch.dims == 2 else torch.contiguous_format

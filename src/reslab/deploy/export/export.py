@@ -20,7 +20,7 @@ from reslab.deploy.export.comparison import ExportComparison, compare_outputs, f
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
 from reslab.deploy.export.verify import VerificationData, load_verification_data
 from reslab.deploy.export.writers import ExportJob
-from reslab.deploy.predict import model_task
+from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork

@@ -6,22 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.graph_file import export_program, suppress_warnings
-from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
+from reslab.training.model_source import AnyNetwork
 
 INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
 _OPSET_VERSION = 18
 
 
-def to_onnx(network: ResidualNetwork | ModuleNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
+def network_program(network: AnyNetwork) -> ExportedProgram:
+    """Return the program of a network for any batch; where it predicts each pixel, for any height and width too."""
+    return export_program(network, network.arch.input_size, any_size=isinstance(network, DenseNetwork))
+
+
+def to_onnx(network: AnyNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """Return the network as an `onnx.ModelProto` from `images` to `logits`; `metadata` as JSON under `reslab`."""
     import onnx
 
     with suppress_warnings():
         program = torch.onnx.export(
-            export_program(network, network.arch.input_size),
+            network_program(network),
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
@@ -46,12 +52,13 @@ def _name_batch_axis(model: Any) -> None:
                 axis.dim_param = "batch"
 
 
-def to_openvino(network: ResidualNetwork | ModuleNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
+def to_openvino(network: AnyNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """Return the network as a float32 `openvino.Model` with a dynamic batch; `metadata` as JSON in its `rt_info`."""
     openvino = import_openvino()
     with suppress_warnings():
-        model = openvino.convert_model(export_program(network, network.arch.input_size))
-    model.reshape([-1, *network.arch.input_size])
+        model = openvino.convert_model(network_program(network))
+    sizes = [-1, -1] if isinstance(network, DenseNetwork) else network.arch.height_width
+    model.reshape([-1, network.arch.in_channels, *sizes])
     model.inputs[0].get_tensor().set_names({INPUT_NAME})
     model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
     if metadata is not None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from reslab.deploy.export.graphs import INPUT_NAME
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
+from reslab.training.model_source import AnyNetwork
 
 NUM_BINS = 2048
 NUM_LEVELS = 255
@@ -111,17 +112,18 @@ MIN_CALIBRATION_IMAGES = 16
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
-def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork | ModuleNetwork) -> Any:
+def quantize(model: Any, calibration_images: Tensor, network: AnyNetwork) -> Any:
     """Return the graph of `network`, an `onnx.ModelProto`, with all blocks but the first in int8, quantized statically.
 
     QDQ format; weights int8, symmetric, with a scale per output channel; activations uint8 with ranges measured on
     normalized `calibration_images` (N, C, H, W; `measure_ranges`). Stem, first block, pooling and head stay in float32:
     they are a small part of the computation, and their errors would affect everything after them, or the prediction.
-    Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images.
+    Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images, and for a network that predicts each pixel.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    blocks = quantized_blocks(network)
     if len(calibration_images) < MIN_CALIBRATION_IMAGES:
         raise invalid(
             f"at least {MIN_CALIBRATION_IMAGES} images to measure the scales on",
@@ -140,7 +142,7 @@ def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork | 
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_quantize=nodes_of_modules(model, quantized_blocks(network)),
+            nodes_to_quantize=nodes_of_modules(model, blocks),
             extra_options={
                 "WeightSymmetric": True,
                 "TensorQuantOverrides": _range_overrides(measure_ranges(model, calibration_images)),
@@ -149,13 +151,22 @@ def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork | 
         return onnx.load(int8_path)
 
 
-def quantized_blocks(network: ResidualNetwork | ModuleNetwork) -> list[str]:
+def quantized_blocks(network: AnyNetwork) -> list[str]:
     """Return the blocks to quantize, or the convolutions of another module: all but the first, or the only one."""
+    if isinstance(network, DenseNetwork):
+        raise no_int8(network)
     if isinstance(network, ModuleNetwork):
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     else:
         names = [name for name, _ in network.blocks()]
     return names[1:] or names
+
+
+def no_int8(network: DenseNetwork) -> ValueError:
+    """Return the error for a network whose head has no int8 form here."""
+    return invalid(
+        "a precision of float32 or bf16 for a network that predicts each pixel", f"int8, {network.arch.name}"
+    )
 
 
 def nodes_of_modules(model: Any, modules: Sequence[str]) -> list[str]:

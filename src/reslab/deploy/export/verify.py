@@ -11,8 +11,10 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
+from reslab.deploy.export.quantization import no_int8
+from reslab.nn.dense import DenseNetwork
 from reslab.spec.errors import invalid
-from reslab.training.model_source import Network
+from reslab.training.model_source import AnyNetwork
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data, reopen_data
 
@@ -48,7 +50,7 @@ class VerificationData:
 
 
 def load_verification_data(
-    network: Network, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
+    network: AnyNetwork, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
 ) -> VerificationData:
     """Return the evaluation images of `data`, by default the run's own; all of them or a sample of `num_images`.
 
@@ -81,11 +83,13 @@ def choose_num_calibration_images(image_size: tuple[int, int]) -> int:
     return max(_MIN_CALIBRATION_IMAGES, min(_MAX_CALIBRATION_IMAGES, _CALIBRATION_PIXELS // (height * width)))
 
 
-def load_calibration_images(source: str | Path, network: Network) -> Tensor:
+def load_calibration_images(source: str | Path, network: AnyNetwork) -> Tensor:
     """Return calibration images for int8: training images of the run in the folder `source`.
 
-    Raises ValueError if `source` is not a run's folder, or its data is not available.
+    Raises ValueError if `source` is not a run's folder, its data is not available, or there is no int8 of the network.
     """
+    if isinstance(network, DenseNetwork):
+        raise no_int8(network)
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
         raise invalid("a run, whose training images calibrate int8", f"{source}, a weights file", next_step=step)

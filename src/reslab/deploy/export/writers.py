@@ -16,7 +16,7 @@ from torchvision.models import list_models as list_torchvision
 from reslab.deploy.backends import onnxruntime_backend as onnx_engine
 from reslab.deploy.backends import openvino_backend as openvino_engine
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
-from reslab.deploy.export.graphs import METADATA_KEY, import_openvino, to_onnx, to_openvino
+from reslab.deploy.export.graphs import METADATA_KEY, import_openvino, network_program, to_onnx, to_openvino
 from reslab.deploy.export.quantization import quantize
 from reslab.nn.checkpoints.diagnose import differing_axes
 from reslab.nn.checkpoints.match_keys import match_by_name
@@ -24,7 +24,7 @@ from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safetensors
 from reslab.nn.factory import load_network
-from reslab.nn.graph_file import export_program, load_program
+from reslab.nn.graph_file import load_program
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_metric
 from reslab.spec.arch import Arch
@@ -97,7 +97,7 @@ def write_torch(job: ExportJob, path: Path) -> None:
     """Write the torch.export program, with the metadata in the extra file `reslab.json`."""
     extra_files = {f"{METADATA_KEY}.json": json.dumps(graph_metadata(job.network))}
     buffer = io.BytesIO()
-    torch.export.save(export_program(job.network, job.network.arch.input_size), buffer, extra_files=extra_files)
+    torch.export.save(network_program(job.network), buffer, extra_files=extra_files)
     # By Python: torch's own writer of files ends the process when the disk is full.
     path.write_bytes(buffer.getbuffer())
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from torch import Tensor
 
 from reslab.deploy.export.verify import load_calibration_images
-from reslab.deploy.inputs import InferenceTransform
-from reslab.deploy.predict import Predictor, build_predictor, class_names
+from reslab.deploy.inputs import InferenceTransform, PreparedImage
+from reslab.deploy.predictor import Predictor, build_predictor, class_names
 from reslab.deploy.server.ablation import AnalysisModel
 from reslab.deploy.server.batching import DynamicBatcher
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import load_network
 from reslab.nn.module_network import GraphModel, ModuleArch
 from reslab.nn.network import ResidualNetwork
@@ -66,10 +67,11 @@ class LoadedModel:
 
     @property
     def analysis_model(self) -> AnalysisModel:
-        """The copy of the network for analyses. Raises HTTPError (422) for an exported graph."""
+        """The copy of the network for analyses. Raises HTTPError (422) for an exported graph, and for segmentation."""
         if self.layers is None:
-            step = "serve the run or the network that it was exported from"
-            raise http_error(422, "a network with its layers", "an exported graph", step)
+            got = "one that predicts each pixel" if isinstance(self.network, DenseNetwork) else "an exported graph"
+            step = "serve a network for classification, or the run that the graph was exported from"
+            raise http_error(422, "a network with its layers and outputs for the image", got, step)
         return self.layers
 
     def close(self) -> None:
@@ -226,7 +228,7 @@ class ModelHandle:
         assert network.preprocess is not None  # checked by build_predictor
 
         def compute(images: Sequence[Tensor]) -> Sequence[Tensor]:
-            return [output.decoded for output in predictor.compute(images)]
+            return [output.decoded for output in predictor.compute([PreparedImage(image) for image in images])]
 
         return LoadedModel(
             network=network,
@@ -234,7 +236,7 @@ class ModelHandle:
             predictor=predictor,
             transform=InferenceTransform(network.preprocess, network.arch.height_width),
             batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
-            layers=None if isinstance(network, GraphModel) else AnalysisModel(network, settings.device),
+            layers=None if isinstance(network, GraphModel | DenseNetwork) else AnalysisModel(network, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
             checkpoint_step=checkpoint_step,
         )

@@ -90,6 +90,10 @@ class Segmentation(TaskType):
         weights = _class_weights(recipe.class_weights, data)
         return PixelCrossEntropy(None if weights is None else weights.to(device, torch.float32))
 
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return the masks (N, H, W) uint8: of each pixel the class of the largest logit."""
+        return outputs.argmax(1).to(torch.uint8)
+
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return `pixel_accuracy`, the mean over the images of the share of their pixels that is correct."""
         counts = targets != VOID

@@ -12,7 +12,7 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
-from reslab.deploy.predict import class_names
+from reslab.deploy.predictor import class_names
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
 from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelPath, ModelsResponse, StageInfo

@@ -1,0 +1,197 @@
+"""A network ready to predict: its backend, and what its task says of the outputs."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.deploy.backends.backend import Backend
+from reslab.deploy.backends.registry import open_backend
+from reslab.deploy.inputs import PreparedImage
+from reslab.deploy.results import result_rules
+from reslab.nn.checkpoints.load import last_linear_name
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.module_network import GraphModel
+from reslab.runtime.device import deterministic_mode
+from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.errors import invalid
+from reslab.training.model_source import Model, Network
+from reslab.training.tasks.registry import TASK_TYPES, restore_task
+from reslab.training.tasks.task_type import TaskType
+
+_MAX_MAP_PIXELS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOutput:
+    """The output for N images, on the CPU: `outputs` (N, ...) and, if requested, `embeddings` (N, F)."""
+
+    outputs: Tensor
+    embeddings: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageOutput:
+    """What a network says of one image: `decoded` by the task, whether the output `is_finite`, and the `embedding`.
+
+    `output` is the network's own; None for a map, which is large.
+    """
+
+    decoded: Tensor
+    is_finite: bool
+    embedding: tuple[float, ...] = ()
+    output: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A network ready to predict: what its `task` says of backend(image) / temperature.
+
+    With a `head`, the backend returns the embedding, and the head is computed here in float32.
+    """
+
+    backend: Backend
+    task: TaskType
+    temperature: float = 1.0
+    head: nn.Linear | None = None
+
+    def __call__(self, images: Sequence[Tensor]) -> ModelOutput:
+        """Return the output for uint8 images (C, H, W) of one size."""
+        output = self.backend(torch.stack(list(images)))
+        if self.head is None:
+            return ModelOutput(output)
+        with torch.inference_mode(), deterministic_mode():
+            return ModelOutput(self.head(output), output)
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Return what the outputs say, such as softmax(logits / temperature) (N, classes)."""
+        return self.task.decode(outputs / self.temperature)
+
+    def compute(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
+        """Return the output of each image; those of one size are computed together, at most 2**20 pixels of a map."""
+        outputs: list[ImageOutput | None] = [None] * len(images)
+        for indices in self._batches([tuple(image.read_pixels.shape) for image in images]):
+            batch = [images[i] for i in indices]
+            for i, output in zip(indices, self._compute_batch(batch), strict=True):
+                outputs[i] = output
+        return [output for output in outputs if output is not None]
+
+    def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+        """Yield the positions of images of one shape, for each shape in the order of the first."""
+        positions: dict[tuple[int, ...], list[int]] = {}
+        for i, shape in enumerate(shapes):
+            positions.setdefault(shape, []).append(i)
+        for shape, group in positions.items():
+            size = max(1, _MAX_MAP_PIXELS // math.prod(shape[1:])) if self.has_map else len(group)
+            yield from (group[start : start + size] for start in range(0, len(group), size))
+
+    @property
+    def has_map(self) -> bool:
+        """Whether an output is a map, of the size of the image."""
+        return result_rules(self.task).is_map
+
+    def _compute_batch(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
+        output = self([image.read_pixels for image in images])
+        is_finite = output.outputs.isfinite().flatten(1).all(1).tolist()
+        if self.has_map:
+            sizes = [image.original_size for image in images]
+            maps = [self._decode_map(*pair) for pair in zip(output.outputs, sizes, strict=True)]
+            return [ImageOutput(*pair) for pair in zip(maps, is_finite, strict=True)]
+        embeddings = [()] * len(images) if output.embeddings is None else map(tuple, output.embeddings.tolist())
+        rows = zip(self.decode(output.outputs), is_finite, embeddings, output.outputs, strict=True)
+        return [ImageOutput(*row) for row in rows]
+
+    def _decode_map(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return what outputs (C, H, W) say of each pixel of an image of this size, resized bilinearly."""
+        resized = functional.interpolate(outputs[None].float(), size, mode="bilinear", align_corners=False)
+        return self.decode(resized)[0]
+
+    def result(self, output: ImageOutput, top_k: int | None = None) -> dict[str, Any]:
+        """Return the fields of `Prediction` that say what was predicted; `top_k` is the number of classes."""
+        return result_rules(self.task).fields(self.task, output.decoded, top_k)
+
+
+def build_predictor(
+    network: Model,
+    backend: str = "auto",
+    precision: str = "float32",
+    device: str | torch.device = "auto",
+    *,
+    embeddings: bool = False,
+    use_temperature: bool = True,
+    compiled: bool = False,
+    calibration_images: Tensor | None = None,
+    num_images: int | None = None,
+) -> Predictor:
+    """Return a predictor that runs the network with a backend (see `open_backend`), its task and its temperature.
+
+    `embeddings` adds the input of the last linear layer to the output. Raises ValueError like `open_backend`, for a
+    network without preprocessing, for a task without predictions, and for embeddings of a network without a linear
+    layer.
+    """
+    if network.preprocess is None:
+        raise invalid(
+            "a network with its preprocessing",
+            f"{network.arch.name} without it",
+            next_step="train it, load a run, or network.set_metadata(preprocess=...)",
+        )
+    task = model_task(network)
+    result_rules(task)
+    if embeddings and isinstance(network, GraphModel):
+        raise invalid("a network with its layers for embeddings", f"{network.path}, an exported graph")
+    if embeddings and isinstance(network, DenseNetwork):
+        raise invalid("a network whose last layer is linear for embeddings", network.arch.name)
+    backbone: Model = network
+    head = None
+    if embeddings and not isinstance(network, GraphModel | DenseNetwork):
+        backbone, head = split_head(network)
+    opened_backend = open_backend(
+        backbone,
+        backend,
+        precision,
+        device,
+        compiled=compiled,
+        calibration_images=calibration_images,
+        num_images=num_images,
+    )
+    temperature = saved_temperature(network) if use_temperature else None
+    return Predictor(opened_backend, task, temperature or 1.0, head)
+
+
+def model_task(network: Model) -> TaskType:
+    """Return the network's task with its class names; that of its kind if none is recorded.
+
+    Raises ValueError for a kind without a task.
+    """
+    kind = network.arch.kind if isinstance(network.arch, DenseArch) else ModelKind.CLASSIFICATION
+    default = next((name for name, task_type in TASK_TYPES.items() if task_type.model_kind == kind), None)
+    if network.task is None and default is None:
+        raise invalid("a network of a task", f"{network.arch.name} for {kind}")
+    return restore_task(network.task or {"name": default}, class_names(network))
+
+
+def saved_temperature(network: Model) -> float | None:
+    """Return the temperature of the network's probabilities; None if none was fitted, or its task has none."""
+    return network.temperature if result_rules(model_task(network)).has_temperature else None
+
+
+def class_names(network: Model) -> tuple[str, ...]:
+    """Return the network's class names, or `class 0`, `class 1`, ... if it has none."""
+    return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes))
+
+
+def split_head(network: Network) -> tuple[Network, nn.Linear]:
+    """Return a copy of the network that ends before its last linear layer, and that layer; ValueError without one."""
+    backbone = copy.deepcopy(network).eval()
+    name = last_linear_name(backbone)
+    if name is None:
+        raise invalid("a network with a linear layer, whose input is the embedding", network.arch.name)
+    head = backbone.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    backbone.set_submodule(name, nn.Identity())
+    return backbone, head.cpu().float().requires_grad_(False)
