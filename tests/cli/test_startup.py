@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from reslab.data.dataset_names import DATASET_NAMES
 from reslab.data.registry import DATASETS
 
@@ -50,6 +52,23 @@ def test_a_command_that_needs_no_torch_imports_nothing_slow(tmp_path: Path) -> N
     answers = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("answered")]
     found = dict(zip(EXIT_CODES, answers, strict=True))
     assert found == {line: [str(code)] for line, code in EXIT_CODES.items()}, run.stderr
+
+
+PREDICT_CODE = """
+import sys
+from reslab.cli.app import main
+code = main(sys.argv[1:])
+slow = ("torchvision", "torch._dynamo", "scipy", "matplotlib", "sklearn", "pandas", "onnxruntime", "openvino")
+print("answered", code, *[name for name in slow if name in sys.modules])
+"""
+
+
+def test_a_prediction_imports_torch_and_nothing_else_slow(trained: Path, tmp_path: Path) -> None:
+    """Not the compiler either, which `torchvision` and draws on the meta device import."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.jpg")
+    command = [sys.executable, "-c", PREDICT_CODE, "predict", str(trained), "a.jpg"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "answered 0", run.stdout + run.stderr
 
 
 def test_the_names_of_datasets_are_those_of_the_registry() -> None:

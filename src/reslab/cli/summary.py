@@ -131,12 +131,11 @@ def _write_stages(table: "StageTable", output: Path) -> None:
 
 
 def _count_macs(arch: "Arch") -> int:
-    import torch
-
     from reslab.nn.cost import layer_table
     from reslab.nn.factory import create_model
+    from reslab.nn.init import init_empty_weights
 
-    with torch.device("meta"):
+    with init_empty_weights():
         model = create_model(arch)
     return sum(layer.macs for layer in layer_table(model, arch.input_size))
 
@@ -196,12 +195,11 @@ def parse_input_size(text: str) -> tuple[int, ...]:
 
 def summarize_arch(arch: "Arch", input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return everything that `reslab summary` prints. The network is built on the meta device, without memory."""
-    import torch
-
     from reslab.nn.cost import layer_table
     from reslab.nn.factory import create_model
+    from reslab.nn.init import init_empty_weights
 
-    with torch.device("meta"):
+    with init_empty_weights():
         model = create_model(arch)
     layers = layer_table(model, input_shape)
     return {

@@ -6,6 +6,7 @@ three channels, upright.
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -22,6 +24,7 @@ _FRAME_MARKERS = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _SCAN_MARKER, _APP1_MARKER = 0xDA, 0xE1
 _ORIENTATION_TAG, _SHORT_TYPE = 0x0112, 3
 _UNCHANGED, _RGB = 0, 3
+_IMAGE_LIBRARIES = ("image_stable.so", "image.so")  # named by the version of torchvision
 
 
 def decode_jpeg(content: bytes) -> Tensor | None:
@@ -59,13 +62,29 @@ def _decode(content: bytes, mode: int) -> Tensor | None:
 
 @cache
 def has_torchvision_decoder() -> bool:
-    """Return True if torchvision can decode; the first call imports it, which takes a second.
+    """Return True if torchvision can decode; the first call loads its decoder.
 
-    A process that starts others to decode calls this first, so that not every one of them imports it.
+    A process that starts others to decode calls this first, so that not every one of them loads it.
     """
-    import torchvision.io  # noqa: F401 - registers torch.ops.image
+    if not _load_image_library():
+        import torchvision.io  # noqa: F401 - registers torch.ops.image
 
     return hasattr(torch.ops.image, "decode_jpeg")
+
+
+def _load_image_library() -> bool:
+    """Load torchvision's library of decoders without its Python modules, which take two seconds to import.
+
+    Return False where it is not at one of the places known.
+    """
+    package = importlib.util.find_spec("torchvision")
+    for folder in (package and package.submodule_search_locations) or ():
+        for path in (Path(folder) / name for name in _IMAGE_LIBRARIES):
+            if path.is_file():
+                with contextlib.suppress(OSError):
+                    torch.ops.load_library(path)
+                    return True
+    return False
 
 
 def is_simple_jpeg(content: bytes) -> bool:

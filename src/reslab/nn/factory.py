@@ -12,6 +12,7 @@ from reslab.nn.checkpoints.limits import module_limit
 from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
 from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.features import FeatureNetwork
+from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
@@ -177,7 +178,7 @@ def _empty_network(arch: Arch | DenseArch, path: str | Path) -> "ResidualNetwork
     stored = read_shapes(path)
     try:
         # The weights come from the file: allocate and draw none, and build no more modules than it has weights for.
-        with torch.device("meta"), module_limit(stored, path):
+        with init_empty_weights(), module_limit(stored, path):
             network = _build_network(arch)
     except (RuntimeError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         raise invalid("an architecture that can be built", f"that of {path} ({error})") from error

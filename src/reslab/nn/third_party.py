@@ -13,6 +13,7 @@ from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.match_keys import OPTIONAL_SUFFIX
 from reslab.nn.checkpoints.read import unwrap_checkpoint
+from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
@@ -121,7 +122,7 @@ def _candidates(model: nn.Module, in_channels: int, num_classes: int) -> Iterato
         if not set(arch.widths) <= sizes or not _plausible_conv_count(arch, num_convs):
             continue
         for candidate in dict.fromkeys(override(arch, {**axes, **io_sizes}) for axes in ({}, *implied)):
-            with torch.device("meta"):
+            with init_empty_weights():
                 network = ResidualNetwork(candidate)
             if _shapes(network) == shapes:
                 yield network.to(reference_tensor.dtype).to_empty(device=reference_tensor.device).eval()

@@ -11,6 +11,7 @@ import torch
 from reslab.data.dataset import DatasetSplits
 from reslab.data.registry import DATASETS
 from reslab.nn.cost import layer_table
+from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.errors import invalid
@@ -215,7 +216,7 @@ def model_cost(arch: Arch) -> ModelCost:
 
     `num_activations` counts the outputs of convolutions and activations, which the backward pass reads.
     """
-    with torch.device("meta"):
+    with init_empty_weights():
         model = ResidualNetwork(arch)
     table = layer_table(model, arch.input_size)
     return ModelCost(

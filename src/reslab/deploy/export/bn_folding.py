@@ -2,17 +2,16 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.nn.network import ResidualNetwork
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-_BATCH_NORM_TYPES = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 def fold_batch_norms(network: NetworkT) -> NetworkT:
@@ -37,7 +36,13 @@ def fold_batch_norms(network: NetworkT) -> NetworkT:
 
 def count_batch_norms(network: nn.Module) -> int:
     """Return the number of batch norms in the network."""
-    return sum(isinstance(module, _BATCH_NORM_TYPES) for module in network.modules())
+    return sum(_is_batch_norm(module) for module in network.modules())
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    # A frozen one can be there only if torchvision, which takes a second to import, has been imported.
+    frozen_type = getattr(sys.modules.get("torchvision.ops"), "FrozenBatchNorm2d", nn.BatchNorm2d)
+    return isinstance(module, nn.BatchNorm2d | frozen_type)
 
 
 def _conv_norm_pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
@@ -46,7 +51,7 @@ def _conv_norm_pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.M
         for conv_name, norm_name in itertools.pairwise(names):
             conv, norm = _last_module(getattr(parent, conv_name)), getattr(parent, norm_name)
             # A subclass may compute with other weights than it stores, as a standardized convolution does.
-            if type(conv) is nn.Conv2d and isinstance(norm, _BATCH_NORM_TYPES):
+            if type(conv) is nn.Conv2d and _is_batch_norm(norm):
                 yield conv, parent, norm_name
 
 

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from reslab.nn.init import SkipInit
+from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.grammar import Op, parse_ops
@@ -129,6 +127,6 @@ def _weighted(ops: tuple[Op, ...]) -> tuple[str, ...]:
 @functools.cache
 def _shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the network with at most two blocks in each stage, without counters."""
-    with torch.device("meta"), SkipInit():
+    with init_empty_weights():
         state = ResidualNetwork(shorten(arch)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}

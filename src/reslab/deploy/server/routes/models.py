@@ -19,6 +19,7 @@ from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, Mode
 from reslab.deploy.server.state import AppState
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
@@ -146,8 +147,9 @@ def _describe_module(handle: ModelHandle) -> _ArchInfo:
 @cache
 def _describe_arch(arch: Arch) -> _ArchInfo:
     """Describe a network built on the meta device, where nothing is computed."""
-    with torch.device("meta"):
+    with init_empty_weights():
         network = ResidualNetwork(arch).eval()
+    with torch.device("meta"):
         slots = block_slots(network)
         output_shapes = _output_shapes(network, arch) if slots else []
     stages: dict[str, list[BlockInfo]] = {}
