@@ -8,6 +8,9 @@ from PIL import Image
 
 from reslab.data.dataset_names import DATASET_NAMES
 from reslab.data.registry import DATASETS
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.spec.preprocess import Preprocess
 
 SLOW_MODULES = ("torch", "torchvision", "scipy", "matplotlib", "sklearn", "PIL", "jinja2")
 CODE = f"""
@@ -63,10 +66,13 @@ print("answered", code, *[name for name in slow if name in sys.modules])
 """
 
 
-def test_a_prediction_imports_torch_and_nothing_else_slow(trained: Path, tmp_path: Path) -> None:
+def test_a_prediction_imports_torch_and_nothing_else_slow(tmp_path: Path) -> None:
     """Not the compiler either, which `torchvision` and draws on the meta device import."""
-    Image.new("L", (8, 8)).save(tmp_path / "a.jpg")
-    command = [sys.executable, "-c", PREDICT_CODE, "predict", str(trained), "a.jpg"]
+    network = create_model("resnet20_cifar", depths=(1, 1, 1))
+    network.set_metadata(preprocess=Preprocess(3, "resize(32)", (0.5,) * 3, (0.5,) * 3))
+    save_weights(tmp_path / "model.safetensors", network)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
+    command = [sys.executable, "-c", PREDICT_CODE, "predict", "model.safetensors", "a.jpg"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "answered 0", run.stdout + run.stderr
 
