@@ -88,6 +88,7 @@ def grammar_tables() -> dict[str, str]:
         MergeRole.MERGE: "operation",
         MergeRole.SHORTCUT: "modifier of the shortcut",
         MergeRole.BRANCH: "modifier of the branch",
+        MergeRole.BRANCHES: "combination of branches",
     }
     merges = [
         [

@@ -166,7 +166,56 @@ def resnet8_fast():
     return chain(tally, (1,) * 3, (32, 64, 128), (3, 3), project="norm").fc(10).totals
 
 
+def shake26(width):
+    """Gastaldi 2017, Sec. 2: two branches, each with norms; two 1x1 projections to half of the width."""
+    tally = Tally(3, 32).conv(3, 16).norm()
+    for stage in range(3):
+        for block in range(4):
+            reads, side, out, stride = tally.channels, tally.side, width << stage, 2 if stage and not block else 1
+            for _ in range(2):
+                tally.channels, tally.side = reads, side
+                tally.conv(3, out, stride).norm().conv(3, out).norm()
+            if reads != out:
+                here, tally.side = tally.side, side
+                for _ in range(2):
+                    tally.conv(1, out // 2, stride, reads=reads)
+                tally.norm()
+                tally.side = here
+    return tally.fc(10).totals
+
+
+def se_preact(depths, widths, branch=(3, 3), out=1, stem=16):
+    """Norms read what the convolutions read; bare projections; gates of a sixteenth of the width, with biases.
+
+    No norm at the end.
+    """
+    tally = Tally(3, 32).conv(3, stem).norm()
+    for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+        for block in range(depth):
+            reads, side, stride = tally.channels, tally.side, 2 if stage and not block else 1
+            for k, kernel in enumerate(branch):
+                strided = kernel > 1 and all(before == 1 for before in branch[:k])
+                tally.norm().conv(kernel, width * out if k == len(branch) - 1 else width, stride if strided else 1)
+            channels = tally.channels
+            inner = channels // 16
+            tally.params += 2 * channels * inner + inner + channels
+            tally.macs += 2 * channels * inner
+            if reads != channels:
+                here, tally.side = tally.side, side
+                tally.conv(1, channels, stride, reads=reads)
+                tally.side = here
+    return tally.fc(10).totals
+
+
 DERIVED = {
+    "shake26_2x32d_cifar": lambda: shake26(32),
+    "shake26_2x64d_cifar": lambda: shake26(64),
+    "shake26_2x96d_cifar": lambda: shake26(96),
+    "sepreresnet20_cifar": lambda: se_preact((3,) * 3, (16, 32, 64)),
+    "sepreresnet56_cifar": lambda: se_preact((9,) * 3, (16, 32, 64)),
+    "sepreresnet110_cifar": lambda: se_preact((18,) * 3, (16, 32, 64)),
+    "sepreresnet164_cifar": lambda: se_preact((18,) * 3, (16, 32, 64), (1, 3, 1), out=4),
+    "sepreresnet18_cifar": lambda: se_preact((2,) * 4, (64, 128, 256, 512), stem=64),
     "resnet164_cifar": lambda: cifar((18,) * 3, (1, 3, 1), out=4, project="norm"),
     "resnet1001_cifar": lambda: cifar((111,) * 3, (1, 3, 1), out=4, project="norm"),
     "resnet110_1layer_cifar": lambda: cifar((36,) * 3, (3,)),

@@ -15,18 +15,19 @@ from reslab.spec.zoo import ARCHS
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text(encoding="utf-8"))
 # Weighted layers on the way through, projections not counted, as the papers name their networks.
 DEPTHS = {
-    18: "resnet18 resnet18_a plain18 resnet18_cifar resnet18_d2l",
+    18: "resnet18 resnet18_a plain18 resnet18_cifar resnet18_d2l sepreresnet18_cifar",
     34: "resnet34 resnet34_a resnet34_c plain34",
     50: "resnet50 resnet50_v1 resnext50_32x4d wide_resnet50_2 resnetv2_50 seresnet50",
     101: "resnet101 resnet101_v1 resnext101_32x8d resnext101_64x4d wide_resnet101_2 resnetv2_101",
     152: "resnet152 resnet152_v1 resnetv2_152 preresnet152",
     200: "resnet200 preresnet200",
     8: "resnet8_fast",
-    20: "resnet20_cifar plain20_cifar",
+    26: "shake26_2x32d_cifar shake26_2x64d_cifar shake26_2x96d_cifar",
+    20: "resnet20_cifar plain20_cifar sepreresnet20_cifar",
     56: "resnet56_cifar plain56_cifar rezero56_cifar skipinit56_cifar",
     110: "resnet110_cifar plain110_cifar preresnet110_cifar resnet110_1layer_cifar preresnet110_1layer_cifar "
-    "resnet110_sd_cifar fixup110_cifar pyramidnet110_cifar",
-    164: "resnet164_cifar preresnet164_cifar",
+    "resnet110_sd_cifar sepreresnet110_cifar fixup110_cifar pyramidnet110_cifar",
+    164: "resnet164_cifar preresnet164_cifar sepreresnet164_cifar",
     1001: "resnet1001_cifar preresnet1001_cifar",
     1202: "resnet1202_cifar",
     29: "resnext29_8x64d_cifar",

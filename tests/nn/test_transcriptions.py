@@ -106,3 +106,60 @@ def test_stable_resnet_scales_branches_by_a_law_of_depth(factor, law):
     plain = create_model("resnet20_cifar", merge=f"scale(1,{factor!r})").double()
     plain.load_state_dict(ours.state_dict())
     assert_same(ours, plain, images(2, 3, 16, 16))
+
+
+class SEPreActBlock(nn.Module):
+    """github.com/kuangliu/pytorch-cifar, models/senet.py, PreActBlock, by our names; also as a bottleneck."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int) -> None:
+        super().__init__()
+        self.num_convs, outputs = len(kernels), widths[-1]
+        reads = inputs
+        for number, (width, kernel) in enumerate(zip(widths, kernels, strict=True), 1):
+            strided = stride if kernel == 3 and 3 not in kernels[: number - 1] else 1
+            self.add_module(f"bn{number}", nn.BatchNorm2d(reads))
+            self.add_module(f"conv{number}", nn.Conv2d(reads, width, kernel, strided, kernel // 2, bias=False))
+            reads = width
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False)) if inputs != outputs else None
+        )
+        self.se = nn.Module()
+        self.se.fc1, self.se.fc2 = nn.Conv2d(outputs, outputs // 16, 1), nn.Conv2d(outputs // 16, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        shortcut = x if self.downsample is None else self.downsample(y)
+        y = self.conv1(y)
+        for number in range(2, self.num_convs + 1):
+            y = getattr(self, f"conv{number}")(F.relu(getattr(self, f"bn{number}")(y)))
+        gate = torch.sigmoid(self.se.fc2(F.relu(self.se.fc1(F.avg_pool2d(y, y.size(2))))))
+        return y * gate + shortcut
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "widths"),
+    [
+        ("sepreresnet18_cifar", (3, 3), [(16, 16), (32, 32)]),
+        ("sepreresnet164_cifar", (1, 3, 1), [(16, 16, 64), (32, 32, 128)]),
+    ],
+)
+def test_squeeze_and_excitation_in_pre_activated_blocks(name, kernels, widths):
+    theirs, inputs = nn.Module(), 16
+    theirs.conv1, theirs.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+    for stage, block_widths in enumerate(widths, 1):
+        first = SEPreActBlock(inputs, block_widths, kernels, stage)
+        inputs = block_widths[-1]
+        theirs.add_module(f"layer{stage}", nn.Sequential(first, SEPreActBlock(inputs, block_widths, kernels, 1)))
+    theirs.fc = nn.Linear(inputs, 10)
+
+    def forward(x: Tensor) -> Tensor:
+        x = theirs.layer2(theirs.layer1(F.relu(theirs.bn1(theirs.conv1(x)))))
+        return theirs.fc(x.mean((2, 3)))
+
+    theirs.forward = forward
+    theirs = theirs.double()
+    randomise(theirs)
+    stem_and_sizes = {"stem": "conv3(16) norm act", "depths": (2, 2), "widths": (16, 32), "strides": (1, 2)}
+    ours = create_model(name, **stem_and_sizes).double()
+    ours.load_state_dict(theirs.state_dict())
+    assert_same(ours, theirs, images(2, 3, 16, 16))

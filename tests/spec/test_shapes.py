@@ -8,7 +8,7 @@ import torch
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
-from reslab.spec.shapes import network_layers
+from reslab.spec.shapes import Layer, network_layers
 from reslab.spec.shortcut import SHORTCUTS
 from reslab.spec.zoo import ARCHS
 
@@ -17,8 +17,16 @@ REPRESENTATIVES = (
     "resnet18", "resnet18_a", "resnet34_c", "resnet50_caffe", "resnet50v2_keras", "resnetv2_18d", "resnetblur18",
     "resnetaa34d", "pyramidnet110_cifar", "res2net50d", "skresnet18", "resnest14d", "resnest50d_1s4x24d",
     "convnext_atto", "nf_regnet_b0", "nfnet_l0", "regnetz_005", "regnetv_040", "senet154", "fixup110_cifar",
-    "book_resdeep", "r3d_18", "resnet50_ibn_a", "resnet110_sd_cifar",
+    "book_resdeep", "r3d_18", "resnet50_ibn_a", "resnet110_sd_cifar", "shake26_2x32d_cifar", "sepreresnet20_cifar",
 )  # fmt: skip
+
+
+def part_shapes(layer: Layer) -> list[tuple[int, ...]]:
+    """The outputs of the modules of a layer: two side by side, whose channels add up, or its own."""
+    if layer.op.name != "shift-project":
+        return [layer.out_shape]
+    first = int(layer.op.args[0])
+    return [(first, *layer.out_shape[1:]), (layer.out_shape[0] - first, *layer.out_shape[1:])]
 
 
 def assert_same_shapes(arch: Arch) -> None:
@@ -31,16 +39,21 @@ def assert_same_shapes(arch: Arch) -> None:
     stages = {name for name in built if name.startswith("layer")}
     for block in network.blocks:
         name = block.spec.name if not arch.share_weights else f"{block.spec.name.partition('.')[0]}.0"
-        for layer in (*block.pre, *block.branch, *block.post):
-            module = f"{name}.{layer.name}"
+        num_branches = block.spec.branches
+        prefixes = [f"{name}.branch{k}" for k in range(1, num_branches + 1)] if num_branches > 1 else [name]
+        modules = [(f"{prefix}.{layer.name}", layer) for prefix in prefixes for layer in block.branch]
+        modules += [(f"{name}.{layer.name}", layer) for layer in (*block.pre, *block.post)]
+        for module, layer in modules:
             inner = {row for row in stages if row == module or row.startswith(f"{module}.")}
             assert inner, module
             if module in built:
                 assert built[module][0] == layer.out_shape, module
             stages -= inner
         shortcut = [row for row in built if row.startswith(f"{name}.downsample")]
-        assert [built[row][0] for row in shortcut] == [layer.out_shape for layer in block.shortcut or ()], name
-        stages -= {*shortcut, *(row for row in stages if row.startswith(f"{name}.merge"))}
+        assert [built[row][0] for row in shortcut] == [
+            shape for layer in block.shortcut or () for shape in part_shapes(layer)
+        ], name
+        stages -= {*shortcut, *(row for row in stages if row.startswith((f"{name}.merge", f"{name}.combination")))}
         if arch.share_weights:
             return
     assert not stages

@@ -7,7 +7,7 @@ y = post( merge( shortcut(p), branch(p) ) )
 from torch import Tensor, nn
 
 from reslab.nn.layers import make_conv, make_layer
-from reslab.nn.merge import make_merge
+from reslab.nn.merge import make_combination, make_merge
 from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.nn.shortcut import make_shortcut
 from reslab.spec.arch import Arch
@@ -16,11 +16,49 @@ from reslab.spec.layout import BlockSpec, layout_stages
 from reslab.spec.order import NamedOp
 
 
+class Branch(nn.Module):
+    """One of several parallel branches of a block. `branch_names` are its modules in order."""
+
+    def __init__(self, spec: BlockSpec, ops: tuple[NamedOp, ...], site: Site) -> None:
+        super().__init__()
+        self.branch_names = _add_ops(self, spec, ops, site)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _run_layers(self, self.branch_names, x)
+
+
+def _add_ops(module: nn.Module, spec: BlockSpec, ops: tuple[NamedOp, ...], site: Site) -> tuple[str, ...]:
+    """Add the layers of operations to a module; return their names."""
+    names = []
+    for named_op in ops:
+        layer = _make_layer(spec, named_op, site)
+        if layer is not None:
+            module.add_module(named_op.name, layer)
+            names.append(named_op.name)
+    return tuple(names)
+
+
+def _make_layer(spec: BlockSpec, named_op: NamedOp, site: Site) -> nn.Module | None:
+    convs = spec.convs
+    if named_op.op.name == "conv":
+        kind = str(named_op.op.args[0]) if named_op.op.args else ""
+        return make_conv(site, convs[named_op.num_convs - 1], site.arch.bias, kind)
+    channels = convs[named_op.num_convs - 1].out_channels if named_op.num_convs else convs[0].in_channels
+    return make_layer(named_op.op, site.at(channels))
+
+
+def _run_layers(module: nn.Module, names: tuple[str, ...], x: Tensor) -> Tensor:
+    for name in names:
+        x = getattr(module, name)(x)
+    return x
+
+
 class ResidualBlock(nn.Module):
     """y = post(merge(shortcut(p), branch(p))) with p = pre(x). N C H W to N C' H/stride W/stride.
 
     `pre_names`, `branch_names` and `post_names` are the modules of each part, in order. The module of the shortcut is
-    `downsample`, as in torchvision. A plain twin has neither `downsample` nor `merge`: y = post(branch(p)).
+    `downsample`, as in torchvision. Several parallel branches are modules of their own, `branch1`, `branch2` and so on;
+    `combination` makes one of their outputs. A plain twin has neither `downsample` nor `merge`: y = post(branch(p)).
     """
 
     def __init__(self, spec: BlockSpec, arch: Arch, norm: NormLayer | None) -> None:
@@ -28,45 +66,40 @@ class ResidualBlock(nn.Module):
         self.spec = spec
         site = Site(arch, spec.in_channels, norm, block=spec)
         pre_ops = () if spec.skip_preact else spec.ops.pre
-        self.pre_names = self._add_ops(pre_ops if spec.shared_preact else (), site)
-        self.branch_names = self._add_ops((() if spec.shared_preact else pre_ops) + spec.ops.branch, site)
-        self.post_names = self._add_ops(spec.ops.post, site)
+        self.pre_names = _add_ops(self, spec, pre_ops if spec.shared_preact else (), site)
+        branch_ops = (() if spec.shared_preact else pre_ops) + spec.ops.branch
+        self.branch_names: tuple[str, ...] = ()
+        self.combination = make_combination(spec, site)
+        if self.combination is None:
+            self.branch_names = _add_ops(self, spec, branch_ops, site)
+        else:
+            for number in range(1, spec.branches + 1):
+                self.add_module(f"branch{number}", Branch(spec, branch_ops, site))
+        self.post_names = _add_ops(self, spec, spec.ops.post, site)
         self.downsample = make_shortcut(spec, site)
         self.merge = None if self.downsample is None else make_merge(spec, site)
 
-    def _add_ops(self, ops: tuple[NamedOp, ...], site: Site) -> tuple[str, ...]:
-        names = []
-        for named_op in ops:
-            module = self._make_layer(named_op, site)
-            if module is not None:
-                self.add_module(named_op.name, module)
-                names.append(named_op.name)
-        return tuple(names)
-
-    def _make_layer(self, named_op: NamedOp, site: Site) -> nn.Module | None:
-        convs = self.spec.convs
-        if named_op.op.name == "conv":
-            kind = str(named_op.op.args[0]) if named_op.op.args else ""
-            return make_conv(site, convs[named_op.num_convs - 1], site.arch.bias, kind)
-        channels = convs[named_op.num_convs - 1].out_channels if named_op.num_convs else convs[0].in_channels
-        return make_layer(named_op.op, site.at(channels))
-
-    def _run_layers(self, names: tuple[str, ...], x: Tensor) -> Tensor:
-        for name in names:
-            x = getattr(self, name)(x)
-        return x
+    @property
+    def branches(self) -> tuple["ResidualBlock | Branch", ...]:
+        """The modules that hold the layers of the branches (`branch_names`): the block itself if it has one."""
+        if self.combination is None:
+            return (self,)
+        return tuple(getattr(self, f"branch{number}") for number in range(1, self.spec.branches + 1))
 
     def pre(self, x: Tensor) -> Tensor:
         """Run the operations ahead of the fork; without any, return x itself."""
-        return self._run_layers(self.pre_names, x)
+        return _run_layers(self, self.pre_names, x)
 
     def branch(self, p: Tensor) -> Tensor:
-        """Run the residual function F."""
-        return self._run_layers(self.branch_names, p)
+        """Run the residual function F; of several branches, what `combination` makes of them."""
+        if self.combination is None:
+            return _run_layers(self, self.branch_names, p)
+        output: Tensor = self.combination([branch(p) for branch in self.branches])
+        return output
 
     def post(self, y: Tensor) -> Tensor:
         """Run the operations after the merge."""
-        return self._run_layers(self.post_names, y)
+        return _run_layers(self, self.post_names, y)
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.pre(x)
@@ -75,10 +108,10 @@ class ResidualBlock(nn.Module):
             y = self.merge(p, self.downsample(p), y)
         return self.post(y)
 
-    def last_norm(self) -> nn.Module | None:
-        """Return the last norm of the branch, ahead of the merge; None without one."""
-        norms = [name for name in self.branch_names if name.startswith("bn")]
-        return getattr(self, norms[-1]) if norms else None
+    def last_norms(self) -> tuple[nn.Module, ...]:
+        """Return the last norm of each branch, ahead of the merge; empty without norms."""
+        norms = [(branch, [name for name in branch.branch_names if name.startswith("bn")]) for branch in self.branches]
+        return tuple(getattr(branch, names[-1]) for branch, names in norms if names)
 
 
 def Residual(in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> ResidualBlock:

@@ -111,10 +111,11 @@ def init_weights(
     for block in blocks:
         _apply_rule(block, scheme.conv, conv_class, scale)
         if scheme.last_conv:
-            _apply_rule(getattr(block, f"conv{num_convs}"), scheme.last_conv, conv_class, scale)
+            for branch in block.branches:
+                _apply_rule(getattr(branch, f"conv{num_convs}"), scheme.last_conv, conv_class, scale)
             if block.downsample is not None:  # Fixup scales only the layers inside the branches
                 _apply_rule(block.downsample, scheme.stem or scheme.conv, conv_class, 1.0)
-        _init_last_norm(block, arch)
+        _init_last_norms(block, arch)
         if block.merge is not None:
             block.merge.init_weights()
 
@@ -128,7 +129,8 @@ def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale
                 nn.init.zeros_(layer.bias)
 
 
-def _init_last_norm(block: "ResidualBlock", arch: Arch) -> None:
-    weight = getattr(block.last_norm(), "weight", None)
-    if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
-        nn.init.constant_(weight, arch.last_norm_weight)
+def _init_last_norms(block: "ResidualBlock", arch: Arch) -> None:
+    for norm in block.last_norms():
+        weight = getattr(norm, "weight", None)
+        if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
+            nn.init.constant_(weight, arch.last_norm_weight)

@@ -55,6 +55,7 @@ def register_merge(
       subclass of `Merge` (of `block` and `site`) with weights of its own. Further parameters are arguments.
     * `shortcut`, `branch`: a function that returns a module for that path; it may have parameters `block` (`BlockSpec`)
       and `site` (`Site`) beside its arguments.
+    * `branches`: such a function; its module takes the list of the parallel branches' outputs, and returns one tensor.
 
     The description is by default the docstring; `varies_with_depth` forbids the operation in blocks that share weights.
     Raises ValueError for a name that is taken.
@@ -177,6 +178,66 @@ class FunctionMerge(Merge):
 
     def extra_repr(self) -> str:
         return ", ".join([self.function.__name__, *(f"{name}={value}" for name, value in self.args.items())])
+
+
+class SumBranches(nn.Module):
+    """The sum of parallel branches (aggregated transformations; Xie et al. 2017, Eq. 2)."""
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        return torch.stack(branches).sum(0)
+
+
+class Shake(nn.Module):
+    """Random weights of parallel branches (Gastaldi 2017, arXiv:1705.07485, Eqs. 2 and 3); in eval mode the mean.
+
+    The forward pass computes sum_i a_i x_i, the backward pass multiplies the gradient by b_i. `shake` draws the weights
+    uniformly from those of sum 1 (for two branches, a_1 from U(0, 1) and a_2 = 1 - a_1), `even` takes 1 / K, and `keep`
+    takes b = a. `level`: one draw per `image` or per `batch`.
+    """
+
+    def __init__(self, forward: str = "shake", backward: str = "shake", level: str = "image") -> None:
+        super().__init__()
+        self.forward_mode, self.backward_mode, self.level = forward, backward, level
+
+    def draw(self, num_branches: int, x: Tensor, mode: str) -> Tensor:
+        """Return weights K N 1 1 1 (K 1 1 1 1 per batch) of sum 1 over the K branches."""
+        shape = (num_branches, x.shape[0] if self.level == "image" else 1)
+        if mode == "even":
+            weights = torch.full(shape, 1 / num_branches, device=x.device)
+        else:
+            # The gaps between K - 1 sorted uniform numbers are uniform over all weights of sum 1.
+            cuts = torch.rand((num_branches - 1, shape[1]), device=x.device).sort(0).values
+            weights = torch.diff(cuts, dim=0, prepend=cuts.new_zeros(1, shape[1]), append=cuts.new_ones(1, shape[1]))
+        return weights.to(x.dtype).reshape(*shape, *([1] * (x.ndim - 1)))
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        stacked = torch.stack(branches)
+        if not self.training:
+            return stacked.mean(0)
+        forward = self.draw(len(branches), branches[0], self.forward_mode)
+        if self.backward_mode == "keep":
+            return (forward * stacked).sum(0)
+        backward = self.draw(len(branches), branches[0], self.backward_mode)
+        # The gradient passes through the first product alone.
+        return (backward * stacked + ((forward - backward) * stacked).detach()).sum(0)
+
+    def extra_repr(self) -> str:
+        return f"forward={self.forward_mode}, backward={self.backward_mode}, level={self.level}"
+
+
+@merge_builder("shake")
+def shake(forward: str, backward: str, level: str) -> nn.Module:
+    return Shake(forward, backward, level)
+
+
+def make_combination(block: BlockSpec, site: Site) -> nn.Module | None:
+    """Return the module that makes one branch of several parallel ones; None for one branch."""
+    if block.branches == 1:
+        return None
+    if block.merge.combination is None:
+        return SumBranches()
+    module: nn.Module = _call_builder(block.merge.combination, block, site)
+    return module
 
 
 def make_merge(block: BlockSpec, site: Site) -> Merge:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,6 +87,34 @@ class PadChannels(nn.Module):
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class ShiftProject(nn.Module):
+    """Two strided 1x1 convolutions side by side, the second of the map shifted by one position, and a norm.
+
+    The map moves down and right, and zeros follow, so that with a stride of 2 each convolution sees other positions.
+    N C H W to N C' H/stride W/stride: C' // 2 channels from `conv1`, which reads the map itself, the rest from `conv2`.
+    Source: github.com/xgastaldi/shake-shake, models/shakeshakeblock.lua.
+    """
+
+    def __init__(self, block: BlockSpec, site: Site) -> None:
+        super().__init__()
+        half, arch = block.out_channels // 2, site.arch
+        self.dims = arch.dims
+        self.conv1 = make_conv(site, ConvSpec(1, block.in_channels, half, block.stride), arch.bias)
+        self.conv2 = make_conv(site, ConvSpec(1, block.in_channels, block.out_channels - half, block.stride), arch.bias)
+        norms = optional_norm(block, site)
+        self.bn = norms[0] if norms else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shifted = F.pad(x, (1, -1) * self.dims)
+        y: Tensor = self.bn(torch.cat((self.conv1(x), self.conv2(shifted)), 1))
+        return y
+
+
+@shortcut_builder("shift-project")
+def shift_project(block: BlockSpec, site: Site) -> nn.Module:
+    return ShiftProject(block, site)
 
 
 @shortcut_builder("identity")

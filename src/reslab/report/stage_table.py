@@ -156,6 +156,7 @@ def _block_lines(block: BlockLayers) -> tuple[str, ...]:
             lines.append(_conv_text(layer.op, layer.conv, with_stride=False))
         elif layer.op.name in ATTENTION:
             lines.append(layer.op.name.upper())
+    lines += [f"{block.spec.branches} branches"] if block.spec.branches > 1 else []
     return tuple(lines)
 
 

@@ -21,6 +21,8 @@ class Arch:
     * `widths`: the width of each stage's branch, or a law: `additive(16,48)` (PyramidNet) makes block k of N
       round(16 + 48 k / N) wide.
     * `convs`: the kernel of each convolution of the branch, or a text with widths and groups (`reslab.spec.convs`).
+    * `branches`: the number of parallel branches of a block, alike but for their weights; their sum is F, unless the
+      merge combines them otherwise (`shake`).
     * `expansion`: a block's output width divided by its stage's width.
     * `groups`, `width_per_group`: cardinality and base width (ResNeXt). The inner width is
       int(width * width_per_group / 64) * groups; convolutions with a kernel above 1 are grouped.
@@ -58,6 +60,7 @@ class Arch:
     depths: tuple[int, ...]
     widths: tuple[int, ...] | str
     convs: tuple[int, ...] | str = (3, 3)
+    branches: int = 1
     expansion: int = 1
     groups: int = 1
     width_per_group: int = 64

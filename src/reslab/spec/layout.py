@@ -57,7 +57,8 @@ class BlockSpec:
     """Everything that building one block needs.
 
     * `name` (`layer1.0`), `index` (from 0) among `num_blocks`.
-    * `convs`, `ops`: the convolutions and the operations of the branch. `stride`: of the whole block; with
+    * `convs`, `ops`: the convolutions and the operations of the branch; `branches`: the number of parallel branches,
+      all with these. `stride`: of the whole block; with
       `pool_takes_stride`, pools of the branch make it in place of a convolution.
     * `shortcut`, `merge`: how the shortcut gets the branch's shape (None in a plain twin), and how the two merge.
       `changes_path`: the shortcut is not the identity (in a plain twin: would not be).
@@ -82,6 +83,7 @@ class BlockSpec:
     skip_preact: bool
     projection_norm: bool
     expected_std: float = 1.0
+    branches: int = 1
 
     @property
     def in_channels(self) -> int:
@@ -153,6 +155,9 @@ def layout_stages(arch: Arch) -> Stages:
 def _stage_designs(arch: Arch) -> list[_StageDesign]:
     num_stages = len(arch.depths)
     merge, shortcut = parse_merge(arch.merge), get_shortcut(arch.shortcut)
+    if merge.combination is not None and arch.branches < 2:
+        required = f"at least 2 branches with merge={merge.combination}"
+        raise invalid(required, f"branches={arch.branches}", "branches=2")
     group_widths = arch.group_width if isinstance(arch.group_width, tuple) else (arch.group_width,) * num_stages
     designs = []
     for order, rules, group_width in zip(stage_orders(arch), arch.stage_convs, group_widths, strict=True):
@@ -236,6 +241,7 @@ def _block_spec(
         skip_preact=design.order.skip_first_preact and index == 0,
         projection_norm=design.order.projection_norm,
         expected_std=expected_std,
+        branches=arch.branches,
     )
 
 
@@ -345,7 +351,7 @@ def stem_channels(arch: Arch) -> int:
 
 
 def _positive_sizes(arch: Arch) -> Iterator[tuple[str, int]]:
-    for name in ("num_classes", "in_channels", "groups", "expansion", "width_per_group"):
+    for name in ("num_classes", "in_channels", "branches", "groups", "expansion", "width_per_group"):
         yield name, getattr(arch, name)
     for name in ("depths", "strides", "image_size"):
         yield from ((name, size) for size in getattr(arch, name))

@@ -107,6 +107,12 @@ _ORDERS: dict[str, Order] = {
         projection_norm=False,
     ),
     "se": Order("conv norm act | conv norm se + act", "Hu, Shen and Sun 2018, arXiv:1709.01507, Fig. 3"),
+    "se-preact": Order(
+        "norm act conv | norm act conv se(0.0625,divisor=1) +",
+        "github.com/kuangliu/pytorch-cifar, models/senet.py: norm and activation after the stem, none at the end",
+        shared_preact=("projects",),
+        projection_norm=False,
+    ),
     "norm-free-preact": Order(
         "act conv | act conv +",
         "De and Smith 2020, arXiv:2002.10444, Sec. 3 (SkipInit: the pre-activated unit without norms)",

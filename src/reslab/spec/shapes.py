@@ -46,7 +46,8 @@ class Layer:
 class BlockLayers:
     """The layers of a block: ahead of the fork, of both paths, and after the merge.
 
-    `shortcut` is None where there is none (a plain twin), and empty for the identity.
+    `branch` is one of the parallel branches where `spec.branches` says there are several; they are alike. `shortcut` is
+    None where there is none (a plain twin), and empty for the identity.
     """
 
     spec: BlockSpec
@@ -291,6 +292,11 @@ def _pool_and_project(arch: Arch, spec: BlockSpec, fork_shape: Shape, out_shape:
     return (*_average_pool(spec, fork_shape, out_shape), projection, *_normed(arch, spec, out_shape))
 
 
+def _shift_and_project(arch: Arch, spec: BlockSpec, fork_shape: Shape, out_shape: Shape) -> tuple[Layer, ...]:
+    convs = Layer(Op("shift-project", (out_shape[0] // 2,)), fork_shape, out_shape, stride=spec.stride)
+    return (convs, *_normed(arch, spec, out_shape))
+
+
 def _registered_shortcut(arch: Arch, spec: BlockSpec, fork_shape: Shape, out_shape: Shape) -> tuple[Layer, ...]:
     """Return one layer for a shortcut that a user registered."""
     assert spec.shortcut is not None
@@ -305,4 +311,5 @@ _SHORTCUT_LAYERS: dict[str, Callable[[Arch, BlockSpec, Shape, Shape], tuple[Laye
     "project": _project,
     "conv1x1": _projection,
     "avg-project": _pool_and_project,
+    "shift-project": _shift_and_project,
 }

@@ -96,6 +96,13 @@ SHORTCUTS: Table[ShortcutType] = Table(
             reference="keras.applications.ResNet50V2",
             only_if_wider=True,
         ),
+        "shift-project": ShortcutType(
+            "shift-project",
+            "two 1x1 convolutions of half the width each, side by side, the second of the map shifted by one position, "
+            "and norm",
+            "Gastaldi 2017, arXiv:1705.07485; github.com/xgastaldi/shake-shake, models/shakeshakeblock.lua",
+            has_weights=True,
+        ),
         "avg-project": ShortcutType(
             "avg-project",
             "2x2 average pool, 1x1 convolution, norm (ResNet-D)",
@@ -130,6 +137,8 @@ class MergeRole(StrEnum):
     """The shortcut, ahead of the merge."""
     BRANCH = "branch"
     """The branch, ahead of the merge."""
+    BRANCHES = "branches"
+    """The parallel branches of a block: it makes one of them, ahead of the modifiers. Without it they are added."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,17 @@ MERGE_OPS: Table[MergeOp] = Table(
             MergeRole.BRANCH,
             varies_with_depth=True,
         ),
+        "shake": MergeOp(
+            "sum of the branches, times weights of sum 1: random (`shake`) or equal (`even`) in the forward pass, "
+            "other ones in the backward pass (`keep`: the same); a draw per image or per batch; in eval mode the mean",
+            "Gastaldi 2017, arXiv:1705.07485, Eqs. 2 and 3, Sec. 2.2",
+            (
+                Param("forward", str, "shake", choices=("shake", "even")),
+                Param("backward", str, "shake", choices=("shake", "even", "keep")),
+                Param("level", str, "image", choices=("image", "batch")),
+            ),
+            MergeRole.BRANCHES,
+        ),
         "rezero": MergeOp(
             "times one learned scalar, initially 0",
             "Bachlechner et al. 2021, arXiv:2003.04887, Eq. 1",
@@ -223,11 +243,21 @@ MERGE_OPS: Table[MergeOp] = Table(
 
 @dataclass(frozen=True)
 class MergeSpec:
-    """A parsed merge: the operation, and the modifiers of each path in the order they are applied."""
+    """A parsed merge: the operation, and the modifiers of each path in the order they are applied.
+
+    `combination`: what makes one branch of several parallel ones; None adds them.
+    """
 
     op: Op
     shortcut_modifiers: tuple[Op, ...] = ()
     branch_modifiers: tuple[Op, ...] = ()
+    combination: Op | None = None
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """All operations, as an expression has them: the combination, modifiers, then the operation."""
+        combination = () if self.combination is None else (self.combination,)
+        return (*combination, *self.shortcut_modifiers, *self.branch_modifiers, self.op)
 
     @property
     def uses_shortcut(self) -> bool:
@@ -237,8 +267,7 @@ class MergeSpec:
     @property
     def varies_with_depth(self) -> bool:
         """Whether the merge depends on the block's place in the network."""
-        ops = (self.op, *self.shortcut_modifiers, *self.branch_modifiers)
-        return any(MERGE_OPS[op.name].varies_with_depth for op in ops)
+        return any(MERGE_OPS[op.name].varies_with_depth for op in self.ops)
 
 
 def parse_merge(expression: str) -> MergeSpec:
@@ -259,10 +288,15 @@ def parse_merge(expression: str) -> MergeSpec:
     if len(merge_ops) > 1:
         got = f"{len(merge_ops)} in {expression!r}"
         raise invalid("one merge operation (add, scale, gate ...)", got, repr(str(merge_ops[0])))
+    combinations = by_role[MergeRole.BRANCHES]
+    if len(combinations) > 1:
+        got = f"{len(combinations)} in {expression!r}"
+        raise invalid("one operation that combines the parallel branches", got, repr(str(combinations[0])))
     merge = MergeSpec(
         merge_ops[0] if merge_ops else Op("add"),
         tuple(by_role[MergeRole.SHORTCUT]),
         tuple(by_role[MergeRole.BRANCH]),
+        next(iter(by_role[MergeRole.BRANCHES]), None),
     )
     modifiers = (*merge.shortcut_modifiers, *merge.branch_modifiers)
     if modifiers and not merge.uses_shortcut:

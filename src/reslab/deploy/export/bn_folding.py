@@ -59,7 +59,8 @@ def _module_sequences(network: ResidualNetwork) -> Iterator[tuple[nn.Module, lis
     """Yield the names of modules that run in sequence, their intermediate outputs not used elsewhere."""
     yield network, list(network.stem_names)
     for _, block in network.blocks():
-        yield block, list(block.branch_names)
+        for branch in block.branches:
+            yield branch, list(branch.branch_names)
     for name, module in network.named_modules():
         if type(module) is nn.Sequential and name not in network.stage_names:
             yield module, [child for child, _ in module.named_children()]

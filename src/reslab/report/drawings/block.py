@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reslab.report.drawings.canvas import Circle, Drawing, Line, Rect, Style, Text, text_width
-from reslab.report.drawings.labels import Label, factor_labels, layer_label, modifier_label
+from reslab.report.drawings.labels import Label, combination_label, factor_labels, layer_label, modifier_label
 from reslab.report.format import format_shape
 from reslab.spec.arch import Arch
 from reslab.spec.shapes import BlockLayers, Layer, Shape
@@ -61,14 +61,13 @@ def describe_block(block: BlockLayers, arch: Arch) -> str:
 
     parts = [f"Input {format_shape(block.in_shape)}."]
     parts += [f"Ahead of the fork: {words(block.pre)}."] if block.pre else []
-    parts.append(f"Branch: {words(block.branch)}.")
+    branch = f"{block.spec.branches} parallel branches, each" if block.spec.branches > 1 else "Branch"
+    parts.append(f"{branch}: {words(block.branch)}.")
     if block.shortcut is None:
         parts.append("No shortcut.")
     else:
         parts.append(f"Shortcut: {words(block.shortcut) or 'identity'}.")
-        merge = block.spec.merge
-        ops = (*merge.shortcut_modifiers, *merge.branch_modifiers, merge.op)
-        parts.append(f"Merge: {' '.join(str(op) for op in ops)}.")
+        parts.append(f"Merge: {' '.join(str(op) for op in block.spec.merge.ops)}.")
     parts += [f"After the merge: {words(block.post)}."] if block.post else []
     return " ".join([*parts, f"Output {format_shape(block.out_shape)}."])
 
@@ -108,14 +107,14 @@ class _BlockPainter:
         branch_labels = [modifier_label(op, spec) for op in merge.branch_modifiers]
         shortcut_labels = [modifier_label(op, spec) for op in merge.shortcut_modifiers]
         has_shortcut = block.shortcut is not None
-        self.branch = group_layers(block.branch, arch, block) + _group_of(
-            [*branch_labels, branch_factor] if has_shortcut else [], block.out_shape
-        )
+        self.branch = group_layers(block.branch, arch, block)
+        end_labels = [combination_label(spec), *([*branch_labels, branch_factor] if has_shortcut else [])]
+        self.branch_end = _group_of(end_labels, block.out_shape)
         self.shortcut = group_layers(block.shortcut or (), arch, block) + _group_of(
             [*shortcut_labels, shortcut_factor] if has_shortcut else [], block.out_shape
         )
         self.has_gate = has_shortcut and spec.merge.op.name in _GATES
-        self.width = max(group.width for group in (*self.pre, *self.branch, *self.post))
+        self.width = max(group.width for group in (*self.pre, *self.branch, *self.branch_end, *self.post))
         gate_width = _GATE_WIDTH + _GATE_GAP if self.has_gate else 0
         shortcut_width = max([group.width for group in self.shortcut] or [_GATE_GAP if self.has_gate else 0])
         self.gate_x = self.width / 2 + _COLUMN_GAP + _GATE_WIDTH / 2
@@ -145,16 +144,29 @@ class _BlockPainter:
         """Draw both paths from the fork to the merge; return where the merge ends."""
         if self.block.shortcut is None:
             y = self._arrow(0, y, _ARROW, self.block.fork_shape)
-            return self._column(self.branch, 0, y, self.width, self.block.fork_shape)
+            if self.block.spec.branches == 1:
+                return self._column(self.branch, 0, y, self.width, self.block.fork_shape)
+            return self._branches(y - _ARROW, y)
         fork_y = y + 16
         self.drawing.add(Line(((0, y), (0, fork_y))), Circle(0, fork_y, 2.5, is_dot=True))
         first_y = self._arrow(0, fork_y, _ARROW, self.block.fork_shape)
-        branch_end = first_y + _column_height(self.branch)
+        branch_end = first_y + _column_height([*self.branch, *self.branch_end])
         shortcut_end = fork_y + 2 * _ARROW + _column_height(self.shortcut)
         merge_y = max(branch_end + _ARROW, shortcut_end) + _MERGE_RADIUS + (_GATE_ROW if self.has_gate else 0)
-        branch_end = self._column(self.branch, 0, first_y, self.width, self.block.fork_shape)
+        branch_end = self._branches(fork_y, first_y)
         self._shortcut(fork_y, merge_y)
         return self._merge(branch_end, merge_y, fork_y)
+
+    def _branches(self, fork_y: float, y: float) -> float:
+        """Draw all branches from `y` down, the first at 0, the others to its left; return where the first ends."""
+        spec, shape = self.block.spec, self.block.fork_shape
+        for number in range(1, spec.branches):
+            x = -number * (self.width + _COLUMN_GAP)
+            self.drawing.add(Line(((0, fork_y), (x, fork_y), (x, y)), has_arrow=True))
+            end = self._column(self.branch, x, y, self.width, shape)
+            box_y = end + _ARROW + _NAME_HEIGHT / 2
+            self.drawing.add(Line(((x, end), (x, box_y), (-self.width / 2, box_y)), has_arrow=number == 1))
+        return self._column([*self.branch, *self.branch_end], 0, y, self.width, shape)
 
     def _column(self, groups: Sequence[Group], x: float, y: float, width: float, shape: Shape) -> float:
         """Draw groups from `y` down, with arrows between them; return where the last one ends."""

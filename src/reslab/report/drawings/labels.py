@@ -51,8 +51,8 @@ def layer_label(layer: Layer, arch: Arch, block: BlockSpec | None = None) -> Lab
         return Label(_norm_name(kind) if op.name == "norm" else act_name(kind), style=Style.PLAIN)
     if op.name in POOL_NAMES:
         return _pool_label(layer)
-    if op.name == "zero-pad":
-        return _padding_label(layer)
+    if op.name in SHORTCUT_LABELS:
+        return SHORTCUT_LABELS[op.name](layer)
     if op.name == "fc":
         return Label(f"linear, {layer.out_shape[0]}", style=Style.WEIGHTED)
     if op.name == "mul":
@@ -124,12 +124,21 @@ def _pool_label(layer: Layer) -> Label:
     return Label(f"{size} {name}", (f"stride {layer.stride}",) if layer.stride > 1 else ())
 
 
+def _shift_label(layer: Layer) -> Label:
+    stride = f", stride {layer.stride}" if layer.stride > 1 else ""
+    details = (f"side by side{stride}", "the second of the shifted map")
+    return Label(f"two 1×1 convs, {layer.op.args[0]} each", details, Style.WEIGHTED)
+
+
 def _padding_label(layer: Layer) -> Label:
     before, after = layer.op.args
     count = f"{before} + {after} channels" if before else pluralize(int(after), "channel")
     stride = (f"stride {layer.stride}",) if layer.stride > 1 else ()
     added = (f"{count} of zeros",) if after else ()
     return Label("zero padding" if after else "subsampling", (*stride, *added), Style.SHORTCUT)
+
+
+SHORTCUT_LABELS = {"zero-pad": _padding_label, "shift-project": _shift_label}
 
 
 def _other_label(op: Op, arch: Arch) -> Label:
@@ -167,6 +176,20 @@ def modifier_label(op: Op, block: BlockSpec) -> Label:
     return Label(name, (detail,) if detail else (), Style.SHORTCUT)
 
 
+def combination_label(block: BlockSpec) -> Label | None:
+    """Return the label of what makes one branch of several parallel ones; None for one branch."""
+    op = block.merge.combination
+    if block.branches == 1:
+        return None
+    return Label("sum of the branches", style=Style.SHORTCUT) if op is None else modifier_label(op, block)
+
+
+def _shake_details(args: dict[str, Arg], block: BlockSpec) -> tuple[str, str]:
+    draws = {"shake": "random", "even": "equal", "keep": "the same"}
+    forward, backward = (draws[str(args[name])] for name in ("forward", "backward"))
+    return f"shake, per {args['level']}", f"weights: {forward}; backward: {backward}"
+
+
 def _probability(args: dict[str, Arg]) -> float:
     return float(args["p"])
 
@@ -181,6 +204,7 @@ _MODIFIERS: dict[str, Callable[[dict[str, Arg], BlockSpec], tuple[str, str]]] = 
         "drop path",
         f"rate {_short(drop_path_rate(_probability(args), block.index, block.num_blocks))}",
     ),
+    "shake": _shake_details,
     "rezero": lambda args, block: ("× learned scalar", "initially 0"),
     "skipinit": lambda args, block: ("× learned scalar", "initially 0"),
     "layerscale": lambda args, block: ("× scalar per channel", f"initially {format_arg(args['eps'])}"),

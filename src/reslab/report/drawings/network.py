@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from reslab.report.drawings.block import DETAIL_SIZE, NAME_SIZE, changes_shape, draw_block
 from reslab.report.drawings.canvas import Drawing, Line, Rect, Style, Text, text_width, wrap_text
-from reslab.report.drawings.labels import layer_label
+from reslab.report.drawings.labels import SHORTCUT_LABELS, layer_label
 from reslab.report.format import format_shape, pluralize
 from reslab.spec.arch import Arch
 from reslab.spec.shapes import BlockLayers, Layer, NetworkLayers, Shape, StageLayers, network_layers
@@ -61,7 +61,7 @@ def _kind_key(block: BlockLayers) -> tuple[object, ...]:
 def _op_key(layer: Layer) -> tuple[object, ...]:
     conv = layer.conv
     if conv is None:
-        op = replace(layer.op, args=()) if layer.op.name == "zero-pad" else layer.op
+        op = replace(layer.op, args=()) if layer.op.name in SHORTCUT_LABELS else layer.op
         return op, layer.size, layer.stride
     groups = 0 if conv.groups == 1 else 2 if conv.groups == conv.in_channels else 1
     return layer.op, conv.kernel, conv.stride, conv.dilation, groups

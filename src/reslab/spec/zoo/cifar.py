@@ -34,6 +34,22 @@ _RESNET164 = replace(
 _PRERESNET164 = replace(_RESNET164, reference=f"{_HE2016}, Tables 3 and 4", order="full-preact")
 _ONE_LAYER = replace(_RESNET20, reference=f"{_HE2016}, Table 3 (1-layer skip)", depths=(36, 36, 36), convs=(3,))
 _WRN = replace(_RESNET20, reference=_ZAGORUYKO2016, order="wide", shortcut="project")
+_SE_PRERESNET20 = replace(
+    _RESNET20,
+    reference="github.com/osmr/pytorchcv, pytorchcv/models/sepreresnet_cifar.py",
+    order="se-preact",
+    shortcut="project",
+)
+_SHAKE26 = replace(
+    _RESNET20,
+    reference="Gastaldi 2017, arXiv:1705.07485, Table 1 (Shake-Shake-Image); github.com/xgastaldi/shake-shake",
+    depths=(4, 4, 4),
+    widths=(32, 64, 128),
+    branches=2,
+    order="relu-preact",
+    shortcut="shift-project",
+    merge="shake add",
+)
 
 CIFAR: dict[str, Arch] = {
     "resnet20_cifar": _RESNET20,
@@ -52,6 +68,10 @@ CIFAR: dict[str, Arch] = {
     "preresnet110_cifar": replace(_RESNET110, reference=f"{_HE2016}, Tables 2 and 3", order="full-preact"),
     "preresnet164_cifar": _PRERESNET164,
     "preresnet1001_cifar": replace(_PRERESNET164, depths=(111, 111, 111)),
+    "sepreresnet20_cifar": _SE_PRERESNET20,
+    "sepreresnet56_cifar": replace(_SE_PRERESNET20, depths=(9, 9, 9)),
+    "sepreresnet110_cifar": replace(_SE_PRERESNET20, depths=(18, 18, 18)),
+    "sepreresnet164_cifar": replace(_SE_PRERESNET20, depths=(18, 18, 18), convs=(1, 3, 1), expansion=4),
     "resnet110_1layer_cifar": _ONE_LAYER,
     "preresnet110_1layer_cifar": replace(_ONE_LAYER, order="full-preact"),
     "wrn16_8_cifar": replace(_WRN, depths=(2, 2, 2), widths=(128, 256, 512)),
@@ -72,6 +92,14 @@ CIFAR: dict[str, Arch] = {
         num_classes=10,
         image_size=(32, 32),
     ),
+    "sepreresnet18_cifar": replace(
+        BASIC,
+        reference="github.com/kuangliu/pytorch-cifar, models/senet.py, SENet18",
+        order="se-preact",
+        stem="conv3(64) norm act",
+        num_classes=10,
+        image_size=(32, 32),
+    ),
     "resnet110_sd_cifar": replace(
         _RESNET110,
         reference="Huang et al. 2016, arXiv:1603.09382, Sec. 4 (p_L = 0.5)",
@@ -87,6 +115,9 @@ CIFAR: dict[str, Arch] = {
         in_channels=1,
         image_size=(28, 28),
     ),
+    "shake26_2x32d_cifar": _SHAKE26,
+    "shake26_2x64d_cifar": replace(_SHAKE26, widths=(64, 128, 256)),
+    "shake26_2x96d_cifar": replace(_SHAKE26, widths=(96, 192, 384)),
     "rezero56_cifar": replace(
         _RESNET56, reference="Bachlechner et al. 2021, arXiv:2003.04887, Sec. 5 (ResNet-56)", merge="rezero add"
     ),

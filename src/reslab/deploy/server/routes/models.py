@@ -195,7 +195,7 @@ def _block_layout(block: nn.Module) -> str:
     """Return the layout of a block, such as `conv3 norm act conv3 norm + act`."""
     assert isinstance(block, ResidualBlock)
     pre, branch, post = (
-        list(_op_names(block, names)) for names in (block.pre_names, block.branch_names, block.post_names)
+        list(_op_names(block, names)) for names in (block.pre_names, block.branches[0].branch_names, block.post_names)
     )
     return " ".join([*pre, *branch, *(["+"] if block.merge is not None else []), *post])
 
