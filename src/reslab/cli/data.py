@@ -74,7 +74,8 @@ def check(
     require_dataset_name(path)
     from reslab.cli.data_check_page import build_data_check_page, value_rows
     from reslab.data.check.check import check_data
-    from reslab.data.check.findings import Severity, list_findings
+    from reslab.data.check.finding import Severity
+    from reslab.data.check.findings import list_findings
 
     with limit_pixels(max_pixels):
         columns = named_columns(image_column, label_column, split_column)
@@ -96,6 +97,9 @@ def check(
     if check_result.masks:
         titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
         print_table(["class", *titles], _mask_rows(check_result))
+    elif check_result.boxes:
+        titles = [f"{split} {unit}" for split in check_result.boxes for unit in ("images", "boxes")]
+        print_table(["class", *titles], _box_rows(check_result))
     elif check_result.labels.values:
         print_table(["value", "split", "images", "min", "mean", "std", "max"], value_rows(check_result))
     else:
@@ -111,11 +115,14 @@ def check(
 
 def default_train_transform(check_result: "DataCheck") -> str:
     """Return the training transform that `reslab train` would choose for this dataset."""
+    from reslab.data.formats.box_files import TRAIN_TRANSFORM
     from reslab.data.transforms.pipeline import TransformPipeline
     from reslab.training.options import default_recipe
 
     if not check_result.readable:
         return ""
+    if check_result.boxes:
+        return TRAIN_TRANSFORM
     first_image = check_result.readable[0]
     size = (
         TransformPipeline(check_result.eval_transform)
@@ -149,3 +156,15 @@ def _mask_rows(check_result: "DataCheck") -> list[list[str]]:
             row += [format_int(num_images), format_percent(num_pixels / max(1, sum(pixels)), 2)]
     totals = [cell for statistics in check_result.masks.values() for cell in (format_int(len(statistics.void)), "")]
     return [*rows.values(), ["all", *totals]]
+
+
+def _box_rows(check_result: "DataCheck") -> list[list[str]]:
+    """Return, of each class, the images that show it and its boxes in each split; then all images and boxes."""
+    rows = [[name] for name in check_result.listing.classes]
+    totals = ["all"]
+    for split, statistics in check_result.boxes.items():
+        pairs = zip(statistics.images_per_class.tolist(), statistics.objects_per_class.tolist(), strict=True)
+        for row, pair in zip(rows, pairs, strict=True):
+            row += map(format_int, pair)
+        totals += [format_int(check_result.num_images[split]), format_int(statistics.num_objects)]
+    return [*rows, totals]

@@ -1,21 +1,25 @@
 """Build the page of `reslab data check` from the results of the check."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.check.check import CheckedImage, DataCheck
+from reslab.data.box_statistics import SIZE_LIMITS
+from reslab.data.check.check import NO_OBJECT, CheckedImage, DataCheck
 from reslab.data.check.duplicates import DuplicateGroup
-from reslab.data.check.findings import Finding
+from reslab.data.check.finding import Finding
 from reslab.data.check.label_statistics import LABEL_TEXTS
 from reslab.data.formats.mask_classes import voc_color
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
 from reslab.data.masks import VOID
+from reslab.report.boxes import draw_boxes
 from reslab.report.format import format_int, format_number, format_split
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
@@ -46,6 +50,7 @@ def build_data_check_page(
         title=check.listing.name,
         num_images=check.num_images,
         values=value_rows(check),
+        boxes=_box_rows(check),
         counts=_count_by_label(check) if check.masks else {name: part for name, part in check.counts.items() if part},
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
@@ -69,6 +74,27 @@ def _count_by_label(check: DataCheck) -> dict[str, dict[str, int]]:
     by_split = {split: [image.label for image in check.images if image.split == split] for split in check.masks}
     names = list(dict.fromkeys(label for labels in by_split.values() for label in labels))
     return {split: {name: labels.count(name) for name in names} for split, labels in by_split.items()}
+
+
+def _box_rows(check: DataCheck) -> list[list[str]]:
+    """Return rows of texts: what is counted, then the number in each split."""
+    splits = check.boxes.values()
+    if not splits:
+        return []
+    sides = {name: format_int(round(limit**0.5)) for name, limit in SIZE_LIMITS.items() if isfinite(limit)}
+    titles = {name: f", under {side}\N{MULTIPLICATION SIGN}{side} pixels" for name, side in sides.items()}
+    counts = {
+        "boxes": [one.num_objects for one in splits],
+        **{f"{name}{titles.get(name, '')}": [one.sizes[name] for one in splits] for name in SIZE_LIMITS},
+        "crowds": [one.num_crowds for one in splits],
+        "difficult": [one.num_difficult for one in splits],
+        "median side in pixels": [round(one.median_side) for one in splits],
+        "images without an object": [len(one.without_object) for one in splits],
+    }
+    for label, name in enumerate(check.listing.classes):
+        counts[f"boxes of {name}"] = [int(one.objects_per_class[label]) for one in splits]
+    header = ["", *map(format_split, check.boxes)]
+    return [header, *([title, *map(format_int, numbers)] for title, numbers in counts.items() if any(numbers))]
 
 
 def value_rows(check_result: DataCheck) -> list[list[str]]:
@@ -131,7 +157,7 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     x, y, indices = next(loader.iter_from())
     return [
         CaptionedImage(
-            _to_pixels(_paint_mask((255 * image).round().clamp(0, 255), target).to(torch.uint8)),
+            _draw_target((255 * image).round().clamp(0, 255), target),
             _TARGET_TEXTS[dataset.target_kind](target, classes),
             dataset.name(i),
         )
@@ -144,7 +170,7 @@ def _readable_train_images(check: DataCheck) -> ImageDataset | None:
     if not split:
         return None
     dataset = check.listing.splits[split]
-    indices = [checked.index for checked in check.readable if checked.dataset is dataset and not checked.mask_error]
+    indices = [checked.index for checked in check.readable if checked.dataset is dataset and not checked.target_error]
     return dataset.subset(indices) if indices else None
 
 
@@ -160,6 +186,20 @@ def _target_text(target: Tensor, classes: Sequence[str]) -> str:
         if len(weighted_classes) == 1
         else ", ".join(f"{weight:.2g} {name}" for weight, name in sorted(weighted_classes)[::-1])
     )
+
+
+def _draw_target(image: Tensor, target: Any) -> np.ndarray:
+    """Return an image (C, H, W) of 0..255 with its mask or boxes."""
+    if isinstance(target, dict):
+        return draw_boxes(_to_pixels(image.to(torch.uint8)), target["boxes"].tolist(), target["labels"].tolist())
+    return _to_pixels(_paint_mask(image, target).to(torch.uint8))
+
+
+def _boxes_text(target: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Return the number of boxes of each class: `12 RBC, 1 WBC`."""
+    counts = target["labels"].bincount(minlength=len(classes) + 1)[1:].tolist()
+    shown = [f"{count} {name}" for name, count in zip(classes, counts, strict=True) if count]
+    return ", ".join(shown) or NO_OBJECT
 
 
 def _paint_mask(image: Tensor, target: Tensor) -> Tensor:
@@ -181,10 +221,11 @@ def _label_text(target_kind: TargetKind, target: Tensor, classes: Sequence[str])
     return text(target, classes) if text else ""
 
 
-_TARGET_TEXTS: dict[TargetKind, Callable[[Tensor, Sequence[str]], str]] = {
+_TARGET_TEXTS: dict[TargetKind, Callable[[Any, Sequence[str]], str]] = {
     **{kind: partial(_label_text, kind) for kind in TargetKind},
     TargetKind.CLASS: _target_text,
     TargetKind.MULTI_HOT: _multi_hot_text,
+    TargetKind.BOXES: _boxes_text,
 }
 
 

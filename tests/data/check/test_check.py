@@ -11,7 +11,8 @@ from PIL import Image, ImageEnhance
 
 from reslab.data.check.check import DataCheck, check_data
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, ImageInfo, difference_hash, find_near_duplicates
-from reslab.data.check.findings import Finding, list_findings
+from reslab.data.check.finding import Finding
+from reslab.data.check.findings import list_findings
 from reslab.data.registry import open_dataset
 
 

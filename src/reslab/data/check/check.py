@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.box_statistics import BoxStatistics, count_boxes
 from reslab.data.check.duplicates import (
     DuplicateGroup,
     ImageInfo,
@@ -26,13 +28,15 @@ from reslab.data.target_datasets import MaskImageDataset
 from reslab.spec.errors import invalid
 
 UNLABELED = "(unlabeled)"
+NO_OBJECT = "(no object)"
 
 
 @dataclass(frozen=True, eq=False)
 class CheckedImage:
     """A checked image: its split, its label as text (or UNLABELED), and its index in its dataset.
 
-    The label of an image with a mask names the classes that the mask shows; `mask_error` says why it cannot be used.
+    The label of an image with a mask or boxes names the classes that it shows; `target_error` says why these cannot be
+    used.
     """
 
     split: str
@@ -40,7 +44,7 @@ class CheckedImage:
     dataset: ImageDataset
     index: int
     info: ImageInfo
-    mask_error: str = ""
+    target_error: str = ""
 
     @property
     def name(self) -> str:
@@ -53,8 +57,8 @@ class DataCheck:
     """The result of a check: every image of the listing, and the groups of identical or nearly identical images.
 
     `counts[split][class]` counts the labeled images, readable or not; a split whose labels are not classes has none.
-    Groups hold indices into `images`. `masks` has the pixels of each split whose images have masks; `counts` then has
-    the images that show a class.
+    Groups hold indices into `images`. `masks` has the pixels of each split whose images have masks, `boxes` the boxes
+    of each split whose images have boxes; `counts` then has the images that show a class.
     """
 
     listing: DatasetListing
@@ -63,6 +67,7 @@ class DataCheck:
     duplicates: tuple[DuplicateGroup, ...]
     labels: LabelStatistics
     masks: Mapping[str, MaskStatistics] = field(default_factory=dict)
+    boxes: Mapping[str, BoxStatistics] = field(default_factory=dict)
 
     @property
     def num_images(self) -> dict[str, int]:
@@ -109,6 +114,8 @@ class DataCheck:
     def eval_transform(self) -> str:
         """The evaluation transform that training would choose for these image sizes."""
         sizes = [(image.info.height, image.info.width) for image in self.readable]
+        if self.boxes:
+            return ""
         return default_mask_transform(sizes) if self.masks else default_eval_transform(sizes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +153,7 @@ class DataCheck:
             "imbalance": self.imbalance,
             "layout_error": self.listing.layout_error,
             "masks": {split: self._mask_dict(split) for split in self.masks},
+            "boxes": {split: self._box_dict(split) for split in self.boxes},
             "ignored": {
                 "other_files": len(self.listing.ignored.other_files),
                 "repeated": len(self.listing.ignored.repeated),
@@ -163,7 +171,29 @@ class DataCheck:
             "void_share": statistics.void_share,
             "all_void": [images[i].name for i in statistics.all_void],
             "without_object": [images[i].name for i in statistics.without_object],
-            "errors": [{"path": image.name, "error": image.mask_error} for image in images if image.mask_error],
+            "errors": [{"path": image.name, "error": image.target_error} for image in images if image.target_error],
+        }
+
+    def _box_dict(self, split: str) -> dict[str, Any]:
+        statistics = self.boxes[split]
+        images = [image for image in self.images if image.split == split]
+        per_class = zip(self.listing.classes, statistics.objects_per_class.tolist(), strict=True)
+        return {
+            "num_boxes": statistics.num_objects,
+            "per_class": dict(per_class),
+            "sizes": dict(statistics.sizes),
+            "median_side": statistics.median_side,
+            "crowds": statistics.num_crowds,
+            "difficult": statistics.num_difficult,
+            "tiny": len(statistics.tiny),
+            "elongated": len(statistics.elongated),
+            "repeated": len(statistics.repeated),
+            "without_object": [images[i].name for i in statistics.without_object],
+            "issues": [
+                {"path": issue.image, "place": issue.place, "fault": issue.fault, "error": issue.text}
+                for issue in statistics.issues
+            ],
+            "errors": [{"path": image.name, "error": image.target_error} for image in images if image.target_error],
         }
 
     def _split_to_dict(self, split: str) -> dict[str, Any]:
@@ -206,21 +236,29 @@ def check_data(
         listing = list_dataset(data, data_dir, columns, task, mask_values)
     checked: list[CheckedImage] = []
     masks: dict[str, MaskStatistics] = {}
+    boxes: dict[str, BoxStatistics] = {}
     for split, dataset in listing.splits.items():
         if isinstance(dataset, MaskImageDataset):
             masks[split] = count_mask_pixels(dataset, len(listing.classes))
             checked += _check_masks(split, dataset, masks[split], listing.classes)
+            continue
+        if isinstance(dataset, BoxImageDataset):
+            boxes[split] = count_boxes(dataset, len(listing.classes))
+            checked += _check_boxes(split, dataset, boxes[split], listing.classes)
             continue
         checked += _check_split(split, dataset, label_texts(dataset, listing.classes))
     for split, unlabeled in listing.unlabeled.items():
         checked += _check_split(split, unlabeled, [UNLABELED] * len(unlabeled))
     infos = [image.info for image in checked]
     duplicates = (*find_exact_duplicates(infos), *find_near_duplicates(infos))
-    counts = class_counts(listing) | {
-        split: dict(zip(listing.classes, statistics.images_per_class.tolist(), strict=True))
-        for split, statistics in masks.items()
+    images_per_class = {
+        **{split: statistics.images_per_class.tolist() for split, statistics in masks.items()},
+        **{split: statistics.images_per_class.tolist() for split, statistics in boxes.items()},
     }
-    return DataCheck(listing, tuple(checked), counts, duplicates, label_statistics(listing), masks)
+    counts = class_counts(listing) | {
+        split: dict(zip(listing.classes, numbers, strict=True)) for split, numbers in images_per_class.items()
+    }
+    return DataCheck(listing, tuple(checked), counts, duplicates, label_statistics(listing), masks, boxes)
 
 
 def _check_split(split: str, dataset: ImageDataset | FileImageDataset, labels: list[str]) -> list[CheckedImage]:
@@ -239,6 +277,17 @@ def _check_masks(
             error = str(invalid(f"a mask of the size of its image, {sizes[0]}", sizes[1]))
         shown = statistics.pixels[i].nonzero().flatten().tolist()
         label = ", ".join(classes[label] for label in shown) or UNLABELED
+        checked.append(CheckedImage(split, label, dataset, i, info, error))
+    return checked
+
+
+def _check_boxes(
+    split: str, dataset: BoxImageDataset, statistics: BoxStatistics, classes: Sequence[str]
+) -> list[CheckedImage]:
+    checked = []
+    for i, info in enumerate(inspect_images(dataset.images)):
+        label = ", ".join(statistics.classes_of(i, classes)) or NO_OBJECT
+        error = "" if info.error else dataset.errors.get(i, "")
         checked.append(CheckedImage(split, label, dataset, i, info, error))
     return checked
 

@@ -3,12 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 
+from reslab.data.check.box_findings import box_findings
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
+from reslab.data.check.finding import Finding, FindingKind, Severity, count_images, join_names, shorten_list
 from reslab.data.dataset import MIN_IMBALANCE, float_range_messages
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.targets import TARGET_RULES
@@ -19,61 +20,6 @@ MIN_IMAGE_SIDE = 32
 MAX_ASPECT_RATIO = 4.0
 MIN_VOID_SHARE = 0.2
 MAX_RARE_SHARE = 0.02
-
-
-class Severity(StrEnum):
-    """The severity of a finding, the most serious first."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-
-
-class FindingKind(StrEnum):
-    """The subject of a finding."""
-
-    UNLABELED = "unlabeled"
-    LAYOUT = "layout"
-    IGNORED_FILES = "ignored-files"
-    SYSTEM_FOLDERS = "system-folders"
-    TASK = "task"
-    LABELS = "labels"
-    SIMILAR_CLASSES = "similar-classes"
-    FLOAT_RANGE = "float-range"
-    UNREADABLE = "unreadable"
-    DECODE_WARNINGS = "decode-warnings"
-    CROSS_SPLIT_DUPLICATES = "cross-split-duplicates"
-    CROSS_SPLIT_NEAR_DUPLICATES = "cross-split-near-duplicates"
-    LABEL_CONFLICTS = "label-conflicts"
-    DUPLICATES = "duplicates"
-    NEAR_DUPLICATES = "near-duplicates"
-    MASKS = "masks"
-    VOID_MASKS = "void-masks"
-    WITHOUT_OBJECT = "without-object"
-    VOID_SHARE = "void-share"
-    RARE_PIXELS = "rare-pixels"
-    IMBALANCE = "imbalance"
-    SMALL_CLASSES = "small-classes"
-    ALWAYS_SHOWN = "always-shown"
-    NEVER_APART = "never-apart"
-    NO_CLASS = "no-class"
-    CONSTANT_VALUES = "constant-values"
-    OUTLIERS = "outliers"
-    VALUE_RANGE = "value-range"
-    BLANK = "blank"
-    CHANNELS = "channels"
-    EXIF_ROTATED = "exif-rotated"
-    SMALL_IMAGES = "small-images"
-    ELONGATED = "elongated"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result of a check: programs read `severity` and `kind`, people read `text`."""
-
-    severity: Severity
-    kind: FindingKind
-    text: str
 
 
 def list_findings(check: DataCheck) -> list[Finding]:
@@ -88,6 +34,7 @@ def list_findings(check: DataCheck) -> list[Finding]:
         *_label_conflict_findings(check),
         *_within_split_findings(check),
         *(_mask_findings(check) if check.masks else _class_findings(check)),
+        *box_findings(check),
         *_multi_label_findings(check),
         *_value_findings(check),
         *_image_findings(check),
@@ -99,7 +46,7 @@ def list_findings(check: DataCheck) -> list[Finding]:
 def _layout_findings(check: DataCheck) -> Iterator[Finding]:
     for split, dataset in check.listing.unlabeled.items():
         has_no_classes = split not in check.listing.splits
-        text = f"{_count_images(len(dataset))} in the {SPLIT_TITLES[split]} folder itself, not in a class folder"
+        text = f"{count_images(len(dataset))} in the {SPLIT_TITLES[split]} folder itself, not in a class folder"
         if split == "test" and has_no_classes:
             yield Finding(Severity.NOTE, FindingKind.UNLABELED, f"{text}: an unlabeled test set is ignored.")
         else:
@@ -118,7 +65,7 @@ def _ignored_findings(check: DataCheck) -> Iterator[Finding]:
         text = ". ".join(text[0].upper() + text[1:] for text in texts)
         yield Finding(Severity.WARNING, FindingKind.IGNORED_FILES, f"{text}.")
     if ignored.system_folders:
-        names = _shorten_list(sorted({path.name for path in ignored.system_folders}))
+        names = shorten_list(sorted({path.name for path in ignored.system_folders}))
         text = f"Folders of the operating system or a storage device are ignored: {names}."
         yield Finding(Severity.NOTE, FindingKind.SYSTEM_FOLDERS, text)
 
@@ -130,14 +77,14 @@ def _label_findings(check: DataCheck) -> Iterator[Finding]:
     messages = check.listing.messages
     if messages:
         text = "; ".join(messages)
-        severity = Severity.NOTE if check.masks else Severity.WARNING
+        severity = Severity.NOTE if check.masks or check.boxes else Severity.WARNING
         yield Finding(severity, FindingKind.LABELS, f"{text[0].upper()}{text[1:]}.")
     by_key: dict[str, list[str]] = {}
     for name in check.listing.classes:
         by_key.setdefault("".join(re.split(r"[\s_-]+", name.strip().casefold())), []).append(name)
     similar = [names for names in by_key.values() if len(names) > 1]
     if similar:
-        groups = _shorten_list([" and ".join(repr(name) for name in names) for names in similar])
+        groups = shorten_list([" and ".join(repr(name) for name in names) for names in similar])
         text = f"Class names that differ only in case, blanks, - or _: {groups}. If they are one class, merge them."
         yield Finding(Severity.WARNING, FindingKind.SIMILAR_CLASSES, text)
     floats = float_range_messages(check.listing.splits)
@@ -150,15 +97,15 @@ def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:
     if check.unreadable:
         num_files = "1 file" if len(check.unreadable) == 1 else f"{len(check.unreadable):,} files"
         advice = "repair or remove them, or train with --skip-bad-images"
-        text = f"{num_files} cannot be read: {_join_names(check.unreadable)}; {advice}."
+        text = f"{num_files} cannot be read: {join_names(check.unreadable)}; {advice}."
         yield Finding(Severity.ERROR, FindingKind.UNREADABLE, text)
 
 
 def _decode_warning_findings(check: DataCheck) -> Iterator[Finding]:
     if check.with_warning:
         first = check.with_warning[0]
-        text = f"{_count_images(len(check.with_warning))} damaged, but decoded with a warning: "
-        text += f"{_join_names(check.with_warning)} ({first.info.warning}); look at them, restore or remove them."
+        text = f"{count_images(len(check.with_warning))} damaged, but decoded with a warning: "
+        text += f"{join_names(check.with_warning)} ({first.info.warning}); look at them, restore or remove them."
         yield Finding(Severity.WARNING, FindingKind.DECODE_WARNINGS, text)
 
 
@@ -197,20 +144,20 @@ def _within_split_findings(check: DataCheck) -> Iterator[Finding]:
 
 
 def _mask_findings(check: DataCheck) -> Iterator[Finding]:
-    invalid = [image for image in check.images if image.mask_error]
+    invalid = [image for image in check.images if image.target_error]
     if invalid:
         noun = "1 mask" if len(invalid) == 1 else f"{len(invalid):,} masks"
-        text = f"{noun} cannot be used: {_join_names(invalid)} ({invalid[0].mask_error}); correct them, or train with "
+        text = f"{noun} cannot be used: {join_names(invalid)} ({invalid[0].target_error}); correct them, or train with "
         yield Finding(Severity.ERROR, FindingKind.MASKS, f"{text}--skip-bad-images.")
     by_split = {split: [image for image in check.images if image.split == split] for split in check.masks}
     void = [by_split[split][i] for split, statistics in check.masks.items() for i in statistics.all_void]
     if void:
-        text = f"{_count_images(len(void))} void throughout, so nothing is learned from them: {_join_names(void)}."
+        text = f"{count_images(len(void))} void throughout, so nothing is learned from them: {join_names(void)}."
         yield Finding(Severity.WARNING, FindingKind.VOID_MASKS, text)
     empty = [by_split[split][i] for split, statistics in check.masks.items() for i in statistics.without_object]
     if empty:
-        text = f"{_count_images(len(empty))} {check.listing.classes[0]} throughout, without another class: "
-        yield Finding(Severity.NOTE, FindingKind.WITHOUT_OBJECT, f"{text}{_join_names(empty)}.")
+        text = f"{count_images(len(empty))} {check.listing.classes[0]} throughout, without another class: "
+        yield Finding(Severity.NOTE, FindingKind.WITHOUT_OBJECT, f"{text}{join_names(empty)}.")
     shares = {split: statistics.void_share for split, statistics in check.masks.items()}
     if any(share >= MIN_VOID_SHARE for share in shares.values()):
         text = ", ".join(f"{share:.0%} of the {SPLIT_TITLES[split]} pixels" for split, share in shares.items())
@@ -225,11 +172,11 @@ def _rare_pixel_findings(check: DataCheck) -> Iterator[Finding]:
     by_name = dict(zip(check.listing.classes, shares, strict=True))
     missing = [name for name, share in by_name.items() if share == 0]
     if missing:
-        text = f"No training mask has a pixel of {_shorten_list(missing)}: nothing is learned of it."
+        text = f"No training mask has a pixel of {shorten_list(missing)}: nothing is learned of it."
         yield Finding(Severity.WARNING, FindingKind.SMALL_CLASSES, text)
     rare = {name: share for name, share in by_name.items() if 0 < share < MAX_RARE_SHARE}
     if rare:
-        shown = _shorten_list([f"{name} {share:.2%}" for name, share in sorted(rare.items(), key=lambda item: item[1])])
+        shown = shorten_list([f"{name} {share:.2%}" for name, share in sorted(rare.items(), key=lambda item: item[1])])
         text = f"Few of the training pixels: {shown}. Set class_weights=balanced, and compare the IoU of each class."
         yield Finding(Severity.NOTE, FindingKind.RARE_PIXELS, text)
 
@@ -247,7 +194,7 @@ def _class_findings(check: DataCheck) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, FindingKind.IMBALANCE, text)
     small = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]
     if small:
-        text = f"Fewer than {MIN_IMAGES_PER_CLASS} training images of {_shorten_list(small)}: start from pretrained "
+        text = f"Fewer than {MIN_IMAGES_PER_CLASS} training images of {shorten_list(small)}: start from pretrained "
         yield Finding(Severity.NOTE, FindingKind.SMALL_CLASSES, f"{text}weights.")
 
 
@@ -264,11 +211,11 @@ def _multi_label_findings(check: DataCheck) -> Iterator[Finding]:
     num_train = check.num_images.get("train", 0)
     always = [name for name, count in check.counts.get("train", {}).items() if num_train and count == num_train]
     if always:
-        text = f"Every training image shows {_shorten_list(always)}: what every image shows cannot be learned."
+        text = f"Every training image shows {shorten_list(always)}: what every image shows cannot be learned."
         yield Finding(Severity.WARNING, FindingKind.ALWAYS_SHOWN, text)
     together = [f"{pair.first} and {pair.second}" for pair in check.labels.pairs if pair.is_always]
     if together and not always:
-        text = f"Training images show these classes together or not at all: {_shorten_list(together)}."
+        text = f"Training images show these classes together or not at all: {shorten_list(together)}."
         yield Finding(Severity.WARNING, FindingKind.NEVER_APART, text)
     counts = ", ".join(f"{count:,} {SPLIT_TITLES[split]}" for split, count in without.items() if count)
     if counts:
@@ -280,7 +227,7 @@ def _value_findings(check: DataCheck) -> Iterator[Finding]:
     train = {value.name: value for value in check.labels.values.get("train", ())}
     constant = [f"{name} ({value.minimum:g})" for name, value in train.items() if value.minimum == value.maximum]
     if constant:
-        text = f"All training images have the same value of {_shorten_list(constant)}: there is nothing to learn."
+        text = f"All training images have the same value of {shorten_list(constant)}: there is nothing to learn."
         yield Finding(Severity.WARNING, FindingKind.CONSTANT_VALUES, text)
     outliers = [
         f"{value.name} {float(check.listing.splits[split].labels[i, k]):g} of {check.listing.splits[split].name(i)}"
@@ -289,7 +236,7 @@ def _value_findings(check: DataCheck) -> Iterator[Finding]:
         for i in value.outliers
     ]
     if outliers:
-        text = f"Values far from all others, which dominate a squared error: {_shorten_list(outliers)}. If they are "
+        text = f"Values far from all others, which dominate a squared error: {shorten_list(outliers)}. If they are "
         yield Finding(Severity.WARNING, FindingKind.OUTLIERS, f"{text}right, consider the loss l1 or huber.")
     outside = [
         f"{SPLIT_TITLES[split]} {value.name} from {value.minimum:g} to {value.maximum:g}, in training "
@@ -300,7 +247,7 @@ def _value_findings(check: DataCheck) -> Iterator[Finding]:
         and (value.minimum < train[value.name].minimum or value.maximum > train[value.name].maximum)
     ]
     if outside:
-        text = f"Values outside of the range of the training images: {_shorten_list(outside)}."
+        text = f"Values outside of the range of the training images: {shorten_list(outside)}."
         yield Finding(Severity.NOTE, FindingKind.VALUE_RANGE, text)
 
 
@@ -308,7 +255,7 @@ def _image_findings(check: DataCheck) -> Iterator[Finding]:
     readable = check.readable
     blank = [image for image in readable if image.info.is_blank]
     if blank:
-        text = f"{_count_images(len(blank))} blank (a single color): {_join_names(blank)}."
+        text = f"{count_images(len(blank))} blank (a single color): {join_names(blank)}."
         yield Finding(Severity.WARNING, FindingKind.BLANK, text)
     channels = Counter(image.info.channels for image in readable)
     if len(channels) > 1:
@@ -317,18 +264,18 @@ def _image_findings(check: DataCheck) -> Iterator[Finding]:
         yield Finding(Severity.NOTE, FindingKind.CHANNELS, text)
     num_rotated = sum(image.info.exif_rotated for image in readable)
     if num_rotated:
-        text = f"{_count_images(num_rotated)} rotated by EXIF; the rotation is applied when reading."
+        text = f"{count_images(num_rotated)} rotated by EXIF; the rotation is applied when reading."
         yield Finding(Severity.NOTE, FindingKind.EXIF_ROTATED, text)
     sides = [min(image.info.height, image.info.width) for image in readable]
     small = [image for image, side in zip(readable, sides, strict=True) if side < MIN_IMAGE_SIDE]
     # A data set of small images throughout is fine; a few among large ones are mostly mistakes.
     if small and max(sides) >= 4 * MIN_IMAGE_SIDE:
-        text = f"{_count_images(len(small))} under {MIN_IMAGE_SIDE} pixels high or wide, among much larger ones: "
-        yield Finding(Severity.WARNING, FindingKind.SMALL_IMAGES, f"{text}{_join_names(small)}.")
+        text = f"{count_images(len(small))} under {MIN_IMAGE_SIDE} pixels high or wide, among much larger ones: "
+        yield Finding(Severity.WARNING, FindingKind.SMALL_IMAGES, f"{text}{join_names(small)}.")
     elongated = [image for image in readable if _aspect_ratio(image) > MAX_ASPECT_RATIO]
     if elongated:
-        text = f"{_count_images(len(elongated))} more than {MAX_ASPECT_RATIO:g} times as long as wide; crops show only "
-        yield Finding(Severity.NOTE, FindingKind.ELONGATED, f"{text}a small part: {_join_names(elongated)}.")
+        text = f"{count_images(len(elongated))} more than {MAX_ASPECT_RATIO:g} times as long as wide; crops show only "
+        yield Finding(Severity.NOTE, FindingKind.ELONGATED, f"{text}a small part: {join_names(elongated)}.")
 
 
 _CHANNEL_TITLES = {
@@ -344,10 +291,6 @@ def _aspect_ratio(image: CheckedImage) -> float:
     return max(sides) / min(sides)
 
 
-def _count_images(num_images: int) -> str:
-    return "1 image is" if num_images == 1 else f"{num_images:,} images are"
-
-
 def _count_groups(groups: Sequence[DuplicateGroup]) -> str:
     return "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
 
@@ -360,11 +303,3 @@ def _first_group(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
 def _join_splits(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
     splits = {check.images[index].split for group in groups for index in group.indices}
     return " and ".join(title for split, title in SPLIT_TITLES.items() if split in splits)
-
-
-def _join_names(images: Sequence[CheckedImage]) -> str:
-    return _shorten_list([image.name for image in images])
-
-
-def _shorten_list(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

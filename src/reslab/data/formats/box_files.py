@@ -33,6 +33,8 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 TASK = "detection"
+TRAIN_TRANSFORM = "flip"
+"""The training transform of torchvision's reference training of detectors."""
 _PREPROCESS = Preprocess(3, "", (0.0,) * 3, (1.0,) * 3)
 """Pixels from 0 to 1 at their own size: detectors resize and normalize images themselves."""
 

@@ -17,6 +17,7 @@ _SEVERITY_LABELS = {"error": "Error", "warning": "Warning", "note": "Note"}
 _SECTIONS = (
     ("findings", "title", "Findings"),
     ("classes", "class_rows", "Classes"),
+    ("boxes", "box_rows", "Boxes"),
     ("values", "value_rows", "Values"),
     ("sizes", "sizes_text", "Image sizes"),
     ("unreadable", "unreadable", "Unreadable files"),
@@ -49,7 +50,8 @@ class DataCheckPage:
 
     `num_images[split]` are numbers of images, by default the sums of `counts[split][class]`, those of each class.
     `values` is a row of texts for each value of a split in regression: value, split, images, minimum, mean, standard
-    deviation, maximum. `findings` are (severity, text), severity error, warning or note.
+    deviation, maximum. `boxes` are rows of texts, the first the headings: what is counted, and its number in each
+    split. `findings` are (severity, text), severity error, warning or note.
     `sizes[split]` are (height, width) of each readable image, `unreadable` (path, reason). `duplicate_groups` are the
     first of `num_duplicate_groups`. `batch` is a training batch under `train_transform`.
     """
@@ -57,6 +59,7 @@ class DataCheckPage:
     title: str
     num_images: Mapping[str, int] = field(default_factory=dict)
     values: Sequence[Sequence[str]] = ()
+    boxes: Sequence[Sequence[str]] = ()
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     findings: Sequence[tuple[str, str]] = ()
     sizes: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
@@ -86,6 +89,8 @@ def data_check_context(page: DataCheckPage) -> dict[str, Any]:
         "class_rows": rows,
         "value_columns": ["value", "split", "images", "minimum", "mean", "std", "maximum"],
         "value_rows": list(page.values),
+        "box_columns": list(page.boxes[0]) if page.boxes else [],
+        "box_rows": list(page.boxes[1:]),
         "smallest_rows": sorted(rows, key=lambda row: row["total"])[:NUM_SMALLEST_CLASSES]
         if len(rows) > MAX_CLASS_ROWS
         else [],

@@ -1,0 +1,115 @@
+"""`check_data` of images with boxes: what is counted, and every box that cannot or should not be used."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from reslab.cli.app import app
+from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.box_statistics import count_boxes
+from reslab.data.check.check import check_data
+from reslab.data.check.finding import Finding, FindingKind, Severity
+from reslab.data.check.findings import list_findings
+from reslab.data.registry import list_dataset
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_voc
+
+
+def findings(folder: Path) -> dict[str, Finding]:
+    return {finding.kind: finding for finding in list_findings(check_data(folder))}
+
+
+def test_boxes_are_counted_exactly(tmp_path: Path) -> None:
+    check = check_data(write_coco(tmp_path))
+    result = check.to_dict()
+    assert json.loads(json.dumps(result)) == result
+    for split, images in SPLITS.items():
+        names = [name for i in images for name, _ in OBJECTS[i]]
+        areas = [(x2 - x1) * (y2 - y1) for i in images for _, (x1, y1, x2, y2) in OBJECTS[i]]
+        found = result["boxes"][split]
+        assert found["num_boxes"] == len(names)
+        assert found["per_class"] == {name: names.count(name) for name in CLASSES}
+        assert found["sizes"] == {
+            "small": sum(area < 1024 for area in areas),
+            "medium": sum(area >= 1024 for area in areas),
+            "large": 0,
+        }
+        assert found["median_side"] == pytest.approx(float(np.median(np.sqrt(areas))))
+        shown = [{name for name, _ in OBJECTS[i]} for i in images]
+        counts = {name: sum(name in of_image for of_image in shown) for name in CLASSES}
+        assert result["splits"][split]["per_class"] == counts
+    assert result["boxes"]["train"]["without_object"] == ["train2017/02.png"]
+    assert [image.label for image in check.images[:3]] == ["cat, dog", "hen", "(no object)"]
+    assert check.eval_transform == ""
+
+
+def test_each_size_is_that_of_coco(tmp_path: Path) -> None:
+    content = coco_content(TRAIN)
+    for annotation, area in zip(content["annotations"], (1023.9, 1024, 9215.9, 9216, 5, 1e5), strict=True):
+        annotation["area"] = area
+    dataset = list_dataset(write_coco(tmp_path, {"train": content})).splits["train"]
+    assert isinstance(dataset, BoxImageDataset)
+    assert count_boxes(dataset, 3).sizes == {"small": 2, "medium": 2, "large": 2}
+
+
+def test_what_is_wrong_is_an_error_and_what_is_odd_a_warning(tmp_path: Path) -> None:
+    content = coco_content(TRAIN)
+    content["annotations"][0]["bbox"] = [-6, 4, 26, 26]  # clipped
+    content["annotations"][1]["bbox"] = [30, 5, -10, 35]  # swapped
+    content["annotations"][2]["bbox"] = [0, 0, 0, 9]  # empty
+    content["annotations"][3]["bbox"] = [1, 2, 7, 34]
+    content["annotations"][4]["bbox"] = [1, 2, 7, 34]  # repeated, both 7 pixels wide
+    content["annotations"][5]["bbox"] = [2, 10, 33, 3]  # 11 times as wide as high
+    root = write_coco(tmp_path, {"train": content})
+    found = findings(root)
+    error = found[FindingKind.BOXES]
+    assert error.severity is Severity.ERROR
+    for text in ("of 1 image cannot be used: train2017/00.png", "annotation 1: required: a box with x1 < x2"):
+        assert text in error.text
+    assert "1 box beyond the border" in found[FindingKind.CLIPPED_BOXES].text
+    assert "train2017/00.png annotation 0" in found[FindingKind.CLIPPED_BOXES].text
+    assert "train2017/01.png annotation 10" in found[FindingKind.EMPTY_BOXES].text
+    assert found[FindingKind.REPEATED_BOXES].severity is Severity.WARNING
+    assert found[FindingKind.REPEATED_BOXES].text.startswith("1 box is with the class and place of another")
+    assert found[FindingKind.TINY_BOXES].text.startswith("3 boxes are less than 8 pixels high or wide: in train2017/03")
+    assert found[FindingKind.ELONGATED_BOXES].text.startswith("1 box is over 10 times as long as wide")
+    assert "train2017/01.png, train2017/02.png" in found[FindingKind.WITHOUT_OBJECT].text
+    assert "Fewer than 20 training objects of cat" in found[FindingKind.SMALL_CLASSES].text
+    assert "of the training objects are small" in found[FindingKind.SMALL_BOXES].text
+    issues = check_data(root).to_dict()["boxes"]["train"]["issues"]
+    assert [issue["fault"] for issue in issues] == ["clipped", "swapped", "empty"]
+
+
+def test_good_data_has_no_findings_of_its_own(tmp_path: Path) -> None:
+    serious = [finding for finding in findings(write_voc(tmp_path)).values() if finding.severity is not Severity.NOTE]
+    assert serious == []
+
+
+def test_the_command_prints_images_and_boxes_and_writes_the_page(tmp_path: Path) -> None:
+    root, page = write_voc(tmp_path / "animals"), tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["data", "check", str(root), "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[:5] == [
+        ["class", "train", "images", "train", "boxes", "val", "images", "val", "boxes"],
+        ["cat", "2", "2", "1", "1"],
+        ["dog", "2", "3", "1", "1"],
+        ["hen", "1", "1", "1", "1"],
+        ["all", "4", "6", "2", "3"],
+    ]
+    html = page.read_text()
+    for text in ('<h2 id="boxes-h">Boxes</h2>', "boxes of hen", "images without an object", "1 cat, 2 dog"):
+        assert text in html
+
+
+def test_a_layout_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    root = write_coco(tmp_path)
+    (root / "annotations/instances_val2017.json").write_text("{")
+    found = findings(root)[FindingKind.LAYOUT]
+    assert found.severity is Severity.ERROR
+    assert "instances_val2017.json: not valid JSON" in found.text
