@@ -27,6 +27,7 @@ from reslab.cli.options import (
 from reslab.cli.output import print_json, print_pairs, print_table, write_page
 from reslab.cli.summary import parse_input_size, resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
+from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
@@ -115,6 +116,7 @@ def bench(
 
     --task train takes training steps with the recipe fast-cpu, on a GPU with fast-gpu.
     """
+    keep_freed_memory()
     if task not in BENCHMARK_TASKS:
         raise unknown_name("task", task, BENCHMARK_TASKS)
     if task == "train" and (backends or html_path):

@@ -17,6 +17,7 @@ from reslab.cli.options import (
 from reslab.cli.output import print_json, print_table
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
+from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.zoo import ARCHS
@@ -60,6 +61,7 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a deep residual network and its plain twin on handwritten digits, and compare them in a report."""
+    keep_freed_memory()
     archs = residual_and_plain(model)
     folder = output or _new_run_folder()
     from reslab.training.run import require_empty_dir

@@ -11,6 +11,7 @@ from reslab.cli.options import (
     JsonFlag,
 )
 from reslab.cli.output import print_result
+from reslab.runtime.allocator import Allocator, keep_freed_memory
 from reslab.runtime.files import cache_dir
 
 
@@ -77,6 +78,7 @@ def collect_environment() -> dict[str, Any]:
             extra: _extra_payload(extra, [package for package in packages if package.extra == extra])
             for extra in dict.fromkeys(package.extra for package in packages if package.extra)
         },
+        "allocator": keep_freed_memory().value,
         "devices": list_devices(),
         "caches": list_caches(),
     }
@@ -136,8 +138,15 @@ def list_caches() -> dict[str, dict[str, Any]]:
     return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
 
 
+_ALLOCATOR_ADVICE = {
+    Allocator.TUNED.value: "; LD_PRELOAD of tcmalloc or jemalloc may be faster still",
+    Allocator.DEFAULT.value: "; LD_PRELOAD of tcmalloc or jemalloc makes training on the CPU faster",
+}
+
+
 def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(name, str(environment[name])) for name in ("reslab", "python", "platform", "cores")]
+    lines.append(("allocator", environment["allocator"] + _ALLOCATOR_ADVICE.get(environment["allocator"], "")))
     lines += [
         (name, package_version or "missing: pip install " + name)
         for name, package_version in environment["versions"].items()

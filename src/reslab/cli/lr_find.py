@@ -31,6 +31,7 @@ from reslab.cli.options import (
     resolve_data_option,
 )
 from reslab.cli.output import print_result, write_page
+from reslab.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import LRFinderResult
@@ -77,6 +78,7 @@ def lr_find(
 
     Where the losses show no clear answer, the command says so and suggests none.
     """
+    keep_freed_memory()
     dataset = resolve_data_option(data_argument, data)
     require_model_and_recipe(model, recipe)
     from reslab.runtime.device import choose_device

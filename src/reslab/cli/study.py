@@ -17,6 +17,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, pluralize
+from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
 
@@ -93,6 +94,7 @@ def study(
 
     Exit code 1 if trainings failed. Claims that fail or stay undecided, and rows that cannot run here, are no errors.
     """
+    keep_freed_memory()
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     from reslab.spec.papers import get_study

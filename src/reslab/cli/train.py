@@ -41,6 +41,7 @@ from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_metric, format_metric_spread, format_number
 from reslab.report.metric_rows import metric_rows
+from reslab.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,6 +150,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
+    keep_freed_memory()
     dataset = resolve_data_option(data_argument, data)
     require_model_and_recipe(model, recipe)
     from reslab.training.options import parse_batch_size
