@@ -15,12 +15,12 @@ from reslab.data.check.check import NO_OBJECT, CheckedImage, DataCheck
 from reslab.data.check.duplicates import DuplicateGroup
 from reslab.data.check.finding import Finding
 from reslab.data.check.label_statistics import LABEL_TEXTS
-from reslab.data.formats.mask_classes import voc_color
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
 from reslab.data.masks import VOID
 from reslab.report.boxes import draw_boxes
 from reslab.report.format import format_int, format_number, format_split
+from reslab.report.masks import draw_mask
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind
@@ -190,9 +190,10 @@ def _target_text(target: Tensor, classes: Sequence[str]) -> str:
 
 def _draw_target(image: Tensor, target: Any) -> np.ndarray:
     """Return an image (C, H, W) of 0..255 with its mask or boxes."""
+    pixels = _to_pixels(image.to(torch.uint8))
     if isinstance(target, dict):
-        return draw_boxes(_to_pixels(image.to(torch.uint8)), target["boxes"].tolist(), target["labels"].tolist())
-    return _to_pixels(_paint_mask(image, target).to(torch.uint8))
+        return draw_boxes(pixels, target["boxes"].tolist(), target["labels"].tolist())
+    return draw_mask(pixels, target.to(torch.uint8).numpy()) if target.ndim == 2 else pixels
 
 
 def _boxes_text(target: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -200,15 +201,6 @@ def _boxes_text(target: Mapping[str, Any], classes: Sequence[str]) -> str:
     counts = target["labels"].bincount(minlength=len(classes) + 1)[1:].tolist()
     shown = [f"{count} {name}" for name, count in zip(classes, counts, strict=True) if count]
     return ", ".join(shown) or NO_OBJECT
-
-
-def _paint_mask(image: Tensor, target: Tensor) -> Tensor:
-    """Return an image (C, H, W) of 0..255, each class but 0 half in a color of its own and void half black."""
-    if target.ndim != 2:
-        return image
-    palette = torch.tensor([voc_color(number) if number != VOID else (0, 0, 0) for number in range(256)])
-    painted = (image.expand(3, -1, -1) + palette[target].permute(2, 0, 1)) / 2
-    return torch.where(target == 0, image.expand(3, -1, -1), painted)
 
 
 def _multi_hot_text(target: Tensor, classes: Sequence[str]) -> str:
