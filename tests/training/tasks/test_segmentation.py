@@ -22,6 +22,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.segmentation import SegmentationOutput
 from reslab.spec.dense import ModelKind
 from reslab.spec.recipes import RECIPES
+from reslab.spec.recipes.segmentation import SEGMENTATION
 from reslab.spec.segmentation import SegmentationArch
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.evaluate import evaluate
@@ -350,3 +351,15 @@ def test_the_head_is_trained_before_the_backbone() -> None:
         assert trained == {"", "backbone"}
         assert not network.backbone.layer2[0].conv1.weight.requires_grad
         assert network.backbone.layer3[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("recipe", [recipe.name for recipe in SEGMENTATION])
+def test_a_recipe_takes_steps(recipe: str, cells: Path, tmp_path: Path) -> None:
+    model = RECIPES[recipe].model or "fcn_resnet50"
+    settings = {"model.backbone.depths": "1,1,1,1", "model.backbone.widths": "16,16,16,16", "duration": "2 steps"}
+    run = cells_run(cells, tmp_path / "run", model=model, recipe=recipe, overrides=settings, epochs=None, image_size=48)
+    assert run.result is not None
+    assert run.result["steps"] == 2
+    assert run.recipe.name == recipe
+    assert run.recipe.train_transform.count("(48)") == 2
+    assert run.metadata["data"]["preprocess"]["transform"] == "resize(48)"
