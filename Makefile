@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 SPHINX := -b html -W --keep-going -n -q
 
-.PHONY: setup demo test lint format check docs lock zoo soak
+.PHONY: setup demo test lint format check docs lock zoo soak wheel-test
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -60,3 +60,7 @@ zoo: setup
 
 soak: setup
 	$(PYTEST) -m soak
+
+# Builds the package, installs it with its core dependencies alone, and tries it outside this folder.
+wheel-test: setup
+	$(PYTEST) -m wheel tests/test_wheel.py
