@@ -104,7 +104,7 @@ TaskOption = Annotated[
         "--task",
         metavar="TASK",
         rich_help_panel=Panel.DATA,
-        help="What the network predicts: classification, multi-label, regression or segmentation.",
+        help="What the network predicts: classification, multi-label, regression, segmentation or detection.",
         show_default="the one that the data suit",
     ),
 ]

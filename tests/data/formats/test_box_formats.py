@@ -153,6 +153,8 @@ def test_csv_columns_may_be_called_otherwise(tmp_path: Path) -> None:
     assert open_dataset(named, split_record=data.split_record).fingerprint == expected
     with pytest.raises(ValueError, match="--label-column NAME"):
         open_dataset(named, columns={"image": "photo"})
+    with pytest.raises(ValueError, match=r"one column of labels for the boxes .*--task regression"):
+        open_dataset(named, columns={"image": "photo", "label": "xmin,ymin"})
 
 
 def write_instances(root: Path, images: str = "PNGImages", masks: str = "PedMasks") -> Path:
@@ -270,6 +272,10 @@ ERRORS = {
         edit_voc("<width>50</width><height>40</height>", "<width>40</width><height>50</height>"),
         "EXIF may rotate the image",
     ),
+    "two images of one name": (
+        lambda root: write_image(write_voc(root) / "JPEGImages/00.jpg", 0) and root,
+        "required: one file for the image 00 in .*JPEGImages; got: 00.jpg and 00.png",
+    ),
     "a document type": (
         edit_voc("<annotation>", '<!DOCTYPE a [<!ENTITY b "x">]><annotation>'),
         "00.xml: required: XML without a DOCTYPE",
@@ -322,6 +328,14 @@ ERRORS = {
     "a bad segmentation": (
         edit_coco(lambda content: first(content, segmentation=[[1, 2, 3]])),
         "required: polygons of at least 3 points, .* as the segmentation of annotation 0",
+    ),
+    "a polygon of texts": (
+        edit_coco(lambda content: first(content, segmentation=[["a"] * 6])),
+        "as the segmentation of annotation 0",
+    ),
+    "polygons in polygons": (
+        edit_coco(lambda content: first(content, segmentation=[[[1, 2], [3]] * 3])),
+        "as the segmentation of annotation 0",
     ),
     "a missing list": (
         edit_coco(lambda content: content.pop("categories")),
@@ -417,6 +431,9 @@ def test_entities_are_never_expanded(tmp_path: Path) -> None:
 
 def test_other_csv_files_and_folders_stay_what_they_were(tmp_path: Path) -> None:
     assert not any(matches(tmp_path) for matches in (coco_boxes.is_coco_folder, voc_boxes.is_voc_folder))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/notes.json").write_text("{}")
+    assert not coco_boxes.is_coco_folder(tmp_path)
     (tmp_path / "a.csv").write_text("path,label\na.png,cat\n")
     from reslab.data.formats.box_csv import is_box_csv
 

@@ -85,6 +85,10 @@ def _find_box(header: Sequence[str]) -> tuple[list[int], bool] | None:
 
 
 def _find_roles(csv_path: Path, header: Sequence[str], names: ColumnNames) -> dict[str, int]:
+    label = names.get("label")
+    if label is not None and (not isinstance(label, str) or "," in label):
+        next_step = "for numbers or several classes of an image, add --task regression or --task multi-label"
+        raise invalid(f"one column of labels for the boxes in {csv_path}", label, next_step=next_step)
     usual = {"image": _IMAGE_COLUMNS, "label": _LABEL_COLUMNS, "split": USUAL_COLUMNS["split"]}
     roles = {}
     for role, candidates in usual.items():

@@ -21,7 +21,10 @@ from reslab.data.segments import Polygons, RunLengths, Segment
 from reslab.spec.errors import invalid, unknown_name
 
 MAX_JSON_BYTES = 1 << 30
-"""The size of a file of annotations beyond which it is refused; that of COCO 2017's training images is 448 MB."""
+"""The size of a file of annotations beyond which it is refused; that of COCO 2017's training images is 448 MB.
+
+Reading takes about eight times the size in memory.
+"""
 _EXPORT_NAME = "_annotations.coco.json"
 _LISTS = ("images", "annotations", "categories")
 Record = Mapping[str, Any]
@@ -67,7 +70,9 @@ def _find_files(root: Path) -> list[tuple[Path, str]]:
     folder = next((one for one in subfolders(root) if one.name.lower() == "annotations"), None)
     if folder is not None:
         paths = sorted(folder.glob("*.json"))
-        named = [path for path in paths if path.name.startswith("instances_")] or paths
+        named = [path for path in paths if path.name.startswith("instances_")]
+        # Other folders have JSON files of other formats beside their images.
+        named = named or [path for path in paths if _split_of_file(path.stem)]
         found += [(path, _split_of_file(path.stem) or "train") for path in named]
     return found
 
@@ -206,19 +211,24 @@ def _read_segment(value: Any, place: str) -> Segment | None:
             return RunLengths(counts.encode(), *size)
         if is_size and isinstance(counts, list) and all(map(_is_id, counts)):
             return RunLengths(tuple(counts), *size)
-    elif isinstance(value, list) and all(map(_is_polygon, value)):
-        return Polygons(tuple(np.array(polygon, np.float64) for polygon in value))
+    elif isinstance(value, list):
+        polygons = [polygon for part in value if (polygon := _to_polygon(part)) is not None]
+        if len(polygons) == len(value):
+            return Polygons(tuple(polygons))
     required = f"polygons of at least 3 points, or size and counts, as the segmentation of {place}"
     raise invalid(required, f"{value!r}"[:60])
 
 
-def _is_polygon(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 6
-        and len(value) % 2 == 0
-        and all(_is_number(number) and math.isfinite(number) for number in value)
-    )
+def _to_polygon(value: Any) -> np.ndarray | None:
+    """Return the corners of a polygon (x1, y1, x2, y2, ...); None unless they are 3 or more, of finite numbers."""
+    if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
+        return None
+    try:
+        points = np.array(value)
+    except ValueError:  # lists of several lengths
+        return None
+    is_valid = points.ndim == 1 and points.dtype.kind in "if" and bool(np.isfinite(points).all())
+    return points.astype(np.float64) if is_valid else None
 
 
 def _is_id(value: Any) -> bool:

@@ -137,9 +137,9 @@ def list_mask_pairs(root: Path, layout: MaskLayout) -> MaskPairs:
 
 def _match(images: Path, masks: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
     """Return the pairs of two folders by name, whatever the ending, and the files that are left over."""
-    image_of = _unique_by_key(images, {path: _key(images, path) for path in find_image_files(images)})
+    image_of = unique_by_key(images, {path: _key(images, path) for path in find_image_files(images)})
     mask_keys = {path: _image_key(masks, path, image_of) or _key(masks, path) for path in find_image_files(masks)}
-    mask_of = _unique_by_key(masks, mask_keys)
+    mask_of = unique_by_key(masks, mask_keys)
     pairs = [(image_of[key], mask_of[key]) for key in sorted(image_of) if key in mask_of]
     rest = [(image_of[key], f"an image without a mask in {masks}") for key in sorted(image_of) if key not in mask_of]
     rest += [(mask_of[key], f"a mask without an image in {images}") for key in sorted(mask_of) if key not in image_of]
@@ -159,7 +159,8 @@ def _image_key(folder: Path, path: Path, image_keys: Mapping[str, Path] | set[st
     return next((candidate for candidate in candidates if candidate in image_keys), None)
 
 
-def _unique_by_key(folder: Path, keys: Mapping[Path, str]) -> dict[str, Path]:
+def unique_by_key(folder: Path, keys: Mapping[Path, str]) -> dict[str, Path]:
+    """Return the files of a folder by their keys. Raises ValueError for two of one key."""
     by_key: dict[str, Path] = {}
     for path, key in keys.items():
         first = by_key.setdefault(key, path)
@@ -172,10 +173,10 @@ def _unique_by_key(folder: Path, keys: Mapping[Path, str]) -> dict[str, Path]:
 def _listed_pairs(root: Path, layout: MaskLayout, folders: _FolderPair) -> MaskPairs:
     """Return the pairs that the lists of a VOC folder name: train, val and test, else trainval or the only list."""
     lists = split_lists(root / layout.lists)
-    images = _unique_by_key(
+    images = unique_by_key(
         folders.images, {path: _key(folders.images, path) for path in find_image_files(folders.images)}
     )
-    masks = _unique_by_key(folders.masks, {path: _key(folders.masks, path) for path in find_image_files(folders.masks)})
+    masks = unique_by_key(folders.masks, {path: _key(folders.masks, path) for path in find_image_files(folders.masks)})
     splits: dict[str, list[tuple[Path, Path]]] = {}
     messages: list[str] = []
     for split, list_path in lists.items():

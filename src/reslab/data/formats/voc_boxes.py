@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import find_image_files, subfolders
 from reslab.data.formats.mask_classes import VOC_CLASSES
+from reslab.data.formats.mask_pairs import unique_by_key
 from reslab.data.formats.voc_lists import read_list, split_lists
 from reslab.spec.errors import invalid, nearest
 
@@ -40,7 +41,7 @@ def read_voc(root: Path) -> BoxListing:
     folders = _folders(root)
     image_folder = _image_folder(folders)
     assert image_folder is not None, root
-    images = {path.stem: path for path in find_image_files(image_folder)}
+    images = unique_by_key(image_folder, {path: path.stem for path in find_image_files(image_folder)})
     annotations = {path.stem: path for path in sorted(folders["annotations"].glob("*.xml"))}
     messages: list[str] = []
     splits: dict[str, list[AnnotatedImage]] = {}

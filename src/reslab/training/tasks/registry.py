@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, TASKS, find_task
 from reslab.training.tasks.classification import Classification
 from reslab.training.tasks.multilabel import MultiLabel
@@ -27,8 +28,11 @@ def register_task(task_type: TaskClass) -> TaskClass:
 
 
 def find_task_type(name: str) -> type[TaskType]:
-    """Return the behavior of a task by its name. Raises ValueError with the nearest name."""
-    return TASK_TYPES[find_task(name).name]
+    """Return the behavior of a task by its name. Raises ValueError with the nearest name, and for a task without."""
+    task = find_task(name).name
+    if task not in TASK_TYPES:
+        raise invalid(f"a task that can be trained: {', '.join(TASK_TYPES)}", task)
+    return TASK_TYPES[task]
 
 
 def restore_task(fields: Mapping[str, Any] | None, classes: Sequence[str]) -> TaskType:
