@@ -66,8 +66,7 @@ if __name__ == "__main__":
         rows = []
         for number, (name, settings) in enumerate(ROWS.items()):
             rows.append({"row": name} | train_row(settings, Path(temporary) / str(number)))
-            print(rows[-1], flush=True)
     with (Path(__file__).parent / "shortcuts_and_orders.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
