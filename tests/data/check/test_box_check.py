@@ -113,3 +113,13 @@ def test_a_layout_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     found = findings(root)[FindingKind.LAYOUT]
     assert found.severity is Severity.ERROR
     assert "instances_val2017.json: not valid JSON" in found.text
+
+
+def test_a_split_without_any_object_is_counted(tmp_path: Path) -> None:
+    dataset = list_dataset(write_coco(tmp_path)).splits["train"]
+    assert isinstance(dataset, BoxImageDataset)
+    statistics = count_boxes(dataset.subset([2]), 3)
+    assert statistics.objects_per_class.tolist() == statistics.images_per_class.tolist() == [0, 0, 0]
+    assert (statistics.num_objects, statistics.median_side, statistics.without_object) == (0, 0.0, (0,))
+    assert statistics.tiny == statistics.elongated == statistics.repeated == ()
+    assert sum(statistics.sizes.values()) == 0

@@ -337,6 +337,26 @@ ERRORS = {
         edit_coco(lambda content: first(content, segmentation=[[[1, 2], [3]] * 3])),
         "as the segmentation of annotation 0",
     ),
+    "a category that is a list": (
+        edit_coco(lambda content: first(content, category_id=[3])),
+        r"unknown category_id of annotation 0 '\[3\]'",
+    ),
+    "an id that is a list": (
+        edit_coco(lambda content: first(content, id=[3])),
+        r"required: a number as the id of each annotation in .*; got: \[3\]",
+    ),
+    "a number without bound": (
+        edit_coco(lambda content: first(content, bbox=[1, 2, 3, 10**400])),
+        "required: a bbox of 4 numbers in annotation 0",
+    ),
+    "a file name without bound": (
+        edit_csv("00.png,3,4", f"{'0' * 400}.png,3,4"),
+        "1 image listed: no such file",
+    ),
+    "an infinite size": (
+        edit_voc("<width>50</width>", "<width>inf</width>"),
+        "00.xml: required: a finite height and width as size; got: 40 and inf",
+    ),
     "a missing list": (
         edit_coco(lambda content: content.pop("categories")),
         "required: the lists images, annotations, categories in .*; got: no list categories",

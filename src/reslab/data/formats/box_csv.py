@@ -4,6 +4,7 @@ Coordinates are taken as they are, in the convention of `reslab.data.boxes`. A r
 lists an image without objects.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -127,4 +128,4 @@ def _read_object(
 def _resolve(root: Path, text: str) -> Path:
     """Return the path that a cell names, relative to a folder; Windows' backslashes separate folders."""
     path = root / text
-    return path if path.exists() else root / text.replace("\\", "/")
+    return path if os.path.exists(path) else root / text.replace("\\", "/")

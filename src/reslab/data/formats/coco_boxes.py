@@ -6,6 +6,7 @@ A box is [x, y, width, height] from the upper left corner, so that (x, y, x + wi
 
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ MAX_JSON_BYTES = 1 << 30
 Reading takes about eight times the size in memory.
 """
 _EXPORT_NAME = "_annotations.coco.json"
+_MAX_INTEGER = 1 << 53
 _LISTS = ("images", "annotations", "categories")
 Record = Mapping[str, Any]
 
@@ -132,7 +134,7 @@ def _read_images(
         height, width = record.get("height"), record.get("width")
         size = (int(height), int(width)) if _is_id(height) and _is_id(width) and height and width else None
         # Most images lie in the folder of the last one: it is tried first.
-        found = next((folder for folder in folders if (folder / name).is_file()), None)
+        found = next((folder for folder in folders if os.path.isfile(folder / name)), None)
         if found is not None and found is not folders[0]:
             folders = [found, *(folder for folder in folders if folder is not found)]
         image_path = ((found or folders[0]) / name).absolute()
@@ -167,6 +169,8 @@ def _objects_by_image(
         number, image_id = record.get("id", f"number {index}"), record.get("image_id")
         if not _is_id(image_id):
             raise invalid(f"an image_id of annotation {number} in {path}", repr(image_id))
+        if not isinstance(number, int | str):
+            raise invalid(f"a number as the id of each annotation in {path}", repr(number)[:60])
         if number in seen:
             raise invalid(f"every annotation id once in {path}", f"{number} again")
         seen.add(number)
@@ -183,7 +187,7 @@ def _read_object(record: Record, place: str, categories: Mapping[int, str]) -> A
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise invalid(f"a bbox of 4 numbers in {place}", repr(box))
     number: Any = record.get("category_id")
-    if number not in categories:
+    if not _is_id(number) or number not in categories:
         raise unknown_name(f"category_id of {place}", str(number), map(str, categories))
     area: Any = record.get("area")
     is_area = _is_number(area) and math.isfinite(area) and area >= 0
@@ -232,8 +236,8 @@ def _to_polygon(value: Any) -> np.ndarray | None:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_INTEGER
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_id(value)

@@ -6,6 +6,7 @@ clipped.
 """
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -123,6 +124,8 @@ def _read_size(root: ElementTree.Element) -> tuple[int, int] | None:
     if node is None:
         return None
     height, width = (_number(node, side, "size") for side in ("height", "width"))
+    if not (isfinite(height) and isfinite(width)):
+        raise invalid("a finite height and width as size", f"{height:g} and {width:g}")
     return (int(height), int(width)) if height and width else None  # some tools write 0 for unknown
 
 

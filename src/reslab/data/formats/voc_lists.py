@@ -22,5 +22,9 @@ def split_lists(folder: Path) -> dict[str, Path]:
 
 
 def read_list(path: Path) -> list[str]:
-    """Return the names in a list, one a line."""
-    return [name for name in (line.strip() for line in path.read_text("utf-8-sig").splitlines()) if name]
+    """Return the names in a list, one a line. Raises ValueError if it is not in UTF-8."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path} in UTF-8", str(error), next_step="save it as UTF-8") from None
+    return [name for name in (line.strip() for line in lines) if name]

@@ -5,6 +5,7 @@ with more numbers is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, of which the box 
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import find_image_files
+from reslab.data.formats.voc_lists import read_list
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.segments import Polygons
 from reslab.runtime.extras import require_extra
@@ -50,10 +52,10 @@ def read_yolo(path: Path) -> BoxListing:
             continue
         texts = value if isinstance(value, list) else [value]
         paths = [found for text in texts for found in _list_images(yaml_path, root, split, text)]
-        if split == "test" and not any(_label_path(image).is_file() for image in paths):
+        if split == "test" and not any(os.path.isfile(_label_path(image)) for image in paths):
             continue
         splits[split] = [_read_image(image, classes) for image in paths]
-        if paths and not any(_label_path(image).is_file() for image in paths):
+        if paths and not any(os.path.isfile(_label_path(image)) for image in paths):
             required = f"text files of {SPLIT_TITLES[split]} boxes such as {_label_path(paths[0])}"
             raise invalid(required, "none", next_step="put them into labels/ beside images/")
     return BoxListing(root, splits, classes)
@@ -109,15 +111,15 @@ def _list_images(yaml_path: Path, root: Path, split: str, text: Any) -> list[Pat
     name = str(text)
     # Exports name ../train/images for a folder beside data.yaml.
     candidates = (root / name, yaml_path.parent.resolve() / name, root / name.removeprefix("../"))
-    found = next((path for path in candidates if path.exists()), None)
+    found = next((path for path in candidates if os.path.exists(path)), None)
     if found is None:
         raise invalid(f"the {SPLIT_TITLES[split]} images that {yaml_path} names", f"{root / name}, no such folder")
     if found.is_dir():
         images = find_image_files(found.resolve())
     else:
-        lines = [line.strip() for line in found.read_text("utf-8-sig").splitlines()]
+        lines = read_list(found)
         folders = [found.parent if line.startswith("./") else root for line in lines]
-        images = [(folder / line).resolve() for folder, line in zip(folders, lines, strict=True) if line]
+        images = [(folder / line).resolve() for folder, line in zip(folders, lines, strict=True)]
     if not images:
         raise invalid(f"images in {found}", "none")
     return images
@@ -134,7 +136,7 @@ def _label_path(image: Path) -> Path:
 
 def _read_image(image: Path, classes: Sequence[str]) -> AnnotatedImage:
     source = _label_path(image)
-    if not source.is_file():
+    if not os.path.isfile(source):
         return AnnotatedImage(image, (), source)
     try:
         lines = source.read_text("utf-8-sig").splitlines()
