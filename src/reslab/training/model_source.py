@@ -35,6 +35,7 @@ from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import find_dense_arch
 from reslab.spec.zoo.names import HUB_PREFIX
 from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
 from reslab.training.run import Run, find_weights_path
@@ -152,11 +153,12 @@ def _open(
     return _open_zoo(source, weights, random_weights)
 
 
-def _open_zoo(name: str, weights: Any, random_weights: bool) -> ResidualNetwork:
+def _open_zoo(name: str, weights: Any, random_weights: bool) -> ResidualNetwork | DenseNetwork:
     base, dot, tag = name.partition(".")
-    if name not in ARCHS and not (dot and base in ARCHS):
+    is_known = name in ARCHS or find_dense_arch(name) is not None
+    if not is_known and not (dot and base in ARCHS):
         raise unknown_model(name)
-    if dot and name not in ARCHS:
+    if not is_known:
         if weights is not None:
             raise invalid("one kind of weights", f"{name} and {weights}", next_step="leave one of them out")
         name, weights = base, tag
@@ -166,7 +168,7 @@ def _open_zoo(name: str, weights: Any, random_weights: bool) -> ResidualNetwork:
     if isinstance(weights, Run) or (isinstance(weights, str | Path) and Path(weights).is_dir()):
         weights = find_weights_path(weights)
     network = create_model(name, pretrained=weights)
-    assert isinstance(network, ResidualNetwork)
+    assert isinstance(network, ResidualNetwork | DenseNetwork)
     return network
 
 

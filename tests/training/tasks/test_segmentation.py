@@ -30,7 +30,7 @@ from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.segmentation import SegmentationEvaluation
 from reslab.training.freezing import Freezing
 from reslab.training.loop import TrainStep
-from reslab.training.run import Run
+from reslab.training.run import InterimWeightsWarning, Run
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
 from reslab.training.train import train
 
@@ -243,6 +243,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     output = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         cells_run(cells, output, on_step_end=stop, hook_every_steps=3, save_every_seconds=0.0)
+    with pytest.warns(InterimWeightsWarning):
+        assert evaluate(output, device="cpu").num_samples == evaluate(run).num_samples
     resumed = cells_run(cells, output, resume=True, model="unet-resnet20-cifar")
     assert len(resumed.metadata["resume_commands"]) == 1
     assert weights_hash(resumed) == weights_hash(run)
@@ -310,6 +312,15 @@ def test_balanced_weights_come_from_the_pixels_of_the_training_masks(cells: Path
     assert isinstance(loss, PixelCrossEntropy)
     assert loss.weights is not None
     torch.testing.assert_close(loss.weights, counts.sum() / (3 * counts.float()))
+
+
+def test_weights_of_torchvision_are_evaluated_by_the_name_of_their_network(cells: Path, tmp_path: Path) -> None:
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    torch.save(theirs.state_dict(), tmp_path / "fcn.pth")
+    with pytest.raises(ValueError, match=r"a map for each class of the data; got: \(3, 21, 36, 36\)"):
+        evaluate(
+            "fcn_resnet50", cells, pretrained=tmp_path / "fcn.pth", val_fraction=0.34, eval_transform="center-crop(36)"
+        )
 
 
 @pytest.mark.parametrize(
