@@ -317,10 +317,9 @@ def test_balanced_weights_come_from_the_pixels_of_the_training_masks(cells: Path
 def test_weights_of_torchvision_are_evaluated_by_the_name_of_their_network(cells: Path, tmp_path: Path) -> None:
     theirs = fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
     torch.save(theirs.state_dict(), tmp_path / "fcn.pth")
-    with pytest.raises(ValueError, match=r"a map for each class of the data; got: \(3, 21, 36, 36\)"):
-        evaluate(
-            "fcn_resnet50", cells, pretrained=tmp_path / "fcn.pth", val_fraction=0.34, eval_transform="center-crop(36)"
-        )
+    options: dict[str, Any] = {"val_fraction": 0.34, "eval_transform": "center-crop(36)"}
+    with pytest.raises(ValueError, match=r"a map for each class of the data; got: \(4, 21, 36, 36\)"):
+        evaluate("fcn_resnet50", cells, pretrained=tmp_path / "fcn.pth", **options)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ class Segmentation(TaskType):
         """Raise ValueError unless the outputs have the shape (N, number of classes, H, W)."""
         if outputs.ndim != 4 or outputs.shape[1] != self.num_outputs:
             required = f"outputs of shape (N, {self.num_outputs}, H, W), a map for each class of the data"
-            next_step = "--model fcn_resnet50, or another one of `reslab models --kind segmentation`"
+            next_step = (
+                "`reslab models --kind segmentation` lists networks with such outputs" if outputs.ndim != 4 else ""
+            )
             raise invalid(required, tuple(outputs.shape), next_step=next_step)
 
     def default_loss(self) -> LossFn:
