@@ -13,6 +13,8 @@ from reslab.cli.app import main
 from reslab.data.decode import decode_image
 from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits, ImageError, current_limits, use_limits
 from reslab.data.registry import open_dataset
+from reslab.training.run_data import reopen_data
+from reslab.training.train import train as train_run
 
 SMALL = DecodeLimits(max_pixels=1000)
 
@@ -125,3 +127,49 @@ def test_the_option_holds_in_data_check_and_training(
     ]
     assert main([*train, "--max-pixels", "1000"]) == 1
     assert "1,600 pixels" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_run_records_the_option_and_opens_its_data_within_it_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    recipe = ["--batch-size", "4", "--set", "model.depths=1,1,1", "--size", "32"]
+    train = ["train", "--model", "resnet20_cifar", "--data", str(folder), "--epochs", "1", "--output", str(run)]
+    assert main([*train, *recipe, "--max-pixels", "1600"]) == 0
+    data = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+    assert data["max_pixels"] == 1600
+    assert reopen_data(data).splits["train"].limits.max_pixels == 1600
+    assert current_limits() is DEFAULT_LIMITS
+    with use_limits(SMALL), pytest.raises(ValueError, match=r"1,600 pixels"):  # the limits of the process come first
+        reopen_data(data)
+    with use_limits(DecodeLimits(max_pixels=2000)):
+        assert reopen_data(data).splits["train"].limits.max_pixels == 2000
+    capsys.readouterr()
+    assert main(["train", "--output", str(run), "--resume", "--max-pixels", "2000", "--json"]) == 1
+    assert "max_pixels as in the run, 1600; got: 2000" in json.loads(capsys.readouterr().out)["error"]
+    assert main(["train", "--output", str(run), "--resume", "--max-pixels", "1600", "--json"]) == 0
+    assert main(["train", "--output", str(run), "--resume", "--json"]) == 0
+
+
+def test_a_run_without_the_option_is_not_resumed_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_run("resnet20_cifar", epochs=1, overrides={"model.depths": "1,1,1"}, output=tmp_path / "run")
+    assert run.metadata["data"]["max_pixels"] is None
+    capsys.readouterr()
+    assert main(["train", "--output", str(run.path), "--resume", "--max-pixels", "2000", "--json"]) == 1
+    assert "max_pixels as in the run, 120000000; got: 2000" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_the_option_holds_in_analyses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["analyze", "gradients", "resnet20_cifar", "--data", str(folder), "--json"]
+    assert main([*arguments, "--max-pixels", "1000"]) == 1
+    assert "1,600 pixels" in json.loads(capsys.readouterr().out)["error"]
+    assert current_limits() is DEFAULT_LIMITS
+
+
+def test_the_option_reaches_the_processes_of_a_study(tmp_path: Path) -> None:
+    script = tmp_path / "study.sh"
+    study = ["study", "he2015/degradation", "--rows", "plain-20", "--store", str(tmp_path / "store")]
+    assert main([*study, "--slurm", str(script)]) == 0
+    assert "--max-pixels" not in script.read_text(encoding="utf-8")
+    assert main([*study, "--max-pixels", "5000", "--slurm", str(script)]) == 0
+    assert " --max-pixels 5000 --task " in script.read_text(encoding="utf-8")

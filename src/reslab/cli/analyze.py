@@ -12,7 +12,9 @@ from reslab.cli.options import (
     DataDir,
     Device,
     JsonFlag,
+    MaxPixels,
     Panel,
+    limit_pixels,
     parse_overrides,
     split_model_prefix,
 )
@@ -70,6 +72,7 @@ def analyze(
             show_default="128, or 16 large ones",
         ),
     ] = None,
+    max_pixels: MaxPixels = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the initial weights and the images.")
     ] = 0,
@@ -109,21 +112,21 @@ def analyze(
     arch_overrides, analysis_options = split_model_prefix(parse_overrides(overrides))
     override_options(analysis, analysis_options)
     names = target_specs or ([model] if model else [])
-    targets = open_targets(
-        names,
-        data=data or analysis.default_data,
-        data_dir=data_dir,
-        num_images=num_images,
-        seed=seed,
-        weights=weights,
-        arch_overrides=arch_overrides,
-        device=device,
-        model=model if target_specs else None,
-        allow_code=allow_code,
-    )
     from reslab.spec.config import to_dict
 
-    with progress_callback(echo_err):
+    with limit_pixels(max_pixels), progress_callback(echo_err):
+        targets = open_targets(
+            names,
+            data=data or analysis.default_data,
+            data_dir=data_dir,
+            num_images=num_images,
+            seed=seed,
+            weights=weights,
+            arch_overrides=arch_overrides,
+            device=device,
+            model=model if target_specs else None,
+            allow_code=allow_code,
+        )
         results, skipped = run_each(name, targets, analysis_options)
     result_dicts = [to_dict(result) for result in results]
     print_results(

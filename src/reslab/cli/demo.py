@@ -14,7 +14,7 @@ from reslab.cli.options import (
     Seed,
     complete_model,
 )
-from reslab.cli.output import print_json, print_table
+from reslab.cli.output import print_json, print_table, write_page
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
 from reslab.runtime.allocator import keep_freed_memory
@@ -81,7 +81,6 @@ def demo(
         print_json({"report": str(report_path), "networks": [_network_payload(network) for network in networks]})
         return
     print_table(["network", "depth", "parameters", "accuracy", "time"], [_network_row(network) for network in networks])
-    print(f"\nReport: {report_path}")
 
 
 def residual_and_plain(model: str) -> dict[str, Arch]:
@@ -150,8 +149,6 @@ def _gradient_norms(network: Any, data: "DatasetSplits") -> list[tuple[str, floa
 def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks: "list[DemoNetwork]") -> Path:
     """Write report.html; the facts that both runs share are taken from `run`."""
     from reslab.report.pages.demo import DemoPage
-    from reslab.report.render import render_page
-    from reslab.runtime.files import write_atomic
     from reslab.training.run_report import page_metadata
 
     metadata = page_metadata(run, run.arch.input_size if run.arch else ())
@@ -163,7 +160,7 @@ def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks:
         num_samples=len(data.split(data.eval_split)),
     )
     report_path = folder / "report.html"
-    write_atomic(report_path, render_page(page).encode())
+    write_page(report_path, page)
     return report_path
 
 

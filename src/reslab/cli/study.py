@@ -12,8 +12,10 @@ from reslab.cli.options import (
     DataDir,
     Device,
     JsonFlag,
+    MaxPixels,
     Panel,
     complete_study,
+    limit_pixels,
 )
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, pluralize
@@ -84,6 +86,7 @@ def study(
         ),
     ] = None,
     data_dir: DataDir = None,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     task: Annotated[
         int | None, typer.Option("--task", metavar="INTEGER", hidden=True, help="Run one job, write no report.")
@@ -115,38 +118,39 @@ def study(
         device=device,
         num_jobs=jobs,
     )
-    if task is not None:
-        _run_task(options, task)
-    elif dry_run:
-        _print_plan(options, as_json)
-    elif slurm is not None:
-        _write_slurm_script(options, slurm, as_json)
-    else:
-        page = run_study(
-            study_spec,
-            scale,
-            rows=selected_rows,
-            seeds=seeds,
-            store=store,
-            output=output,
-            data_dir=data_dir,
-            device=device,
-            num_jobs=jobs,
-            report_only=report_only,
-            on_message=echo_err,
-            on_log=_EvalPrinter(),
-            command=shlex.join(["reslab", *sys.argv[1:]]),
-        )
-        if as_json:
-            print_json(study_payload(page))
+    with limit_pixels(max_pixels):
+        if task is not None:
+            _run_task(options, task)
+        elif dry_run:
+            _print_plan(options, as_json)
+        elif slurm is not None:
+            _write_slurm_script(options, slurm, as_json)
         else:
-            _print_page(page)
-        if page.num_failed:
-            echo_err(
-                f"{pluralize(page.num_failed, 'training')} failed: the report gives the reasons; "
-                "run the same command to retry"
+            page = run_study(
+                study_spec,
+                scale,
+                rows=selected_rows,
+                seeds=seeds,
+                store=store,
+                output=output,
+                data_dir=data_dir,
+                device=device,
+                num_jobs=jobs,
+                report_only=report_only,
+                on_message=echo_err,
+                on_log=_EvalPrinter(),
+                command=shlex.join(["reslab", *sys.argv[1:]]),
             )
-            raise typer.Exit(1)
+            if as_json:
+                print_json(study_payload(page))
+            else:
+                _print_page(page)
+            if page.num_failed:
+                echo_err(
+                    f"{pluralize(page.num_failed, 'training')} failed: the report gives the reasons; "
+                    "run the same command to retry"
+                )
+                raise typer.Exit(1)
 
 
 class _EvalPrinter:

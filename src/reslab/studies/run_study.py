@@ -15,6 +15,7 @@ from reslab.studies.plan import StudyPlan, make_study_plan
 from reslab.studies.results import build_study_page, write_study_page
 from reslab.studies.runner import JobOutcomes, reslab_command, run_jobs, run_jobs_in_processes
 from reslab.studies.store import StudyStore
+from reslab.training.run_data import changed_max_pixels
 from reslab.training.run_logger import LogCallback
 
 DEFAULT_STORE = Path("studies/store")
@@ -115,6 +116,8 @@ def worker_command(options: StudyOptions) -> list[str]:
     arguments += ["--rows", ",".join(options.rows)] if options.rows else []
     arguments += ["--seeds", str(options.seeds)] if options.seeds else []
     arguments += ["--data-dir", str(options.data_dir.resolve())] if options.data_dir else []
+    max_pixels = changed_max_pixels()
+    arguments += [] if max_pixels is None else ["--max-pixels", str(max_pixels)]
     return reslab_command(arguments)
 
 

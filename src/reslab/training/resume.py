@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from reslab.data.decode_limits import DEFAULT_LIMITS
 from reslab.data.registry import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.module_network import ModuleFactory
@@ -26,7 +27,7 @@ from reslab.training.dense_model import reopen_dense_model
 from reslab.training.model_source import recorded_factory
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
-from reslab.training.run_data import infer_input_size, reopen_data
+from reslab.training.run_data import changed_max_pixels, infer_input_size, reopen_data
 from reslab.training.setup import TrainSetup, build_train_loop, create_model_quietly
 from reslab.training.tasks.registry import restore_task
 
@@ -89,6 +90,7 @@ def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
         "task": (options.task, metadata["task"]["name"]),
         "val_fraction": (options.val_fraction, metadata["val_fraction"]),
         "num_images": (options.num_images, metadata["data"]["split_record"].get("num_images")),
+        "max_pixels": (changed_max_pixels(), metadata["data"].get("max_pixels") or DEFAULT_LIMITS.max_pixels),
         "pretrained": (describe_pretrained(options.pretrained), metadata["pretrained"]),
         "data": (
             options.data if isinstance(options.data, str) and options.data in DATASETS else None,

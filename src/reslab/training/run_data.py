@@ -1,5 +1,6 @@
 """The data of a run: open it by name or from the user's objects, record it, and open it again as recorded."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 
 from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
+from reslab.data.decode_limits import DEFAULT_LIMITS, current_limits, use_limits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
@@ -81,7 +83,14 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
         "fingerprint": data.fingerprint,
         "skipped_files": [list(pair) for pair in data.skipped_files],
         "num_decode_warnings": len(data.decode_warnings),
+        "max_pixels": changed_max_pixels(),
     }
+
+
+def changed_max_pixels() -> int | None:
+    """Return the largest number of pixels of an image in this process; None for the default."""
+    max_pixels = current_limits().max_pixels
+    return None if max_pixels == DEFAULT_LIMITS.max_pixels else max_pixels
 
 
 def data_location(requested: Any) -> str | None:
@@ -96,8 +105,22 @@ def data_location(requested: Any) -> str | None:
 def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | Path | None = None) -> DatasetSplits:
     """Open the data that `data_metadata` recorded, in the recorded splits; `data` or `data_dir` give a new location.
 
+    Images are decoded within the recorded `max_pixels`, unless this process has limits of its own (`use_limits`).
+
     Raises ValueError if it has changed, or if it was passed as objects and is not passed again.
     """
+    with _recorded_limits(metadata):
+        return _reopen_data(metadata, data, data_dir)
+
+
+def _recorded_limits(metadata: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    max_pixels = metadata.get("max_pixels")
+    if max_pixels is None or changed_max_pixels() is not None:
+        return contextlib.nullcontext()
+    return use_limits(replace(current_limits(), max_pixels=max_pixels))
+
+
+def _reopen_data(metadata: Mapping[str, Any], data: Any, data_dir: str | Path | None) -> DatasetSplits:
     if data is None and metadata["requested"] is None:
         raise invalid(
             f"the data of the run ({metadata['name']}), which was passed as objects",
