@@ -154,8 +154,8 @@ def test_a_name_needs_weights() -> None:
 def test_evaluation_needs_the_code_and_equals_the_run(own_run: Run, importable: None) -> None:
     with pytest.raises(ValueError, match="--allow-code"):
         evaluate(own_run)
-    assert evaluate(own_run, module="own_network:Net").top1 == own_run.top1
-    assert evaluate(own_run, allow_code=True).top1 == own_run.top1
+    assert evaluate(own_run, module="own_network:Net").top1 == own_run.main_metric
+    assert evaluate(own_run, allow_code=True).top1 == own_run.main_metric
 
 
 @pytest.mark.soak

@@ -36,7 +36,7 @@ from reslab.training.evaluation.evaluate import evaluate
 run = digits_run(Path(folder) / "run")
 for norms in (True, False):
     float64_run(Path(folder) / f"norms {{norms}}", norms)
-answer = {{"top1": run.top1}}
+answer = {{"top1": run.main_metric}}
 answer["found"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_predictions=True)
 try:
     digits_run(Path(folder) / "diverged", WrongOnOne())
@@ -72,7 +72,7 @@ def test_rank_0_alone_writes(undisturbed: Told) -> None:
     run, (first, second) = undisturbed.run, undisturbed.answers
     assert any("report.html" in name for name in first["written"])
     assert second["written"] == []
-    assert first["top1"] == second["top1"] == run.top1
+    assert first["top1"] == second["top1"] == run.main_metric
     assert run.metadata["world_size"] == 2
     assert of_training(run, "step") == [NUM_STEPS // 2, NUM_STEPS]
 

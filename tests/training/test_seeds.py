@@ -25,7 +25,7 @@ def test_each_seed_is_the_run_that_train_makes(two_seeds: list[Run], tmp_path: P
     assert [run.metadata["seed"] for run in two_seeds] == [0, 1]
     single = train(output=tmp_path / "single", seed=1, **tiny)
     assert single.weights_path.read_bytes()[-1000:] == two_seeds[1].weights_path.read_bytes()[-1000:]
-    assert single.top1 == two_seeds[1].top1
+    assert single.top1 == two_seeds[1].main_metric
 
 
 def test_finished_seeds_are_kept_and_the_missing_one_is_trained(
@@ -36,7 +36,7 @@ def test_finished_seeds_are_kept_and_the_missing_one_is_trained(
     before = (folder / "seed0" / "model.safetensors").stat().st_mtime_ns
     runs = train_seeds(seeds=2, output=folder, **tiny)
     assert (folder / "seed0" / "model.safetensors").stat().st_mtime_ns == before
-    assert [run.top1 for run in runs] == [run.top1 for run in two_seeds]
+    assert [run.main_metric for run in runs] == [run.main_metric for run in two_seeds]
     with pytest.raises(ValueError, match="val_fraction"):
         train_seeds(seeds=2, output=folder, val_fraction=0.5, **tiny)
 
@@ -51,7 +51,7 @@ def test_an_interrupted_seed_is_resumed_by_the_same_call(
         train_seeds(seeds=[1], output=tmp_path, on_step_end=interrupt, hook_every_steps=20, **tiny)
     assert Run(tmp_path / "seed1").result is None
     [run] = train_seeds(seeds=[1], output=tmp_path, **tiny)
-    assert run.top1 == two_seeds[1].top1
+    assert run.main_metric == two_seeds[1].main_metric
     monkeypatch.setattr("reslab.training.seeds.train", _stop)
     with pytest.raises(TrainingInterrupted, match=r"stopped; or run the same command again: it continues seed 3"):
         train_seeds(seeds=[3], output=tmp_path)
@@ -87,7 +87,7 @@ def test_runs_that_differ_in_their_seed_are_a_group(two_seeds: list[Run], digits
     groups = group_runs([two_seeds[0], digits_run, two_seeds[1]])
     assert groups == [SeedGroup((two_seeds[0], two_seeds[1])), SeedGroup((digits_run,))]
     summary = groups[0].summarize("top1")
-    values = [run.top1 or 0.0 for run in two_seeds]
+    values = [run.main_metric or 0.0 for run in two_seeds]
     assert summary is not None
     assert (summary.mean, summary.std, summary.n) == (fmean(values), stdev(values), 2)
     assert SeedGroup((two_seeds[0], two_seeds[0])).summarize("top1") == summarize([values[0]])

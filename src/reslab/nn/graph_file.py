@@ -28,7 +28,7 @@ _ENTRIES = re.compile(
 _TARGETS = re.compile(r"(torch\.ops\.(aten|prims|torchvision|higher_order)\.\w+(\.\w+)?|_operator\.\w+|torch\.sym_\w+)")
 # Sizes are read as formulas, by evaluating their text.
 _SIZE_WORDS = re.compile(
-    r"[su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|Pow|Integer|Symbol|positive|nonnegative|integer|True|False"
+    r"[su]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|Pow|Mul|Add|Integer|Symbol|positive|nonnegative|integer|True|False"
 )
 _SIZE_TEXT = re.compile(r"[\w+\-*/%(), '=]*")
 

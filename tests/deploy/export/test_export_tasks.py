@@ -17,6 +17,7 @@ from reslab.deploy.predict import predict
 from reslab.deploy.predictor import model_task
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.segmentation import SegmentationNetwork
 from reslab.spec.preprocess import Preprocess
 from reslab.training.tasks.multilabel import MultiLabel
 from reslab.training.tasks.regression import Regression
@@ -121,3 +122,32 @@ def test_an_error_that_rises_is_a_drop_in_percent() -> None:
     assert worse.metric_drop == pytest.approx(50)
     assert failed_checks(worse, "int8", 60) == []
     assert failed_checks(worse, "int8", 10) == ["50.00 percent of mean absolute error lost, at most 10 allowed"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch", "openvino"])
+def test_a_graph_of_a_segmentation_takes_any_size(tmp_path: Path, to: str) -> None:
+    torch.manual_seed(0)
+    small = {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)}
+    network = create_model("fcn_resnet50", num_classes=3, image_size=(64, 64), **small)
+    assert isinstance(network, SegmentationNetwork)
+    network.set_metadata(classes=NAMES, preprocess=Preprocess(3, "", (0.5,) * 3, (0.25,) * 3))
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((64, 64), (70, 91), (70, 91))]
+    masks = [torch.randint(3, image.shape[1:], dtype=torch.uint8) for image in images]
+    data = as_dataset(*[[(image, mask) for image, mask in zip(images, masks, strict=True)]] * 2, classes=NAMES)
+    made = export(network.eval(), to, tmp_path / "net", data=data)
+    for row, expected in zip(predict(made.path, images), predict(network, images), strict=True):
+        assert row.mask is not None
+        assert expected.mask is not None
+        assert float((row.mask == expected.mask).float().mean()) > 0.999
+    report = json.loads(made.report_path.read_text())
+    assert (report["task"], report["agreement"], report["agreement_of"]) == ({"name": "segmentation"}, 1.0, "pixels")
+    assert report["metric"] == "miou"
+
+
+def test_formats_and_precisions_that_a_segmentation_does_not_have(tmp_path: Path) -> None:
+    network = create_model("unet_resnet18", num_classes=3)
+    network.set_metadata(classes=NAMES, preprocess=Preprocess(3, "", (0.5,) * 3, (0.25,) * 3))
+    with pytest.raises(ValueError, match="--to onnx, torch or openvino"):
+        export(network, "safetensors", tmp_path / "net")
+    with pytest.raises(ValueError, match="int8"):
+        export(network, "onnx", tmp_path / "net", precision="int8")

@@ -18,10 +18,12 @@ from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
 from reslab.deploy.export.comparison import ExportComparison, compare_outputs, failed_checks
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
+from reslab.deploy.export.quantization import no_int8
 from reslab.deploy.export.verify import VerificationData, load_verification_data
 from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.read import read_checkpoint
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
@@ -29,7 +31,7 @@ from reslab.runtime.extras import EXTRAS, require_extra
 from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
-from reslab.training.model_source import Network, module_metadata, open_network
+from reslab.training.model_source import AnyNetwork, module_metadata, open_any_network
 from reslab.training.run import Run, find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
@@ -61,7 +63,7 @@ class ExportResult:
 class _ExportSource:
     """The source of an export: the network, the header of its weights, its run, and the path of the weights."""
 
-    network: Network
+    network: AnyNetwork
     header: dict[str, Any]
     run: Run | None
     weights_path: Path | None
@@ -98,12 +100,12 @@ def export(
     """
     export_format = _get_format(to, precision)
     export_source = _open_source(source, weights, allow_code)
+    _check_network(export_source.network, export_format, precision)
     target = _resolve_output(export_source, export_format, precision, output, force)
     num_requested = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
     verification_data = load_verification_data(export_source.network, export_source.run, data, data_dir, num_requested)
     network = _fold(export_source.network) if export_format.is_graph else export_source.network
     calibration_images = verification_data.calibration_images() if precision == "int8" else None
-    _check_zoo_format(export_source.network, export_format)
     job = ExportJob(network, precision, export_source.header, calibration_images)
     with _temporary_folder(target) as folder, _disk_full_guard(target):
         temporary_path = folder / target.name
@@ -125,15 +127,17 @@ def export(
     return ExportResult(target, to, precision, comparison, report_path, metadata)
 
 
-def _fold(network: Network) -> Network:
+def _fold(network: AnyNetwork) -> AnyNetwork:
     """Return a copy with batch norms folded and, where its last layer is linear, outputs that are predictions."""
     folded = fold_batch_norms(network)
     if isinstance(folded, ResidualNetwork) and isinstance(folded.fc, nn.Linear):
         folded.set_metadata(task=model_task(network).fold_into(folded.fc).to_dict())
+    if isinstance(folded, DenseNetwork):
+        folded.set_metadata(task=model_task(network).to_dict())
     return folded
 
 
-def _original_outputs(network: Network, exported: Network) -> ForwardFn:
+def _original_outputs(network: AnyNetwork, exported: AnyNetwork) -> ForwardFn:
     """Return the network's outputs as the exported one has them: decoded, if its last layer was changed for it."""
     task = model_task(network)
     if exported.task in (None, network.task, task.to_dict()):
@@ -156,10 +160,13 @@ def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
         raise
 
 
-def _check_zoo_format(network: Network, export_format: ExportFormat) -> None:
-    if isinstance(network, ModuleNetwork) and not export_format.is_graph:
-        step = "--to onnx, torch or openvino take any network"
-        raise invalid(f"a network of the zoo for the format {export_format.name}", network.arch.name, next_step=step)
+def _check_network(network: AnyNetwork, export_format: ExportFormat, precision: str) -> None:
+    """Raise ValueError for a network that the format or the precision does not take."""
+    if isinstance(network, ModuleNetwork | DenseNetwork) and not export_format.is_graph:
+        required = f"a classification network of the zoo for the format {export_format.name}"
+        raise invalid(required, network.arch.name, next_step="--to onnx, torch or openvino take any network")
+    if isinstance(network, DenseNetwork) and precision == "int8":
+        raise no_int8(network)
 
 
 def _get_format(to: str, precision: str) -> ExportFormat:
@@ -178,7 +185,7 @@ def _get_format(to: str, precision: str) -> ExportFormat:
 
 
 def _open_source(source: Any, weights: Any, allow_code: bool) -> _ExportSource:
-    network = open_network(source, weights=weights, allow_code=allow_code).cpu().eval()
+    network = open_any_network(source, weights=weights, allow_code=allow_code).cpu().eval()
     place = source if weights is None else weights
     is_name = isinstance(place, str) and (place in ARCHS or not Path(place).exists())
     if is_name or not isinstance(place, Run | str | Path):

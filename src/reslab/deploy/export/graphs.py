@@ -14,6 +14,7 @@ from reslab.training.model_source import AnyNetwork
 
 INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
 _OPSET_VERSION = 18
+_AXIS_NAMES = {0: "batch", 2: "height", 3: "width"}
 
 
 def network_program(network: AnyNetwork) -> ExportedProgram:
@@ -36,20 +37,21 @@ def to_onnx(network: AnyNetwork, metadata: Mapping[str, Any] | None = None) -> A
         )
     assert program is not None
     model = program.model_proto
-    _name_batch_axis(model)
+    _name_axes(model)
     if metadata is not None:
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     return model
 
 
-def _name_batch_axis(model: Any) -> None:
-    """Rename the dynamic axis from torch's generated name, such as `s77`, to `batch`."""
+def _name_axes(model: Any) -> None:
+    """Rename the dynamic axes from torch's generated names, such as `s77`, to `batch`, `height` and `width`."""
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-    batch_symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    names = {axes[i].dim_param: name for i, name in _AXIS_NAMES.items() if axes[i].dim_param}
     for value in values:
         for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param == batch_symbol:
-                axis.dim_param = "batch"
+            if axis.dim_param in names:
+                axis.dim_param = names[axis.dim_param]
 
 
 def to_openvino(network: AnyNetwork, metadata: Mapping[str, Any] | None = None) -> Any:

@@ -25,6 +25,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safetensors
 from reslab.nn.factory import load_network
 from reslab.nn.graph_file import load_program
+from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_metric
 from reslab.spec.arch import Arch
@@ -35,7 +36,7 @@ from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.zoo import ARCHS
-from reslab.training.model_source import Network
+from reslab.training.model_source import AnyNetwork
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExportJob:
     """An export to write: the `network` (batch norms folded if the format does so), the `header` of its weights, the
     `precision`, and normalized `calibration_images` for int8."""
 
-    network: Network
+    network: AnyNetwork
     precision: str = "float32"
     header: Mapping[str, Any] = field(default_factory=dict)
     calibration_images: Tensor | None = None
@@ -65,10 +66,10 @@ class ExportJob:
         return torch.get_num_threads()
 
 
-def graph_metadata(network: Network) -> Mapping[str, Any]:
+def graph_metadata(network: AnyNetwork) -> Mapping[str, Any]:
     """Return the metadata of a graph: arch, classes, preprocessing, temperature, task."""
     return {
-        "arch": to_dict(network.arch) if isinstance(network, ResidualNetwork) else None,
+        "arch": None if isinstance(network, ModuleNetwork) else to_dict(network.arch),
         "classes": list(network.classes) if network.classes else None,
         "preprocess": None if network.preprocess is None else to_dict(network.preprocess),
         "temperature": network.temperature,
