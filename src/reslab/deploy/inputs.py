@@ -243,7 +243,7 @@ class InferenceTransform:
 
     keeps_original = False
 
-    def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
+    def __init__(self, preprocess: Preprocess, image_size: tuple[int, int] | None) -> None:
         self.preprocess, self.image_size = preprocess, image_size
         self.transforms = TransformPipeline(preprocess.transform)
 
@@ -259,7 +259,8 @@ class InferenceTransform:
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if a transform does not fit them."""
-        return fit_image_size(self.transforms.apply_image(pixels, 0), self.image_size)
+        prepared = self.transforms.apply_image(pixels, 0)
+        return prepared if self.image_size is None else fit_image_size(prepared, self.image_size)
 
 
 class WholeImageTransform(InferenceTransform):
@@ -271,7 +272,7 @@ class WholeImageTransform(InferenceTransform):
     keeps_original = True
 
     def __init__(self, preprocess: Preprocess, check: Callable[[Tensor], None] | None = None) -> None:
-        super().__init__(preprocess, (0, 0))
+        super().__init__(preprocess, None)
         self.check = check
         names = [call.name for call in parse_transforms(preprocess.transform)]
         if set(names) - {"resize"}:
@@ -280,7 +281,11 @@ class WholeImageTransform(InferenceTransform):
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if the network cannot take them."""
-        prepared = self.transforms.apply_image(pixels, 0)
-        if self.check is not None:
-            self.check(torch.empty((1, *prepared.shape), device="meta"))
+        prepared = super().apply(pixels)
+        self.check_pixels(prepared)
         return prepared
+
+    def check_pixels(self, pixels: Tensor) -> None:
+        """Raise ValueError if the network cannot take prepared pixels (C, H, W) of this size."""
+        if self.check is not None:
+            self.check(torch.empty((1, *pixels.shape), device="meta"))

@@ -21,7 +21,8 @@ class ResultRules:
     """What the predictions of a task are.
 
     `fields(task, decoded, top_k)` returns fields of `Prediction` from what `TaskType.decode` returns for one image.
-    `no_fields` are those of an image that could not be read. `has_temperature`: a temperature divides the logits.
+    `no_fields` are those of an image that could not be read. `has_temperature`: a temperature divides the logits;
+    `has_probabilities`: the decoded output is a probability of each class; `has_confusion`: one class is predicted.
     `is_map`: outputs are of the size of the image, which the network gets whole. `main_outputs` returns the output (N,)
     that Grad-CAM explains by default; None if an output is not one number.
     """
@@ -29,6 +30,8 @@ class ResultRules:
     fields: Callable[[Any, Tensor, int | None], dict[str, Any]]
     no_fields: dict[str, Any]
     has_temperature: bool = False
+    has_probabilities: bool = False
+    has_confusion: bool = False
     is_map: bool = False
     main_outputs: Callable[[Tensor], Tensor] | None = None
 
@@ -74,9 +77,16 @@ def _mask(task: TaskType, mask: Tensor, top_k: int | None) -> dict[str, Any]:
 
 RESULT_RULES: dict[TargetKind, ResultRules] = {
     TargetKind.CLASS: ResultRules(
-        _top_classes, {"classes": ()}, has_temperature=True, main_outputs=lambda logits: logits.argmax(1)
+        _top_classes,
+        {"classes": ()},
+        has_temperature=True,
+        has_probabilities=True,
+        has_confusion=True,
+        main_outputs=lambda logits: logits.argmax(1),
     ),
-    TargetKind.MULTI_HOT: ResultRules(_shown_classes, {"classes": ()}, main_outputs=lambda logits: logits.argmax(1)),
+    TargetKind.MULTI_HOT: ResultRules(
+        _shown_classes, {"classes": ()}, has_probabilities=True, main_outputs=lambda logits: logits.argmax(1)
+    ),
     TargetKind.VALUES: ResultRules(
         _values, {"values": {}}, main_outputs=lambda outputs: torch.zeros(len(outputs), dtype=torch.int64)
     ),

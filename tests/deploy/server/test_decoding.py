@@ -63,7 +63,7 @@ def test_process_that_takes_too_long_is_replaced(pool: DecodePool, png: bytes) -
 
     error, *images = asyncio.run(decode_all())
     assert isinstance(error, HTTPError)
-    assert (error.status, [tuple(image.shape) for image in images]) == (504, [(1, 8, 8)] * 4)  # type: ignore[attr-defined]
+    assert (error.status, [tuple(image.read_pixels.shape) for image in images]) == (504, [(1, 8, 8)] * 4)  # type: ignore[attr-defined]
     assert len(pids(pool)) == 2
     assert len(before & pids(pool)) == 1
     (ended,) = before - pids(pool)
@@ -85,7 +85,7 @@ def test_slow_images_leave_their_places_to_others(
 
     num_pending, images = asyncio.run(decode_all())
     assert num_pending > 0
-    assert [tuple(image.shape) for image in images] == [(1, 8, 8)] * 12  # type: ignore[attr-defined]
+    assert [tuple(image.read_pixels.shape) for image in images] == [(1, 8, 8)] * 12  # type: ignore[attr-defined]
     assert 2 < len(pids(pool)) <= 6
     assert pool._idle.qsize() == 2
 
@@ -113,7 +113,7 @@ def test_image_that_ends_its_process_is_refused_and_the_next_one_decoded(pool: D
     error, image = asyncio.run(decode_both())
     assert isinstance(error, HTTPError)
     assert error.status == 422
-    assert tuple(image.shape) == (1, 8, 8)  # type: ignore[attr-defined]
+    assert tuple(image.read_pixels.shape) == (1, 8, 8)  # type: ignore[attr-defined]
 
 
 def test_signals_that_ask_the_server_to_finish_leave_the_processes(pool: DecodePool, png: bytes) -> None:
@@ -127,7 +127,7 @@ def test_signals_that_ask_the_server_to_finish_leave_the_processes(pool: DecodeP
         assert pids(pool) == before
         return images[0]
 
-    assert tuple(asyncio.run(decode_during_signals()).shape) == (1, 8, 8)  # type: ignore[attr-defined]
+    assert tuple(asyncio.run(decode_during_signals()).read_pixels.shape) == (1, 8, 8)  # type: ignore[attr-defined]
 
 
 def test_cancelled_request_frees_its_process(pool: DecodePool, png: bytes) -> None:
@@ -140,5 +140,5 @@ def test_cancelled_request_frees_its_process(pool: DecodePool, png: bytes) -> No
         async with asyncio.timeout(5):
             return await pool.decode(png, TRANSFORM)
 
-    assert tuple(asyncio.run(cancel()).shape) == (1, 8, 8)  # type: ignore[attr-defined]
+    assert tuple(asyncio.run(cancel()).read_pixels.shape) == (1, 8, 8)  # type: ignore[attr-defined]
     assert threading.active_count() < 50

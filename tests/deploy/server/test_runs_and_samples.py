@@ -26,7 +26,7 @@ def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     net, plain = client.get("/v1/models").json()["models"]
     assert [net["name"], plain["name"]] == ["net", "plain"]
     assert (net["input_size"], net["classes"], net["finished"]) == ([1, 8, 8], [str(i) for i in range(10)], True)
-    assert net["metrics"]["top1"] == runs[0].top1
+    assert net["metrics"]["top1"] == runs[0].main_metric
     assert net["params"] == sum(parameter.numel() for parameter in load(runs[0]).parameters())
     units = {unit["name"]: unit for stage in net["stages"] for unit in stage["blocks"]}
     assert list(units) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"]

@@ -21,6 +21,8 @@ from reslab.analysis.surgery import (
     reordered_blocks,
 )
 from reslab.data.transforms.normalize import Normalize
+from reslab.deploy.predictor import model_task, saved_temperature
+from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.schemas import RejectedBlock
 from reslab.nn.network import ResidualNetwork
@@ -28,12 +30,11 @@ from reslab.runtime.device import choose_device
 from reslab.training.model_source import Network
 
 
-def require_finite(probabilities: Tensor) -> Tensor:
-    """Return the probabilities, or raise HTTPError (500) unless all are finite, as after divergence."""
-    if not probabilities.isfinite().all():
+def require_finite(is_finite: bool) -> None:
+    """Raise HTTPError (500) unless all outputs are finite, which they are not after divergence."""
+    if not is_finite:
         step = "enable the blocks again, or serve weights that have not diverged"
         raise http_error(500, "a network with finite outputs", "nan", step)
-    return probabilities
 
 
 class AnalysisModel:
@@ -48,7 +49,8 @@ class AnalysisModel:
         self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
         self._normalize = Normalize(network.preprocess, self.device)
         self._lock = threading.Lock()
-        self.temperature = network.temperature or 1.0
+        self.task = model_task(network)
+        self.temperature = saved_temperature(network) or 1.0
         # Of other modules neither the layout of a block nor its paths are known.
         slots = block_slots(self._network) if isinstance(network, ResidualNetwork) else []
         self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in slots}
@@ -63,10 +65,18 @@ class AnalysisModel:
         """Normalize uint8 images (N, C, H, W)."""
         return self._normalize(images.to(self.device))
 
-    def probabilities(self, network: Network, x: Tensor) -> Tensor:
-        """Return softmax(logits / temperature), (N, classes). Raises HTTPError unless all are finite."""
+    def decode(self, network: Network, x: Tensor) -> Tensor:
+        """Return what the outputs say, as the task decodes them. Raises HTTPError unless all are finite."""
         with torch.no_grad():
-            return require_finite((network(x).float() / self.temperature).softmax(1)).cpu()
+            outputs = network(x).float()
+        require_finite(bool(outputs.isfinite().all()))
+        return self.task.decode(outputs / self.temperature).cpu()
+
+    def probabilities(self, network: Network, x: Tensor) -> Tensor:
+        """Return the probabilities (N, classes). Raises HTTPError (422) for a task without, and like `decode`."""
+        if not result_rules(self.task).has_probabilities:
+            raise http_error(422, "a network that predicts probabilities of classes", f"one for {self.task.spec.name}")
+        return self.decode(network, x)
 
 
 ABLATION_FIELDS = ("off", "swap")

@@ -12,9 +12,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.inputs import InferenceTransform, PreparedImage, WholeImageTransform
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import decode_image
 from reslab.spec.preprocess import Preprocess
@@ -50,8 +49,8 @@ class DecodePool:
         """Start all processes now, not with the first images."""
         self._workers = [worker or _Worker() for worker in self._workers]
 
-    async def decode(self, content: bytes, transform: InferenceTransform) -> Tensor:
-        """Return an image prepared for the network, uint8 (C, H, W).
+    async def decode(self, content: bytes, transform: InferenceTransform) -> PreparedImage:
+        """Return an image prepared for the network.
 
         Raises HTTPError: like `decode_image`, 504 for one that takes too long, 422 for one that ends its process.
         """
@@ -80,7 +79,7 @@ class DecodePool:
             self._spare.append(len(self._workers) - 1)
         self._idle.put_nowait(self._spare.pop())
 
-    async def _decode_in(self, index: int, content: bytes, transform: InferenceTransform) -> Tensor:
+    async def _decode_in(self, index: int, content: bytes, transform: InferenceTransform) -> PreparedImage:
         arguments = content, transform.preprocess, transform.image_size, self.max_pixels
         worker = self._workers[index] or await self._start_worker(index)
         try:
@@ -100,7 +99,10 @@ class DecodePool:
             timer.cancel()
         if isinstance(result, HTTPError):
             raise result
-        return torch.from_numpy(result)
+        pixels, original = (None if array is None else torch.from_numpy(array) for array in result)
+        if isinstance(transform, WholeImageTransform) and pixels is not None:
+            transform.check_pixels(pixels)
+        return PreparedImage(pixels, original=original)
 
     async def _start_worker(self, index: int) -> "_Worker":
         worker = await asyncio.to_thread(_Worker)
@@ -147,15 +149,20 @@ def _end_with_parent() -> None:
 
 
 @cache
-def _transform(preprocess: Preprocess, image_size: tuple[int, int]) -> InferenceTransform:
-    return InferenceTransform(preprocess, image_size)
+def _transform(preprocess: Preprocess, image_size: tuple[int, int] | None) -> InferenceTransform:
+    return WholeImageTransform(preprocess) if image_size is None else InferenceTransform(preprocess, image_size)
 
 
 def _decode_in_worker(
-    content: bytes, preprocess: Preprocess, image_size: tuple[int, int], max_pixels: int
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | HTTPError":
-    """Return the prepared image; errors are returned, because unpickling a raised one needs its arguments."""
+    content: bytes, preprocess: Preprocess, image_size: tuple[int, int] | None, max_pixels: int
+) -> "tuple[np.ndarray, np.ndarray | None] | HTTPError":
+    """Return the pixels of the prepared image and, for a mask, of the original.
+
+    Errors are returned, because unpickling a raised one needs its arguments.
+    """
     try:
-        return decode_image(content, _transform(preprocess, image_size), max_pixels).contiguous().numpy()
+        image = decode_image(content, _transform(preprocess, image_size), max_pixels)
+        original = None if image.original is None else image.original.contiguous().numpy()
+        return image.read_pixels.contiguous().numpy(), original
     except HTTPError as error:
         return error

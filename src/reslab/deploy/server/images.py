@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reslab.data.decode import read_image
 from reslab.data.decode_limits import DecodeLimits, ImageError, ImageErrorKind
-from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.server.errors import HTTPError, http_error
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -23,8 +23,8 @@ def server_limits(max_pixels: int) -> DecodeLimits:
     return DecodeLimits(max_pixels=max_pixels, max_chunks=_MAX_CHUNKS, formats=IMAGE_FORMATS)
 
 
-def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int) -> Tensor:
-    """Return an image prepared for the network, uint8 (C, H, W).
+def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int) -> PreparedImage:
+    """Return an image prepared for the network.
 
     Raises HTTPError: 413 for a limit, 415 for another format, 422 for a damaged image and for an extreme aspect ratio,
     which resizing would enlarge too much.
@@ -32,7 +32,7 @@ def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int)
     try:
         pixels = read_image(content, transform.preprocess.channels, "the image", server_limits(max_pixels))
         _check_aspect_ratio(*pixels.shape[1:])
-        return transform.apply(pixels)
+        return PreparedImage(transform.apply(pixels), original=pixels if transform.keeps_original else None)
     except ImageError as error:
         status = _STATUS.get(error.kind, 422)
         if status == 415:
@@ -52,12 +52,24 @@ def _check_aspect_ratio(height: int, width: int) -> None:
 
 def encode_png(pixels: Tensor) -> bytes:
     """Encode uint8 pixels (1 or 3, H, W) as a PNG file."""
-    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    return _png_bytes(_to_image(pixels))
+
+
+def _to_image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def png_data_uri(pixels: Tensor) -> str:
     """Encode uint8 pixels (1 or 3, H, W) as a PNG in a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
+    return image_data_uri(_to_image(pixels))
+
+
+def image_data_uri(image: Image.Image) -> str:
+    """Encode an image as a PNG in a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(_png_bytes(image)).decode()}"

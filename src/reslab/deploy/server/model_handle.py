@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
-from reslab.deploy.predictor import Predictor, build_predictor, class_names
+from reslab.deploy.predict import image_transform
+from reslab.deploy.predictor import ImageOutput, Predictor, build_predictor, class_names
 from reslab.deploy.server.ablation import AnalysisModel
 from reslab.deploy.server.batching import DynamicBatcher
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.factory import load_network
+from reslab.nn.dense_factory import build_dense_network
+from reslab.nn.factory import load_model
 from reslab.nn.module_network import GraphModel, ModuleArch
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
@@ -29,7 +29,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
-from reslab.training.model_source import Model, open_model
+from reslab.training.model_source import AnyNetwork, Model, open_model
 from reslab.training.run import Run
 
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
@@ -50,8 +50,8 @@ def reading_run(name: str, path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A loaded network: `batcher` computes the probabilities (classes,) of prepared images; `analysis_executor` is the
-    one thread that runs analyses of `analysis_model`, a copy of the network, which an exported graph does not have.
+    """A loaded network: `batcher` computes the outputs of prepared images; `analysis_executor` is the one thread that
+    runs analyses of `analysis_model`, a copy of the network, which exported graphs and segmentation do not have.
 
     `checkpoint_step` is the step of the weights of a run in training, None for final weights.
     """
@@ -60,7 +60,7 @@ class LoadedModel:
     classes: tuple[str, ...]
     predictor: Predictor
     transform: InferenceTransform
-    batcher: DynamicBatcher[Tensor, Tensor]
+    batcher: DynamicBatcher[PreparedImage, ImageOutput]
     layers: AnalysisModel | None
     analysis_executor: ThreadPoolExecutor
     checkpoint_step: int | None = None
@@ -118,15 +118,13 @@ class ModelHandle:
         self._loaded: LoadedModel | None = None
         self._loaded_file: _WeightsFile | None = None
 
-    def _read_arch(self) -> Arch | ModuleArch:
+    def _read_arch(self) -> Arch | DenseArch | ModuleArch:
         """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
         if self.run is None:
             header = read_header(self.weights_path)
             arch = None if header["arch"] is None else arch_from_dict(header["arch"], header.get("kind"))
         else:
             arch = self.run.arch
-        if isinstance(arch, DenseArch):
-            raise invalid("a classification network", f"{self.name}, {arch.name} for {arch.kind}")
         if arch is None:
             raise invalid("a reslab network", f"{self.name}, a custom module", next_step="serve another run")
         return arch
@@ -212,9 +210,9 @@ class ModelHandle:
             weakref.finalize(self._loaded, _end_threads, self._loaded.batcher, self._loaded.analysis_executor)
         self._loaded, self._loaded_file = loaded, file
 
-    def _read_network(self, file: _WeightsFile) -> tuple[ResidualNetwork, int | None]:
+    def _read_network(self, file: _WeightsFile) -> tuple[AnyNetwork, int | None]:
         if file.is_final or self.run is None:
-            return load_network(file.path), None
+            return load_model(file.path), None
         return load_training_network(self.run)
 
     def _build(self, network: Model, checkpoint_step: int | None) -> LoadedModel:
@@ -227,15 +225,12 @@ class ModelHandle:
         )
         assert network.preprocess is not None  # checked by build_predictor
 
-        def compute(images: Sequence[Tensor]) -> Sequence[Tensor]:
-            return [output.decoded for output in predictor.compute([PreparedImage(image) for image in images])]
-
         return LoadedModel(
             network=network,
             classes=class_names(network),
             predictor=predictor,
-            transform=InferenceTransform(network.preprocess, network.arch.height_width),
-            batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
+            transform=image_transform(network, predictor),
+            batcher=DynamicBatcher(predictor.compute, settings.max_batch, self.on_batch, self.name),
             layers=None if isinstance(network, GraphModel | DenseNetwork) else AnalysisModel(network, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
             checkpoint_step=checkpoint_step,
@@ -249,23 +244,24 @@ class ModelHandle:
                 self._loaded = None
 
 
-def _end_threads(batcher: DynamicBatcher[Tensor, Tensor], analysis_executor: ThreadPoolExecutor) -> None:
+def _end_threads(batcher: DynamicBatcher[PreparedImage, ImageOutput], analysis_executor: ThreadPoolExecutor) -> None:
     batcher.close(wait=False)
     analysis_executor.shutdown(wait=False)
 
 
-def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
+def load_training_network(run: Run) -> tuple[AnyNetwork, int]:
     """Return the network of a run in training, in eval mode, and the step of its weights.
 
     The weights are those that the run would keep if it ended at its last checkpoint: the best on the validation split,
     else their moving average, else the last. Raises ValueError if the checkpoint is missing or cannot be read.
     """
     checkpoint = load_train_checkpoint(run.path / "checkpoint")
-    if checkpoint is None or not isinstance(run.arch, Arch):
+    if checkpoint is None or run.arch is None:
         raise invalid("a run with a checkpoint", str(run.path), next_step="wait for its first checkpoint")
-    network = ResidualNetwork(run.arch)
+    network = build_dense_network(run.arch) if isinstance(run.arch, DenseArch) else ResidualNetwork(run.arch)
     network.load_state_dict(checkpoint.selected_weights())
-    network.set_metadata(classes=run.classes, preprocess=from_dict(Preprocess, run.metadata["data"]["preprocess"]))
+    preprocess = from_dict(Preprocess, run.metadata["data"]["preprocess"])
+    network.set_metadata(classes=run.classes, preprocess=preprocess, task=run.metadata["task"])
     step = checkpoint.step if checkpoint.best is None else int(checkpoint.best["step"])
     return network.eval(), step
 

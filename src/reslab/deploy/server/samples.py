@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,30 @@ from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import reading_run
 from reslab.deploy.server.schemas import ClassMetricsSchema, SampleInfo, SamplePrediction
 from reslab.metrics.classification import per_class_metrics
-from reslab.report.format import format_split
+from reslab.report.format import format_number, format_split
+from reslab.spec.task import TargetKind
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
 
 _SEED = 0
 _NUM_MISCLASSIFIED = 24
+
+
+def _shown_classes(classes: Sequence[str], label: Tensor) -> str:
+    return ", ".join(name for name, shown in zip(classes, label.tolist(), strict=True) if shown) or "no class"
+
+
+def _values(classes: Sequence[str], label: Tensor) -> str:
+    return ", ".join(f"{name} {format_number(value)}" for name, value in zip(classes, label.tolist(), strict=True))
+
+
+_LABEL_TEXTS: dict[TargetKind, Callable[[Sequence[str], Tensor], str]] = {
+    TargetKind.CLASS: lambda classes, label: classes[int(label)],
+    TargetKind.MULTI_HOT: _shown_classes,
+    TargetKind.VALUES: _values,
+    TargetKind.MASK: lambda classes, label: "",
+    TargetKind.BOXES: lambda classes, label: "",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +57,8 @@ class SampleSet:
 
     def describe(self, index: int) -> SampleInfo:
         """Return id, label and name of the image at this index."""
-        label = self.data.classes[int(self.images.labels[index])]
-        return SampleInfo(id=index, label=label, name=self.images.name(index))
+        text = _LABEL_TEXTS[self.data.target_kind](self.data.classes, self.images.labels[index])
+        return SampleInfo(id=index, label=text, name=self.images.name(index))
 
     def load_batch(self, indices: Sequence[int]) -> Tensor:
         """Return images as the network reads them, normalized (N, C, H, W)."""

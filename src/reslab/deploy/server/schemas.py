@@ -6,6 +6,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
 from reslab.deploy.server.errors import ErrorKind
+from reslab.spec.task import TargetKind
 
 
 class ErrorResponse(BaseModel):
@@ -16,16 +17,26 @@ class ErrorResponse(BaseModel):
 
 
 class ClassScoreSchema(BaseModel):
-    """A class and its predicted probability."""
+    """A class and its predicted probability; in a multi-label task also its threshold."""
 
     name: str
     probability: float
+    threshold: float | None = None
 
 
 class ImagePrediction(BaseModel):
-    """The most probable classes of one image, or its error."""
+    """The prediction for one image, or its error; it has what the task of the network predicts.
 
-    classes: list[ClassScoreSchema]
+    Classification: the most probable `classes`. Multi-label: the `classes` above their thresholds, or the most probable
+    ones. Regression: `values` by target, in their unit. Segmentation: `mask`, a PNG of class numbers at the image's own
+    size, and `overlay`, the mask over the image, as data URIs; `shares` are the fractions of the pixels by class.
+    """
+
+    classes: list[ClassScoreSchema] | None = None
+    values: dict[str, float] | None = None
+    shares: dict[str, float] | None = None
+    mask: str | None = None
+    overlay: str | None = None
     error: str = ""
 
 
@@ -127,8 +138,19 @@ class StageInfo(BaseModel):
     blocks: list[BlockInfo]
 
 
+class MetricInfo(BaseModel):
+    """The metric of a task; `is_fraction`: it is from 0 to 1 and shown as a percentage."""
+
+    name: str
+    title: str
+    is_fraction: bool
+
+
 class ModelInfo(BaseModel):
-    """A served model.
+    """A served model for a `task`, whose predictions have the form `target`.
+
+    `metric` is that of the task, a key of `metrics`. `thresholds` are those of the classes in a multi-label task,
+    `class_colors` those of masks (#rrggbb; empty for a class that is not drawn); null in other tasks.
 
     `finished`: it has final weights. `checkpoint_step`: the step of its weights while its run is in training.
     `problem`: what is wrong with its files, empty if nothing is. `eval_split`: the split that it is evaluated on,
@@ -137,6 +159,11 @@ class ModelInfo(BaseModel):
 
     name: str
     arch: str
+    task: str
+    target: TargetKind
+    metric: MetricInfo
+    thresholds: list[float] | None
+    class_colors: list[str] | None
     reference: str
     classes: list[str]
     input_size: list[int]

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from torch import Tensor
 
+from reslab.deploy.inputs import PreparedImage
+from reslab.deploy.predictor import ImageOutput
 from reslab.deploy.server.admission import AdmissionLimiter
 from reslab.deploy.server.connections import client_key
 from reslab.deploy.server.decoding import DecodePool
@@ -110,12 +112,18 @@ class AppState:
 
     async def decode(self, content: bytes, loaded: LoadedModel) -> Tensor:
         """Decode and prepare an image in another process. Raises HTTPError (413, 415, 422, 504)."""
-        return await self.decode_pool.decode(content, loaded.transform)
+        return (await self._prepare(content, loaded)).read_pixels
 
-    async def predict(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """Return the probabilities (classes,) of an image. Raises HTTPError like `decode`."""
-        image = await self.decode(content, loaded)
-        return await asyncio.wrap_future(loaded.batcher.submit(image))
+    async def _prepare(self, content: bytes, loaded: LoadedModel) -> PreparedImage:
+        try:
+            return await self.decode_pool.decode(content, loaded.transform)
+        except ValueError as error:  # of a size that the network cannot take
+            raise HTTPError(422, str(error)) from None
+
+    async def predict(self, content: bytes, loaded: LoadedModel) -> tuple[PreparedImage, ImageOutput]:
+        """Return an image and what the network says of it. Raises HTTPError like `decode`."""
+        image = await self._prepare(content, loaded)
+        return image, await asyncio.wrap_future(loaded.batcher.submit(image))
 
     async def run_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
         """Run `fn` in the model's analysis thread. Raises HTTPError (429) at the limit of waiting analyses."""

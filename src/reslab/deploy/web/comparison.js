@@ -1,7 +1,12 @@
 // The networks on the page: one, or two side by side on the same image.
 
+import { makeMaskPanel } from "./mask_panel.js";
 import { makeModelPanel } from "./model_panel.js";
+import { makeValuePanel } from "./value_panel.js";
 import { element, keepFocus } from "./elements.js";
+
+// The panel of a network, by the form of its predictions.
+const PANELS = { class: makeModelPanel, "multi-hot": makeModelPanel, values: makeValuePanel, mask: makeMaskPanel };
 
 /** The panels of the selected networks; `onModels(models)` is called with the selected one or two. */
 export function makeComparison(models, heat, onModels) {
@@ -16,7 +21,7 @@ export function makeComparison(models, heat, onModels) {
   /** Show the selected panels; panels that stay keep their switches and results. */
   function render() {
     const existing = new Map(panels.map((panel) => [panel.model.name, panel]));
-    panels = chosen().map((model) => existing.get(model.name) ?? makeModelPanel(model, heat, panelId(model)));
+    panels = chosen().map((model) => existing.get(model.name) ?? PANELS[model.target](model, heat, panelId(model)));
     keepFocus(() => container.replaceChildren(...panels.map((panel) => panel.node)));
     container.classList.toggle("two", panels.length > 1);
     for (const panel of panels) if (current && !existing.has(panel.model.name)) panel.setImage(...current).catch(() => {});

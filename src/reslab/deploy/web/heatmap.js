@@ -66,11 +66,12 @@ export function makeHeatmapControls(onMethod, onOpacity) {
   const options = Object.entries(METHODS).map(([value, name]) => element("option", { value }, name));
   const method = element("select", { id: "method", onchange: onMethod }, options);
   const slider = element("input", { id: "opacity", type: "range", min: 0, max: 100, value: 55, oninput: onOpacity });
+  const methodLabel = element("label", {}, "Heatmap ", method);
   const node = element(
     "div",
     { class: "heatmap-controls" },
-    element("label", {}, "Heatmap ", method),
+    methodLabel,
     element("label", {}, "Opacity ", slider),
   );
-  return { node, method: () => method.value, opacity: () => slider.value / 100 };
+  return { node, showMethods: (shown) => { methodLabel.hidden = !shown; }, method: () => method.value, opacity: () => slider.value / 100 };
 }

@@ -4,8 +4,9 @@ import * as api from "./api.js";
 import { attempt, clearAlert } from "./alerts.js";
 import { makeClassBars } from "./class_bars.js";
 import { makeAblationCurve } from "./ablation_curve.js";
-import { formatCount, element, formatPercent } from "./elements.js";
+import { element, formatPercent } from "./elements.js";
 import { makeHeatmap } from "./heatmap.js";
+import { makePanelNode } from "./panel_parts.js";
 import { latest, inTurn } from "./requests.js";
 import { makeAblation, makeAblationControls } from "./ablation.js";
 import { makeNetworkDiagram } from "./network_diagram.js";
@@ -22,7 +23,8 @@ export function makeModelPanel(model, controls, id) {
   const ablation = makeAblation(() => { draw(); lesion(); });
   const prediction = element("p", { class: "prediction" });
   const status = element("p", { class: "visually-hidden", role: "status" });
-  const bars = makeClassBars((name) => { selected = name === selected ? null : name; draw(); explain(); });
+  const thresholds = model.thresholds ? new Map(model.classes.map((name, i) => [name, model.thresholds[i]])) : null;
+  const bars = makeClassBars((name) => { selected = name === selected ? null : name; draw(); explain(); }, thresholds);
   const heatmap = makeHeatmap();
   const ablationControls = makeAblationControls(blocks, ablation);
   const fetchBlock = inTurn((name) => api.block(model.name, name, ablation.request(), image));
@@ -38,7 +40,7 @@ export function makeModelPanel(model, controls, id) {
     ? [element("h3", {}, "Blocks"), ablationControls.node, network.node, details.node, curve.node]
     : [element("p", { class: "note" }, "This network has no residual blocks, so there is nothing to switch off.")];
   const parts = [prediction, result, ...blockParts];
-  const node = element("section", { class: "panel model-panel", "aria-label": `The network ${model.name}` }, heading(model), ...(model.has_weights ? parts : [waiting(model)]));
+  const node = makePanelNode(model, parts);
 
   /** Set another image. Rejects, without a change, if the network cannot read it. */
   async function setImage(blob, imageInfo) {
@@ -88,23 +90,16 @@ export function makeModelPanel(model, controls, id) {
     ablationControls.update();
     network.update(ablation, responses);
     bars.show(baseline, current, selected);
-    prediction.replaceChildren(...(current.length ? describePrediction(baseline[0], current[0], info, model.classes) : ["Waiting for an image."]));
+    prediction.replaceChildren(...(current.length ? describe() : ["Waiting for an image."]));
+  }
+
+  function describe() {
+    if (thresholds) return describeLabels(namesAbove(baseline, thresholds), namesAbove(current, thresholds), info);
+    return describePrediction(baseline[0], current[0], info, model.classes);
   }
 
   draw();
   return { node, model, setImage, explain, updateOpacity: () => heatmap.setOpacity(controls.opacity()) };
-}
-
-function heading(model) {
-  const accuracy = model.metrics?.top1 != null ? `${formatPercent(model.metrics.top1)} accuracy on the ${model.eval_split || "evaluation"} images` : "";
-  const training = model.checkpoint_step != null ? `in training, weights of step ${formatCount(model.checkpoint_step)}` : "";
-  const facts = [model.arch, model.depth && `${model.depth} layers`, model.params && `${formatCount(model.params)} parameters`, accuracy, training];
-  const problem = model.problem && element("p", { class: "note" }, model.problem);
-  return element("div", {}, element("h2", {}, model.name), element("p", { class: "note" }, facts.filter(Boolean).join(" · ")), problem);
-}
-
-function waiting(model) {
-  return element("p", { class: "empty" }, `${model.name} is still in training. Its training curves are below; predictions are available after its first checkpoint.`);
 }
 
 /** Return "cat 93.1 %", the intact network's prediction if it differs, and whether the label agrees. */
@@ -116,4 +111,18 @@ function describePrediction(before, after, info, classes) {
   const previous = before.name === after.name ? `was ${formatPercent(before.probability)}` : `was ${before.name}, ${formatPercent(before.probability)}`;
   const change = same ? [] : [element("span", { class: "previous" }, previous)];
   return [element("b", {}, after.name), " ", element("span", { class: "confidence" }, formatPercent(after.probability)), " ", ...change, " ", ...label];
+}
+
+/** Return the names of the classes whose probability reaches their threshold. */
+function namesAbove(classes, thresholds) {
+  return classes.filter((score) => score.probability >= thresholds.get(score.name)).map((score) => score.name);
+}
+
+/** Return "cat, dog", the intact network's labels if they differ, and whether the labels of the image agree. */
+function describeLabels(before, after, info) {
+  const text = (names) => names.join(", ") || "no class";
+  const isCorrect = info.label == null ? null : text([...after].sort()) === text(info.label.split(", ").filter((name) => name !== "no class").sort());
+  const label = isCorrect == null ? [] : [element("span", { class: isCorrect ? "correct" : "wrong" }, isCorrect ? "✓ correct" : `labeled ${info.label}`)];
+  const change = text([...before].sort()) === text([...after].sort()) ? [] : [element("span", { class: "previous" }, `was ${text(before)}`)];
+  return [element("b", {}, text(after)), " ", ...change, " ", ...label];
 }

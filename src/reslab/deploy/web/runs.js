@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { chart, chartLegend } from "./chart.js";
 import { makeConfusionMatrix } from "./confusion.js";
-import { formatCount, element, formatNumber, keepFocus } from "./elements.js";
+import { capitalize, formatCount, element, formatNumber, keepFocus } from "./elements.js";
 import { fillGallery } from "./gallery.js";
 
 const POLL_MILLISECONDS = 2000;
@@ -50,7 +50,7 @@ function makeRun(model, onSample, onFinished) {
   function draw(run) {
     records.push(...run.log);
     parts.head.replaceChildren(progress(run, records));
-    if (run.log.length) parts.curves.replaceChildren(...curves(records));
+    if (run.log.length) parts.curves.replaceChildren(...curves(records, model.metric));
     if (run.evaluated) parts.evaluation.replaceChildren(...evaluationParts(model, run, onSample));
     else if (run.finished) parts.evaluation.replaceChildren(element("p", { class: "note" }, `Evaluating the ${model.eval_split} images …`));
   }
@@ -72,12 +72,14 @@ function progress(run, records) {
 }
 
 /** The curves; the split evaluated during training may be another than the one the weights are evaluated on. */
-function curves(records) {
+function curves(records, metric) {
   const split = records.find((record) => record.kind === "eval")?.split;
   const name = split === "val" ? "validation" : split;
   return [
     drawCurve(records, name, "loss", "Loss", formatNumber, {}),
-    drawCurve(records, name, "top1", "Accuracy", (value) => `${Math.round(100 * value)} %`, { high: 1 }),
+    metric.is_fraction
+      ? drawCurve(records, name, metric.name, capitalize(metric.title), (value) => `${Math.round(100 * value)} %`, { high: 1 })
+      : drawCurve(records, name, metric.name, capitalize(metric.title), formatNumber, {}),
   ].filter(Boolean);
 }
 

@@ -12,22 +12,36 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
-from reslab.deploy.predictor import class_names
+from reslab.deploy.predictor import class_names, model_task
+from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
-from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelPath, ModelsResponse, StageInfo
+from reslab.deploy.server.schemas import (
+    READ_ERRORS,
+    BlockInfo,
+    MetricInfo,
+    ModelInfo,
+    ModelPath,
+    ModelsResponse,
+    StageInfo,
+)
 from reslab.deploy.server.state import AppState
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
 from reslab.report.format import format_split
+from reslab.report.masks import class_color
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.shapes import network_layers
 from reslab.training.run import Run
+from reslab.training.tasks.multilabel import MultiLabel
+from reslab.training.tasks.registry import restore_task
 
 
 def model_routes(state: AppState) -> APIRouter:
@@ -83,13 +97,20 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         model = handle.opened.model
         preprocess, classes = to_dict(model.preprocess) if model.preprocess else None, list(class_names(model))
     try:
-        network = _describe_arch(arch) if isinstance(arch, Arch) else _describe_module(handle)
+        network = _describe_any(handle)
     except Exception:  # a network without a description is still served
         _LOGGER.exception("the network of %s cannot be described", handle.name)
         network, problem = _ArchInfo(0, 0, []), "the blocks of this network cannot be listed; see the server's log"
+    task = restore_task(_recorded_task(handle, header), classes)
+    metric = task.spec.selection_metric
     return ModelInfo(
         name=handle.name,
         arch=arch.name,
+        task=task.spec.name,
+        target=task.spec.target,
+        metric=MetricInfo(name=metric.name, title=metric.title, is_fraction=metric.is_fraction),
+        thresholds=list(task.used_thresholds) if isinstance(task, MultiLabel) else None,
+        class_colors=_class_colors(len(classes)) if result_rules(task).is_map else None,
         reference=arch.reference,
         classes=classes,
         input_size=list(arch.input_size),
@@ -109,6 +130,20 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         head=arch.head if isinstance(arch, Arch) else "",
         stages=network.stages,
     )
+
+
+def _recorded_task(handle: ModelHandle, header: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the task of the model in memory, of its weights, or of its run in training."""
+    if handle.opened is not None:
+        return model_task(handle.opened.model).to_dict()
+    default = {"name": "segmentation"} if isinstance(handle.arch, DenseArch) else None
+    return header.get("task") or (handle.run.metadata["task"] if handle.run else default)
+
+
+def _class_colors(num_classes: int) -> list[str]:
+    """Return the colors in which the masks of classes are drawn."""
+    colors = [class_color(number) for number in range(num_classes)]
+    return ["" if color is None else "#{:02x}{:02x}{:02x}".format(*color) for color in colors]
 
 
 def _eval_split(header: Mapping[str, Any], run: Run | None) -> str:
@@ -142,6 +177,20 @@ def _describe_module(handle: ModelHandle) -> _ArchInfo:
     model = None if handle.opened is None else handle.opened.model
     params = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
     return _ArchInfo(0, params, [])
+
+
+def _describe_any(handle: ModelHandle) -> _ArchInfo:
+    if isinstance(handle.arch, Arch):
+        return _describe_arch(handle.arch)
+    return _describe_dense(handle.arch) if isinstance(handle.arch, DenseArch) else _describe_module(handle)
+
+
+@cache
+def _describe_dense(arch: DenseArch) -> _ArchInfo:
+    """Describe a network that predicts each pixel: its backbone's layers, its parameters, without blocks."""
+    with init_empty_weights():
+        network = build_dense_network(arch)
+    return _ArchInfo(arch.backbone_arch.depth, sum(parameter.numel() for parameter in network.parameters()), [])
 
 
 @cache

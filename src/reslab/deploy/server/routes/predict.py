@@ -12,6 +12,11 @@ from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
+from reslab.deploy.inputs import PreparedImage
+from reslab.deploy.mask_files import mask_image, overlay_image
+from reslab.deploy.prediction import Prediction
+from reslab.deploy.predictor import ImageOutput
+from reslab.deploy.results import result_rules
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,
     AblationRequest,
@@ -21,7 +26,7 @@ from reslab.deploy.server.ablation import (
     require_finite,
 )
 from reslab.deploy.server.errors import HTTPError, http_error
-from reslab.deploy.server.images import png_data_uri
+from reslab.deploy.server.images import image_data_uri, png_data_uri
 from reslab.deploy.server.model_handle import LoadedModel
 from reslab.deploy.server.schemas import (
     ABLATION_BODY,
@@ -38,19 +43,25 @@ from reslab.spec.errors import unknown_name
 from reslab.training.model_source import Network
 
 _MAX_TOP_K = 1000
+_TOP_K_DESCRIPTION = "Number of classes to return: 5 by default, in multi-label tasks those above their thresholds."
 
 
 def predict_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/predict", responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY)
+    @router.post(
+        "/v1/predict", responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY, response_model_exclude_unset=True
+    )
     async def predict(
         request: Request,
         model: ModelQuery = "",
-        top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="Number of classes to return.")] = 5,
+        top_k: Annotated[int | None, Query(ge=1, le=_MAX_TOP_K, description=_TOP_K_DESCRIPTION)] = None,
     ) -> PredictResponse:
-        """Predict the classes of one or more images; an unreadable one among others becomes a row with an error."""
+        """Predict one or more images, by the task of the network: classes, values or masks.
+
+        An unreadable image among others becomes a row with an error.
+        """
         started = time.perf_counter()
         handle = state.get_model(model)
         async with state.request_context(request) as body:
@@ -63,9 +74,7 @@ def predict_routes(state: AppState) -> APIRouter:
         _raise_if_all_failed(rows)
         return PredictResponse(
             model=handle.name,
-            predictions=[
-                ImagePrediction(classes=[], error=row.message) if isinstance(row, HTTPError) else row for row in rows
-            ],
+            predictions=[_no_prediction(loaded, row) if isinstance(row, HTTPError) else row for row in rows],
             backend=loaded.predictor.backend.name,
             precision=loaded.predictor.backend.precision,
             latency_ms=round(1000 * (time.perf_counter() - started), 3),
@@ -75,12 +84,30 @@ def predict_routes(state: AppState) -> APIRouter:
 
 
 async def _predict_image(
-    state: AppState, loaded: LoadedModel, content: bytes, top_k: int
+    state: AppState, loaded: LoadedModel, content: bytes, top_k: int | None
 ) -> ImagePrediction | HTTPError:
     try:
-        return ImagePrediction(classes=top_k_classes(await state.predict(content, loaded), loaded.classes, top_k))
+        image, output = await state.predict(content, loaded)
+        return await asyncio.to_thread(_describe_prediction, loaded, image, output, top_k)
     except HTTPError as error:
         return error
+
+
+def _describe_prediction(
+    loaded: LoadedModel, image: PreparedImage, output: ImageOutput, top_k: int | None
+) -> ImagePrediction:
+    require_finite(output.is_finite)
+    prediction = Prediction("", **loaded.predictor.result(output, top_k))
+    row = {name: value for name, value in prediction.to_dict().items() if name != "path"}
+    if prediction.mask is not None and image.original is not None:
+        row["mask"] = image_data_uri(mask_image(prediction.mask))
+        row["overlay"] = image_data_uri(overlay_image(image.original, prediction.mask))
+    return ImagePrediction(**{**row, "error": ""})
+
+
+def _no_prediction(loaded: LoadedModel, error: HTTPError) -> ImagePrediction:
+    row = Prediction("", error=error.message, **result_rules(loaded.predictor.task).no_fields).to_dict()
+    return ImagePrediction(**{name: value for name, value in row.items() if name != "path"})
 
 
 def _raise_if_all_failed(rows: Sequence[Any]) -> None:
@@ -91,7 +118,7 @@ def _raise_if_all_failed(rows: Sequence[Any]) -> None:
 
 def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[ClassScoreSchema]:
     """Return the `top_k` most probable classes of probabilities (classes,), the most probable first."""
-    values, labels = require_finite(probabilities).topk(min(top_k, len(classes)))
+    values, labels = probabilities.topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
     return [ClassScoreSchema(name=classes[label], probability=value) for label, value in pairs]
 
@@ -105,12 +132,16 @@ def explain_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/explain", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
+    @router.post(
+        "/v1/explain", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY, response_model_exclude_unset=True
+    )
     async def explain(
         request: Request,
         model: ModelQuery = "",
         method: Annotated[str, Query(json_schema_extra={"enum": list(EXPLAIN_METHODS)})] = "grad-cam",
-        label: Annotated[str, Query(alias="class", description="A class by name; the top class if empty.")] = "",
+        label: Annotated[
+            str, Query(alias="class", description="A class or target by name; the top class or first target if empty.")
+        ] = "",
     ) -> ExplainResponse:
         """Compute a heatmap of the image regions that support a class, optionally with blocks off or swapped."""
         if method not in EXPLAIN_METHODS:
@@ -139,19 +170,26 @@ def _explain(
     loaded: LoadedModel, image: Tensor, ablation: AblationRequest, method: str, target: int | None
 ) -> ExplainResponse:
     analysis_model = loaded.analysis_model
+    rules = result_rules(analysis_model.task)
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
-        probabilities = analysis_model.probabilities(network, x)[0]
-        target_class = int(probabilities.argmax()) if target is None else target
+        decoded = analysis_model.decode(network, x)
+        target_class = _main_output(analysis_model, decoded) if target is None else target
         heatmap = _heatmap(analysis_model, network, x, target_class, method)
     return ExplainResponse(
         label=loaded.classes[target_class],
         method=method,
         heatmap=[[round(value, 4) for value in row] for row in heatmap.tolist()],
         image=png_data_uri(image),
-        classes=top_k_classes(probabilities, loaded.classes, _NUM_CLASSES),
+        classes=top_k_classes(decoded[0], loaded.classes, _NUM_CLASSES) if rules.has_probabilities else [],
         rejected=applied.describe_rejected(),
     )
+
+
+def _main_output(analysis_model: AnalysisModel, decoded: Tensor) -> int:
+    main_outputs = result_rules(analysis_model.task).main_outputs
+    assert main_outputs is not None  # a map has no analysis model
+    return int(main_outputs(decoded)[0])
 
 
 def _heatmap(analysis_model: AnalysisModel, network: Network, x: Tensor, target_class: int, method: str) -> Tensor:

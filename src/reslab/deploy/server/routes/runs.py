@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
+from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import encode_png
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run
@@ -105,6 +106,11 @@ class BackgroundEvaluator:
         loaded = await asyncio.to_thread(handle.load, wait=True)
         if loaded.checkpoint_step is not None:
             raise http_error(503, "readable final weights", f"{handle.name} without them", "try again later")
+        if not result_rules(loaded.predictor.task).has_confusion:
+            step = "open its report.html, or run `reslab eval`"
+            raise http_error(
+                422, "a run of classification for a confusion matrix", loaded.predictor.task.spec.name, step
+            )
         sample_set = await asyncio.to_thread(self.sample_store.get, handle.name, handle.run)
         indices = sample_set.order[:MAX_EVAL_IMAGES]
         with reading_run(handle.name, handle.path):

@@ -1,0 +1,122 @@
+"""The routes by task: several labels, values and masks, as `predict` has them."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.deploy.predict import predict
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.report.masks import class_color
+from reslab.spec.preprocess import Preprocess
+
+PREPROCESS = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "labels": ("resnet20_cifar", {"depths": (1, 1, 1)}, {"name": "multi-label", "thresholds": [0.3, 0.5, 0.999]}),
+    "values": (
+        "resnet20_cifar",
+        {"depths": (1, 1, 1)},
+        {"name": "regression", "mean": [40.0, 0.0, 1.0], "std": [12.0, 0.5, 3.0]},
+    ),
+    "masks": (
+        "fcn_resnet50",
+        {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)},
+        {"name": "segmentation"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A weights file of each task."""
+    folder, paths = tmp_path_factory.mktemp("tasks"), {}
+    for name, (model, axes, task) in TASKS.items():
+        torch.manual_seed(0)
+        network = create_model(model, num_classes=3, image_size=(32, 32), **axes)
+        network.set_metadata(classes=("ant", "bee", "cat"), preprocess=PREPROCESS, task=task)
+        paths[name] = folder / f"{name}.safetensors"
+        save_weights(paths[name], network)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def client(files: dict[str, Path]) -> Iterator[TestClient]:
+    with TestClient(create_app(list(files.values()), ServerSettings(backend="torch", device="cpu"))) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    pixels = torch.randint(256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    stream = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def answer(client: TestClient, model: str, image: bytes, **params: Any) -> dict[str, Any]:
+    response = client.post("/v1/predict", params={"model": model, **params}, content=image)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()["predictions"][0]
+    return found
+
+
+def test_labels_come_with_their_thresholds(client: TestClient, files: dict[str, Path], image: bytes) -> None:
+    (expected,) = predict(files["labels"], [image])
+    found = answer(client, "labels", image)
+    assert found.keys() == {"classes", "error"}
+    assert found["classes"] == [
+        {"name": score.name, "probability": pytest.approx(score.probability), "threshold": score.threshold}
+        for score in expected.classes
+    ]
+    assert len(answer(client, "labels", image, top_k=3)["classes"]) == 3
+
+
+def test_values_are_in_their_unit(client: TestClient, files: dict[str, Path], image: bytes) -> None:
+    (expected,) = predict(files["values"], [image])
+    assert expected.values is not None
+    assert answer(client, "values", image) == {"values": pytest.approx(dict(expected.values)), "error": ""}
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_a_mask_has_the_size_of_the_image(client: TestClient, files: dict[str, Path], image: bytes) -> None:
+    (expected,) = predict(files["masks"], [image])
+    assert expected.mask is not None
+    found = answer(client, "masks", image)
+    assert found["shares"] == expected.shares
+    assert np.array_equal(np.array(decoded(found["mask"])), expected.mask.numpy())
+    assert decoded(found["overlay"]).size == (50, 40)
+    assert client.post("/v1/predict", params={"model": "masks"}, content=b"no image").status_code == 415
+
+
+def test_models_tell_their_task(client: TestClient) -> None:
+    labels, values, masks = client.get("/v1/models").json()["models"]
+    assert [model["task"] for model in (labels, values, masks)] == ["multi-label", "regression", "segmentation"]
+    assert labels["thresholds"] == [0.3, 0.5, 0.999]
+    assert masks["class_colors"][0] == ""
+    assert masks["class_colors"][1:] == ["#{:02x}{:02x}{:02x}".format(*(class_color(k) or ())) for k in (1, 2)]
+    assert values["metric"] == {"name": "mae", "title": "mean absolute error", "is_fraction": False}
+    assert masks["params"] > 0
+
+
+def test_heatmaps_of_targets_and_refusals(client: TestClient, image: bytes) -> None:
+    ask = {"model": "values", "class": "bee"}
+    found = client.post("/v1/explain", params=ask, content=image)
+    assert (found.json()["class"], found.json()["classes"]) == ("bee", [])
+    assert client.post("/v1/explain", params={"model": "values"}, content=image).json()["class"] == "ant"
+    for route, model in (("lesion", "values"), ("lesion", "masks"), ("explain", "masks")):
+        refused = client.post(f"/v1/{route}", params={"model": model}, content=image)
+        assert refused.status_code == 422, refused.text
+    assert client.post("/v1/lesion", params={"model": "labels"}, content=image).status_code == 200
