@@ -13,6 +13,7 @@ from PIL import Image
 
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
+from reslab.nn.segmentation import SegmentationNetwork
 from reslab.spec.preprocess import Preprocess
 from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
 
@@ -39,6 +40,10 @@ def task_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for name, (model, axes, task) in TASKS.items():
         torch.manual_seed(1)
         network = create_model(model, num_classes=3, image_size=(32, 32), **axes)
+        if isinstance(network, SegmentationNetwork):  # with random weights one class would win everywhere
+            with torch.no_grad():
+                network.classifier[-1].weight.mul_(100)
+                network.classifier[-1].bias.zero_()
         network.set_metadata(classes=("ant", "bee", "cat"), preprocess=PREPROCESS, task=task)
         paths.append(folder / f"{name}.safetensors")
         save_weights(paths[-1], network)
@@ -112,6 +117,7 @@ def test_a_mask_is_drawn_in_the_colors_of_its_legend(open_task: Any, task_addres
     painted = torch.tensor(canvas.evaluate(PIXELS)).view(90, 120, 4)
     colors = httpx2.get(f"{task_address}/v1/models").json()["models"][2]["class_colors"]
     classes = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(90, 120)
+    assert len(classes.unique()) > 1
     for number, color in enumerate(colors):
         expected = [*bytes.fromhex(color[1:]), 255] if color else [0, 0, 0, 0]
         assert (painted[classes == number] == torch.tensor(expected)).all()

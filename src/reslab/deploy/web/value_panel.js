@@ -35,7 +35,7 @@ export function makeValuePanel(model, controls) {
     if (!image) return;
     heatmap.setBusy(true);
     const found = await attempt(fetchHeatmap);
-    if (found) heatmap.show(found, "by their effect on the value");
+    if (found) heatmap.show(found, "whose value they raise");
     heatmap.setBusy(false);
     heatmap.setOpacity(controls.opacity());
   }
