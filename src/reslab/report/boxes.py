@@ -14,7 +14,8 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequ
     """Return the image with the outlines of boxes, uint8 (H, W, 3).
 
     `image` is uint8 (H, W) or (H, W, 3). `boxes` are (x1, y1, x2, y2) in its pixels, the right and lower ends
-    excluded; the colors of `labels` are those of PASCAL VOC's palette, each between two white lines.
+    excluded; the colors of `labels` are those of PASCAL VOC's palette, each between two white lines. A box too narrow for
+    an outline is filled.
     """
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
@@ -27,5 +28,8 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequ
         if min(right - left, bottom - top) > 6 * width:
             drawing.rectangle((left, top, right, bottom), outline=(255, 255, 255), width=3 * width)
             left, top, right, bottom = left + width, top + width, right - width, bottom - width
-        drawing.rectangle((left, top, right, bottom), outline=voc_color(label), width=width)
+        if min(right - left, bottom - top) < 2 * width:
+            drawing.rectangle((left, top, right, bottom), fill=voc_color(label))
+        else:
+            drawing.rectangle((left, top, right, bottom), outline=voc_color(label), width=width)
     return np.asarray(canvas)
