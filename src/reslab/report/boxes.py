@@ -14,8 +14,8 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequ
     """Return the image with the outlines of boxes, uint8 (H, W, 3).
 
     `image` is uint8 (H, W) or (H, W, 3). `boxes` are (x1, y1, x2, y2) in its pixels, the right and lower ends
-    excluded; the colors of `labels` are those of PASCAL VOC's palette, each between two white lines. A box too narrow for
-    an outline is filled.
+    excluded; the colors of `labels` are those of PASCAL VOC's palette, each between two white lines. A narrow box
+    is filled.
     """
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
