@@ -441,6 +441,6 @@ def test_torchvisions_parts_take_our_backbones() -> None:
         assert list(found) == list(expected)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
         features = create_model("resnet18", features_only=True, out_indices=(2, 3, 4)).double().eval()
-        maps = {info.name: value for info, value in zip(features.feature_info, features(x), strict=True)}
-        levels = FeaturePyramidNetwork([info.channels for info in features.feature_info], 32).double()(maps)
+        maps = dict(zip(features.feature_info.module_name(), features(x), strict=True))
+        levels = FeaturePyramidNetwork(features.feature_info.channels(), 32).double()(maps)
     assert [value.shape[2:] for value in levels.values()] == [(8, 12), (4, 6), (2, 3)]

@@ -7,7 +7,7 @@ from agreement import images
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from reslab.nn.factory import create_model
-from reslab.nn.features import list_features
+from reslab.nn.timm_methods import list_features
 from reslab.spec.zoo import ARCHS
 
 
@@ -60,7 +60,7 @@ def test_names_channels_and_strides_are_those_of_the_maps(name):
         model = create_model(name)
         for level in ("stages", "blocks"):
             maps = model.eval().features(torch.empty(1, *arch.input_size), level)
-            said = list_features(model, level)
+            said = list_features(model.arch, level)
             assert [feature.name for feature in said] == list(maps)
             for feature, tensor in zip(said, maps.values(), strict=True):
                 assert feature.channels == tensor.shape[1]
@@ -69,7 +69,7 @@ def test_names_channels_and_strides_are_those_of_the_maps(name):
 
 def test_dilation_keeps_the_stride_of_features():
     model = create_model("resnet50", features_only=True, replace_stride_with_dilation=(False, True, True))
-    assert [feature.stride for feature in model.feature_info] == [2, 4, 8, 8, 8]
+    assert model.feature_info.reduction() == [2, 4, 8, 8, 8]
 
 
 def test_each_run_of_a_shared_block_is_a_feature():
@@ -90,7 +90,7 @@ def test_out_indices():
     ]
     torch.manual_seed(0)
     two = create_model("resnet18", features_only=True, out_indices=(3, 1)).eval()
-    assert [info.name for info in two.feature_info] == ["layer3", "layer1"]
+    assert two.feature_info.module_name() == ["layer3", "layer1"]
     with torch.no_grad():
         expected = all_of_them(x)
         assert torch.equal(two(x)[0], expected[3])
@@ -114,7 +114,7 @@ def test_an_unknown_level():
     with pytest.raises(ValueError, match="blocks"):
         model.features(torch.zeros(1, 3, 32, 32), "block")
     with pytest.raises(ValueError, match="blocks"):
-        list_features(model, "block")
+        list_features(model.arch, "block")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reslab.nn.factory import create_model
-from reslab.nn.merge import Shake
+from reslab.nn.merge import Shake, draw_branch_weights
 from reslab.spec.shortcut import parse_merge
 
 SMALL = {"depths": (2, 1, 1), "widths": (8, 16, 32)}
@@ -123,7 +123,7 @@ def test_every_mode_weighs_outputs_and_gradients_as_table_1_says(forward, backwa
 
 def test_weights_of_three_branches_have_sum_1_and_equal_means():
     torch.manual_seed(0)
-    weights = Shake().draw(3, torch.zeros(20_000, 1, 1, 1, dtype=torch.float64), "shake")
+    weights = draw_branch_weights(torch.zeros(20_000, 1, 1, 1, dtype=torch.float64), 3, "shake", "image")
     assert weights.min() >= 0
     assert_close(weights.sum(0), torch.ones(20_000, 1, 1, 1, dtype=torch.float64), "sum")
     # Dirichlet(1, 1, 1): mean 1/3, variance 1/18.

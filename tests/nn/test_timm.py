@@ -103,8 +103,8 @@ def test_features_are_timms(name):
     rename = rename_v2 if name.startswith("resnetv2") else same
     theirs = timm.create_model(name, features_only=True, layers=SHALLOW).double().eval()
     ours = create_model(name, features_only=True, depths=SHALLOW).double().eval()
-    assert [info.channels for info in ours.feature_info] == theirs.feature_info.channels()
-    assert [info.stride for info in ours.feature_info] == theirs.feature_info.reduction()
+    assert ours.feature_info.channels() == theirs.feature_info.channels()
+    assert ours.feature_info.reduction() == theirs.feature_info.reduction()
     randomise(ours)
     flat = {key.replace(".", "_"): tensor for key, tensor in theirs.state_dict().items()}
     for key, tensor in ours.state_dict().items():

@@ -31,6 +31,7 @@ WeightsOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
+        "--pretrained",
         metavar="RUN|FILE|TAG",
         rich_help_panel=Panel.MODEL,
         help="Weights of --model: a run, a file, or the tag of published weights (DEFAULT: the library's default).",

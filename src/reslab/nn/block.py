@@ -4,10 +4,12 @@ p = pre(x)
 y = post( merge( shortcut(p), branch(p) ) )
 """
 
+import torch
 from torch import Tensor, nn
 
 from reslab.nn.layers import make_conv, make_layer
 from reslab.nn.merge import make_combination, make_merge
+from reslab.nn.recompute import run_recomputed
 from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.nn.shortcut import make_shortcut
 from reslab.spec.arch import Arch
@@ -58,12 +60,13 @@ class ResidualBlock(nn.Module):
 
     `pre_names`, `branch_names` and `post_names` are the modules of each part, in order. The module of the shortcut is
     `downsample`, as in torchvision. Several parallel branches are modules of their own, `branch1`, `branch2` and so on;
-    `combination` makes one of their outputs. A plain twin has neither `downsample` nor `merge`: y = post(branch(p)).
+    `combination` makes one of their outputs. With `recomputes`, the backward pass computes the block
+    again and keeps only its input. A plain twin has neither `downsample` nor `merge`: y = post(branch(p)).
     """
 
     def __init__(self, spec: BlockSpec, arch: Arch, norm: NormLayer | None) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.recomputes = spec, False
         site = Site(arch, spec.in_channels, norm, block=spec)
         pre_ops = () if spec.skip_preact else spec.ops.pre
         self.pre_names = _add_ops(self, spec, pre_ops if spec.shared_preact else (), site)
@@ -102,6 +105,11 @@ class ResidualBlock(nn.Module):
         return _run_layers(self, self.post_names, y)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled():
+            return run_recomputed(self, self._forward, x)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         p = self.pre(x)
         y = self.branch(p)
         if self.downsample is not None and self.merge is not None:

@@ -17,10 +17,10 @@ from reslab.nn.checkpoints.pretrained import Pretrained, fetch_published, is_pat
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights
 from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
 from reslab.nn.checkpoints.weight_values import check_values
-from reslab.nn.features import list_features
 from reslab.nn.module_network import ModelMetadata
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
+from reslab.nn.timm_methods import list_features
 from reslab.spec.arch import Arch
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
@@ -40,8 +40,8 @@ class FeatureBackbone(ResidualNetwork):
     def __init__(self, arch: Arch, norm_layer: NormLayer | None = None) -> None:
         super().__init__(arch, norm_layer)
         self.remove_head()
-        self.channels = {feature.name: feature.channels for feature in list_features(self)}
-        self.strides = {feature.name: feature.stride for feature in list_features(self)}
+        self.channels = {feature.name: feature.channels for feature in list_features(self.arch)}
+        self.strides = {feature.name: feature.stride for feature in list_features(self.arch)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         maps = self.features(x)

@@ -14,12 +14,15 @@ def layer_class(name: str, dims: int) -> Any:
 
 
 def map_axes(x: Tensor) -> tuple[int, ...]:
-    """Return the axes of the map: all but batch and channels."""
-    return tuple(range(2, x.ndim))
+    """Return the axes of the map: all but batch and channels; those of images while torch.fx traces."""
+    return (2, 3) if isinstance(x, Proxy) else tuple(range(2, x.ndim))
 
 
 def per_channel(vector: Tensor, x: Tensor) -> Tensor:
     """Return a vector of channels in a shape that multiplies N C ..."""
-    if isinstance(x, Proxy):  # torch.fx traces images
-        return vector.view(1, -1, 1, 1)
-    return vector.view(1, -1, *([1] * (x.ndim - 2)))
+    return vector.view(1, -1, *map_ones(x))
+
+
+def map_ones(x: Tensor) -> tuple[int, ...]:
+    """Return the sides of a map of one position with as many dimensions as those of N C ..."""
+    return (1,) * len(map_axes(x))

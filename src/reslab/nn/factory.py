@@ -61,7 +61,8 @@ def create_model(
 
     `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`.
     torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation` and
-    `zero_init_residual`.
+    `zero_init_residual`; so are timm's `output_stride`, `drop_path_rate`, `global_pool` (`avg`, `max` or an empty name)
+    and `num_classes=0`, a network without its last linear layer (`reslab.spec.library_options`).
 
     * `pretrained`: True, a tag (`IMAGENET1K_V2`, `a1_in1k`, `hf-hub:org/name`), a file or a state dict. A new
       `num_classes` or `in_channels` then adapts the head or the first convolution; `strict=False` accepts a partial
@@ -106,9 +107,12 @@ def create_model(
     if backbone_weights is not None:
         raise invalid("pretrained= for the weights of a classification network", "backbone_weights=", "pretrained=")
     assert not isinstance(model, DenseArch)
+    pretrained = named_weights(model, pretrained)
+    # Weights load with the classifier that they have; it goes afterwards.
+    has_no_classifier = num_classes == 0 and pretrained not in (None, False)
+    removed = {name: overrides.pop(name, None) for name in ("num_classes", "global_pool") if has_no_classifier}
     arch = resolve_arch(model, overrides)
     network = ResidualNetwork(arch, norm_layer)
-    pretrained = named_weights(model, pretrained)
     if pretrained is not None and pretrained is not False:
         from reslab.nn.checkpoints.pretrained import changed_io_sizes, load_pretrained
 
@@ -118,10 +122,12 @@ def create_model(
             pretrained,
             adapt=changed_io_sizes(arch, changed),
             strict=strict,
-            ignore_head=features_only,
+            ignore_head=features_only or bool(removed),
             allow_extra=allow_extra,
             chosen_axes=changed,
         )
+    if removed:
+        network.reset_classifier(0, removed["global_pool"])
     return FeatureNetwork(network, out_indices) if features_only else network
 
 

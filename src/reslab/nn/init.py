@@ -120,6 +120,11 @@ def init_weights(
             block.merge.init_weights()
 
 
+def init_linear(module: nn.Module, arch: Arch) -> None:
+    """Draw the weights of the linear layers of a new head by the architecture's rule."""
+    _apply_rule(module, get_init(arch.init).linear, nn.Linear, 1.0)
+
+
 def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale: float) -> None:
     for layer in module.modules():
         if isinstance(layer, layer_type):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class, per_channel
@@ -77,6 +78,43 @@ def register_merge(
     return register
 
 
+# torch.fx records one call of these functions, so that a traced network draws anew in each call, and the nodes of
+# training and eval mode are the same, as `create_feature_extractor` of torchvision wants.
+@torch.fx.wrap
+def drop_batch(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Return x times one draw from Bernoulli(probability), in eval mode times the probability."""
+    if not training:
+        return x * probability
+    return x * torch.bernoulli(torch.full((), probability, device=x.device)).to(x.dtype)
+
+
+@torch.fx.wrap
+def drop_samples(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Return x times one draw per sample from Bernoulli(1 - rate), divided by 1 - rate; in eval mode x."""
+    if not training or rate == 0:
+        return x
+    keep_probability = 1 - rate
+    if keep_probability == 0:
+        return x * 0
+    shape = (len(x), *([1] * (x.ndim - 1)))
+    mask = torch.bernoulli(torch.full(shape, keep_probability, device=x.device)).to(x.dtype)
+    return x * (mask / keep_probability)
+
+
+@torch.fx.wrap
+def shake_branches(branches: list[Tensor], forward_mode: str, backward_mode: str, level: str, training: bool) -> Tensor:
+    """Return the weighted sum of parallel branches, with other weights in the backward pass; in eval mode the mean."""
+    stacked = torch.stack(branches)
+    if not training:
+        return stacked.mean(0)
+    forward = draw_branch_weights(branches[0], len(branches), forward_mode, level)
+    if backward_mode == "keep":
+        return (forward * stacked).sum(0)
+    backward = draw_branch_weights(branches[0], len(branches), backward_mode, level)
+    # The gradient passes through the first product alone.
+    return (backward * stacked + ((forward - backward) * stacked).detach()).sum(0)
+
+
 class StochasticDepthBatch(nn.Module):
     """Stochastic depth with one draw per batch (Huang et al. 2016, Sec. 3).
 
@@ -89,12 +127,22 @@ class StochasticDepthBatch(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x * self.probability
-        return x * torch.bernoulli(torch.full((), self.probability, device=x.device)).to(x.dtype)
+        return drop_batch(x, self.probability, self.training)
 
     def extra_repr(self) -> str:
         return f"probability={self.probability:g}"
+
+
+def draw_branch_weights(x: Tensor, num_branches: int, mode: str, level: str) -> Tensor:
+    """Return weights K N 1 ... (K 1 1 ... per batch) of sum 1 over the K branches, for outputs N C ... like `x`."""
+    shape = (num_branches, len(x) if level == "image" else 1)
+    if mode == "even":
+        weights = torch.full(shape, 1 / num_branches, device=x.device)
+    else:
+        # The gaps between K - 1 sorted uniform numbers are uniform over all weights of sum 1.
+        cuts = torch.rand((num_branches - 1, shape[1]), device=x.device).sort(0).values
+        weights = torch.diff(cuts, dim=0, prepend=cuts.new_zeros(1, shape[1]), append=cuts.new_ones(1, shape[1]))
+    return weights.to(x.dtype).reshape(*shape, *([1] * (x.ndim - 1)))
 
 
 class DropPath(nn.Module):
@@ -108,14 +156,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep_probability = 1 - self.rate
-        if keep_probability == 0:
-            return x * 0
-        shape = (len(x), *([1] * (x.ndim - 1)))
-        mask = torch.bernoulli(torch.full(shape, keep_probability, device=x.device)).to(x.dtype)
-        return x * (mask / keep_probability)
+        return drop_samples(x, self.rate, self.training)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -199,27 +240,8 @@ class Shake(nn.Module):
         super().__init__()
         self.forward_mode, self.backward_mode, self.level = forward, backward, level
 
-    def draw(self, num_branches: int, x: Tensor, mode: str) -> Tensor:
-        """Return weights K N 1 1 1 (K 1 1 1 1 per batch) of sum 1 over the K branches."""
-        shape = (num_branches, x.shape[0] if self.level == "image" else 1)
-        if mode == "even":
-            weights = torch.full(shape, 1 / num_branches, device=x.device)
-        else:
-            # The gaps between K - 1 sorted uniform numbers are uniform over all weights of sum 1.
-            cuts = torch.rand((num_branches - 1, shape[1]), device=x.device).sort(0).values
-            weights = torch.diff(cuts, dim=0, prepend=cuts.new_zeros(1, shape[1]), append=cuts.new_ones(1, shape[1]))
-        return weights.to(x.dtype).reshape(*shape, *([1] * (x.ndim - 1)))
-
     def forward(self, branches: list[Tensor]) -> Tensor:
-        stacked = torch.stack(branches)
-        if not self.training:
-            return stacked.mean(0)
-        forward = self.draw(len(branches), branches[0], self.forward_mode)
-        if self.backward_mode == "keep":
-            return (forward * stacked).sum(0)
-        backward = self.draw(len(branches), branches[0], self.backward_mode)
-        # The gradient passes through the first product alone.
-        return (backward * stacked + ((forward - backward) * stacked).detach()).sum(0)
+        return shake_branches(branches, self.forward_mode, self.backward_mode, self.level, self.training)
 
     def extra_repr(self) -> str:
         return f"forward={self.forward_mode}, backward={self.backward_mode}, level={self.level}"

@@ -1,5 +1,6 @@
 """The network: stem, stages of blocks, final operations, head."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
 from reslab.nn.layers import make_conv, make_layer
 from reslab.nn.registry import NormLayer, Site, get_norm_layer
+from reslab.nn.timm_methods import FEATURE_LEVELS, TimmMethods
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
@@ -33,7 +35,6 @@ from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_width, has_global_pool
 from reslab.spec.preprocess import Preprocess
 
-FEATURE_LEVELS = ("stages", "blocks")
 # torchvision's names for the operations after the stem's convolution.
 _STEM_ALIASES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
 
@@ -51,7 +52,7 @@ class SharedStage(nn.Sequential):
         return x
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(TimmMethods):
     """logits = head(final(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
 
     Parameters have torchvision's names wherever torchvision has the network. `norm_layer`, a callable that takes the
@@ -245,11 +246,11 @@ class ResidualNetwork(nn.Module):
             x = getattr(self, name)(x)
         return x
 
-    def features(self, x: Tensor, level: str = "stages") -> dict[str, Tensor]:
+    def features(self, x: Tensor, level: str = "stages", num_stages: int | None = None) -> dict[str, Tensor]:
         """Return the outputs N C H W of stem and stages (or `blocks`) by name.
 
-        `stem` is the output ahead of the stem's last pool, as in timm; `reslab.nn.features.list_features` lists
-        channels and strides. Raises ValueError for an unknown level.
+        `stem` is the output ahead of the stem's last pool, as in timm; `reslab.nn.timm_methods.list_features` lists
+        channels and strides. No stage after the first `num_stages` runs. Raises ValueError for an unknown level.
         """
         if level not in FEATURE_LEVELS:
             raise unknown_name("level", level, FEATURE_LEVELS)
@@ -259,7 +260,7 @@ class ResidualNetwork(nn.Module):
             x = getattr(self, name)(x)
             if not _is_pool(name):
                 outputs["stem"] = x
-        for name, stage in self.stages():
+        for name, stage in itertools.islice(self.stages(), num_stages):
             x = self.forward_transition(name, x)
             for i in range(stage.num_repeats if isinstance(stage, SharedStage) else len(stage)):
                 x = stage[0 if isinstance(stage, SharedStage) else i](x)
@@ -288,6 +289,10 @@ class ResidualNetwork(nn.Module):
         x = self.forward_stem(x)
         for name in self.stage_names:
             x = getattr(self, name)(self.forward_transition(name, x))
+        return self.forward_maps_tail(x)
+
+    def forward_maps_tail(self, x: Tensor) -> Tensor:
+        """Run what follows the last block up to the head's pool: N C H W to maps."""
         for name in (*self.final_names, *self.head_names[: self._num_map_layers()]):
             x = getattr(self, name)(x)
         return x
@@ -305,23 +310,6 @@ class ResidualNetwork(nn.Module):
         """Return the number of the head's modules ahead of its pool: they belong to the features."""
         ends = [i for i, name in enumerate(self.head_names) if _is_pool(name) or name == "flatten"]
         return ends[0] if ends else len(self.head_names)
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last linear layer, whose outputs are the logits; an Identity without one."""
-        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        return linear[-1] if "fc" in self.head_names and linear else nn.Identity()
-
-    @property
-    def head_hidden_size(self) -> int:
-        """The number of features ahead of the last linear layer, as in timm."""
-        classifier = self.get_classifier()
-        return classifier.in_features if isinstance(classifier, nn.Linear) else self.num_features
-
-    @property
-    def num_features(self) -> int:
-        """The number of channels of `forward_features`, as in timm."""
-        widths = [conv_width(op) for op in parse_ops(self.arch.head) if op.name == "conv"]
-        return widths[-1] if widths else layout_stages(self.arch)[-1][-1].out_channels
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError for an input with wrong channels or type, or of a size that the network cannot take."""

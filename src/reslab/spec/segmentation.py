@@ -1,13 +1,14 @@
 """A network for semantic segmentation as data: a residual backbone and a decoder."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from reslab.spec.arch import Arch
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.layout import stem_ops
+from reslab.spec.library_options import dilate
 from reslab.spec.order import op_stride
 
 
@@ -64,22 +65,3 @@ class SegmentationArch(DenseArch):
 def own_stride(arch: Arch) -> int:
     """Return the stride of the last map of a network without a head: that of its stem times those of its stages."""
     return math.prod(op_stride(op) for op in stem_ops(arch)) * math.prod(arch.strides)
-
-
-def dilate(arch: Arch, output_stride: int) -> Arch:
-    """Return the architecture with the strides beyond `output_stride` replaced by dilation.
-
-    Raises ValueError for a stride that the network does not reach or pass on its way.
-    """
-    stride = math.prod(op_stride(op) for op in stem_ops(arch)) * arch.strides[0]
-    reached, flags = [stride], list[bool]()
-    for stage_stride in arch.strides[1:]:
-        flags.append(stride * stage_stride > output_stride)
-        stride *= 1 if flags[-1] else stage_stride
-        reached.append(reached[-1] * stage_stride)
-    if stride != output_stride:
-        valid = sorted(set(reached))
-        nearest = min(valid, key=lambda value: abs(value - output_stride))
-        required = f"output_stride of {arch.name} as one of {', '.join(map(str, valid))}"
-        raise invalid(required, output_stride, f"output_stride={nearest}")
-    return replace(arch, replace_stride_with_dilation=tuple(flags))

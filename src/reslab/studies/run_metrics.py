@@ -12,10 +12,10 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
+from reslab.nn.recompute import batch_norms, frozen_bn_stats
 from reslab.runtime.device import deterministic_mode
 from reslab.studies.plan import StudyJob
 from reslab.studies.store import EntryMetadata, EntryStatus
-from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE

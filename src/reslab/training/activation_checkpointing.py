@@ -1,17 +1,13 @@
 """Activation checkpointing: recompute each block in the backward pass to save memory."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
-from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 
 
 def require_blocks(model: nn.Module) -> ResidualNetwork:
@@ -36,25 +32,11 @@ def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[N
         yield
         return
     blocks = [block for _, block in require_blocks(model).blocks()]
-    for block in blocks:
-        vars(block)["forward"] = _checkpointed_forward(block)
+    recomputed = [block for block in blocks if not block.recomputes]
+    for block in recomputed:
+        block.recomputes = True
     try:
         yield
     finally:
-        for block in blocks:
-            del vars(block)["forward"]
-
-
-def _checkpointed_forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    original_forward, norms = block.forward, batch_norms(block)
-
-    def make_contexts() -> tuple[Any, Any]:
-        return contextlib.nullcontext(), frozen_bn_stats(norms)
-
-    def forward(x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return original_forward(x)
-        output: Tensor = checkpoint(original_forward, x, use_reentrant=False, context_fn=make_contexts)
-        return output
-
-    return forward
+        for block in recomputed:
+            block.recomputes = False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reslab.nn.recompute import batch_norms, frozen_bn_stats
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
@@ -99,16 +100,6 @@ def _on_cpu(value: Tensor | float) -> Tensor | float:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
-def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> list[_BatchNorm]:
-    """Return the BatchNorms of a network that track running statistics, without the `frozen` ones."""
-    excluded = set(frozen)
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module not in excluded
-    ]
-
-
 @contextlib.contextmanager
 def _record_moments(model: nn.Module, moments: dict[_BatchNorm, _RunningMoments]) -> Iterator[None]:
     """Put the norms into training mode and everything else into eval mode, and record the inputs of the norms."""
@@ -130,19 +121,6 @@ def _record_moments(model: nn.Module, moments: dict[_BatchNorm, _RunningMoments]
             hook.remove()
         for module, training in training_modes.items():
             module.training = training
-
-
-@contextlib.contextmanager
-def frozen_bn_stats(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Let the norms update copies of their running statistics inside the context, so that their own stay unchanged."""
-    original_buffers = {norm: dict(norm._buffers) for norm in norms}
-    for norm, buffers in original_buffers.items():
-        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in original_buffers.items():
-            norm._buffers.update(buffers)
 
 
 TensorFn = Callable[[Tensor], Tensor]

@@ -12,9 +12,9 @@ from torch import nn
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.recompute import batch_norms
 from reslab.spec.errors import unknown_name
 from reslab.spec.recipe import parse_unfreeze_steps
-from reslab.training.batch_norm import batch_norms
 
 
 class Freezing:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, map_axes
+from reslab.nn.dims import layer_class, map_axes, map_ones
 from reslab.nn.registry import Site, builder, make_activation
 from reslab.spec.operations import Family
 
@@ -38,7 +38,7 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.conv(x.mean(map_axes(x)).unsqueeze(1)).sigmoid()
-        return x * weights.view(len(x), -1, *([1] * (x.ndim - 2)))
+        return x * weights.view(x.shape[0], -1, *map_ones(x))
 
 
 class SpatialAttention(nn.Module):
@@ -86,7 +86,7 @@ class GlobalContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = self.score(x).flatten(2).softmax(2)
         context = (x.flatten(2) * weights).sum(2)
-        return x + self.transform(context.view(*context.shape, *([1] * (x.ndim - 2))))
+        return x + self.transform(context.view(x.shape[0], -1, *map_ones(x)))
 
 
 @builder(Family.LAYER, "se")

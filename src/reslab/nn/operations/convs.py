@@ -1,6 +1,7 @@
 """Kinds of one convolution: plain, with standardized weights, Dirac; each also with TensorFlow's padding."""
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from reslab.spec.operations import ACT_GAINS, Family
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
+@torch.fx.wrap  # the padding depends on the size
 def pad_same(x: Tensor, kernel: int, stride: int, dilation: int = 1, value: float = 0.0) -> Tensor:
     """Return maps padded so that a window gives ceil(side / stride) positions, as TensorFlow pads."""
     padding = []
@@ -72,7 +74,7 @@ class _ScaledStandardized(_WeightedConv):
 
 def _standardize(weight: Tensor, factor: Tensor | None, eps: float) -> Tensor:
     # The batch norm of one sample standardizes each filter, in one kernel.
-    rows = weight.reshape(1, len(weight), -1)
+    rows = weight.reshape(1, weight.shape[0], -1)
     return F.batch_norm(rows, None, None, factor, None, training=True, momentum=0.0, eps=eps).reshape_as(weight)
 
 
@@ -98,7 +100,7 @@ class _Dirac(_WeightedConv):
         self.delta.copy_(self._identity())
 
     def kernel(self) -> Tensor:
-        shape = (-1, *([1] * (self.weight.ndim - 1)))
+        shape = (-1, 1, *([1] * len(self.kernel_size)))
         direction = F.normalize(self.weight.flatten(1)).view_as(self.weight)
         return self.a.view(shape) * self.delta.to(self.weight.dtype) + self.b.view(shape) * direction
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class
+from reslab.nn.dims import layer_class, map_axes
 from reslab.nn.registry import Site, builder, make_activation, make_norm_layer
 from reslab.spec.arithmetic import evaluate
 from reslab.spec.operations import Family
@@ -93,7 +93,7 @@ class ZeroPad(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (self.padding, self.padding) * (x.ndim - 2))
+        return F.pad(x, (self.padding, self.padding) * len(map_axes(x)))
 
 
 @builder(Family.LAYER, "bias")

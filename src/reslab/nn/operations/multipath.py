@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, map_axes
+from reslab.nn.dims import layer_class, map_axes, map_ones
 from reslab.nn.registry import Site, builder, make_activation
 from reslab.spec.arithmetic import divisible
 from reslab.spec.errors import invalid
@@ -43,6 +43,7 @@ class HierarchicalConv(nn.Module):
     def __init__(self, site: Site, spec: ConvSpec, scales: int, bias: bool) -> None:
         super().__init__()
         self.width = spec.in_channels // scales
+        self.num_parts = scales
         self.is_chain = site.block is None or not site.block.changes_path
         part = replace(spec, in_channels=self.width, out_channels=self.width)
         num_convs = max(1, scales - 1)
@@ -54,10 +55,10 @@ class HierarchicalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.width, 1)
         outputs: list[Tensor] = []
-        for part, conv, bn in zip(parts, self.convs, self.bns, strict=False):
-            outputs.append(self.act(bn(conv(outputs[-1] + part if outputs and self.is_chain else part))))
-        if len(parts) > 1:
-            outputs.append(self.pool(parts[-1]))
+        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            outputs.append(self.act(bn(conv(outputs[-1] + parts[i] if outputs and self.is_chain else parts[i]))))
+        if self.num_parts > 1:
+            outputs.append(self.pool(parts[self.num_parts - 1]))
         return torch.cat(outputs, 1)
 
 
@@ -76,7 +77,7 @@ class _KernelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         squeezed = x.sum(1).mean(map_axes(x[:, 0]), keepdim=True)
         scores = self.fc_select(self.act(self.bn(self.fc_reduce(squeezed))))
-        return scores.view(len(x), self.paths, -1, *scores.shape[2:]).softmax(1)
+        return scores.unflatten(1, (self.paths, -1)).softmax(1)
 
 
 class SelectiveKernelConv(nn.Module):
@@ -100,7 +101,7 @@ class SelectiveKernelConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = x.split(self.split_size, 1) if self.split_size else (x,) * len(self.paths)
-        outputs = torch.stack([path(part) for path, part in zip(self.paths, inputs, strict=True)], 1)
+        outputs = torch.stack([path(inputs[i]) for i, path in enumerate(self.paths)], 1)
         return (outputs * self.attn(outputs)).sum(1)
 
 
@@ -125,13 +126,13 @@ class SplitAttentionConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.bn0(self.conv(x)))
-        num_images = len(x)
-        sets = x.reshape(num_images, self.radix, -1, *x.shape[2:])
+        num_images = x.shape[0]
+        sets = x.unflatten(1, (self.radix, -1))
         scores = self.fc2(self.act(self.bn1(self.fc1(sets.sum(1).mean(map_axes(x), keepdim=True)))))
         if self.radix == 1:
             return x * scores.sigmoid()
         weights = scores.view(num_images, self.groups, self.radix, -1).transpose(1, 2).softmax(1)
-        return (sets * weights.reshape(num_images, self.radix, -1, *scores.shape[2:])).sum(1)
+        return (sets * weights.reshape(num_images, self.radix, -1, *map_ones(x))).sum(1)
 
 
 @builder(Family.CONV, "res2")

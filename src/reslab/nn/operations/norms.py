@@ -83,7 +83,7 @@ class EvoNormS0(nn.Module):
         self.v = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.reshape(len(x), self.groups, -1)
+        grouped = x.reshape(x.shape[0], self.groups, -1)
         std = (grouped.var(2, unbiased=False, keepdim=True) + self.eps).sqrt().expand_as(grouped).reshape(x.shape)
         x = x * (x * per_channel(self.v, x)).sigmoid() / std
         return x * per_channel(self.weight, x) + per_channel(self.bias, x)

@@ -7,6 +7,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import convert, override
 from reslab.spec.errors import invalid
 from reslab.spec.layout import dilation_requirement
+from reslab.spec.library_options import LIBRARY_OPTIONS, apply_options
 from reslab.spec.toml_files import find_arch, is_toml
 from reslab.spec.zoo.names import parse_model_name
 
@@ -36,7 +37,11 @@ def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
     arch = get_arch(model)
     if not overrides:
         return arch
-    return override(arch, _normalize_axes(overrides, len(arch.depths), arch.image_size[0]), kind="axis")
+    axes = _normalize_axes(overrides, len(arch.depths), arch.image_size[0])
+    options = {name: axes.pop(name) for name in LIBRARY_OPTIONS if name in axes}
+    if str(axes.get("num_classes")) == "0":  # timm's way to leave out the last linear layer
+        options["num_classes"] = axes.pop("num_classes")
+    return apply_options(override(arch, axes, kind="axis"), options)
 
 
 def _normalize_axes(overrides: Mapping[str, Any], num_stages: int, side: int) -> dict[str, Any]:
