@@ -98,7 +98,7 @@ def check(
         titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
         print_table(["class", *titles], _mask_rows(check_result))
     elif check_result.boxes:
-        titles = [f"{split} {unit}" for split in check_result.boxes for unit in ("images", "boxes")]
+        titles = [title for split in check_result.boxes for title in (f"{split} images", "boxes")]
         print_table(["class", *titles], _box_rows(check_result))
     elif check_result.labels.values:
         print_table(["value", "split", "images", "min", "mean", "std", "max"], value_rows(check_result))

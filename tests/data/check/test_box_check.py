@@ -96,7 +96,7 @@ def test_the_command_prints_images_and_boxes_and_writes_the_page(tmp_path: Path)
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[:5] == [
-        ["class", "train", "images", "train", "boxes", "val", "images", "val", "boxes"],
+        ["class", "train", "images", "boxes", "val", "images", "boxes"],
         ["cat", "2", "2", "1", "1"],
         ["dog", "2", "3", "1", "1"],
         ["hen", "1", "1", "1", "1"],
