@@ -8,6 +8,7 @@ from torch import nn
 
 from reslab.analysis.open_targets import HE2016_ORDERS, open_targets, parse_target, target_from_module
 from reslab.data.registry import open_dataset
+from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
@@ -155,3 +156,11 @@ def test_third_party_networks_by_name() -> None:
     assert first.images.shape == (2, 3, 224, 224)
     assert torch.equal(first.model.conv1.weight, again.model.conv1.weight)  # type: ignore[arg-type, union-attr]
     assert not first.model.training
+
+
+def test_networks_of_other_tasks_are_refused(tmp_path: Path) -> None:
+    network = create_model("resnet20_cifar", num_classes=3, depths=(1, 1, 1))
+    network.set_metadata(task={"name": "regression", "mean": [0.0] * 3, "std": [1.0] * 3})
+    save_weights(tmp_path / "model.safetensors", network)
+    with pytest.raises(ValueError, match=r"classification.*regression"):
+        open_targets([str(tmp_path / "model.safetensors")], data="random")

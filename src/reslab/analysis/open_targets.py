@@ -20,6 +20,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.names import find_model_name
@@ -238,10 +239,19 @@ def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) 
     if spec.factory is not None and spec.run is None and spec.weights_file is None:
         return _open_third_party_target(spec, options, device)
     network = _load_network(spec)
+    _check_task(spec, network)
     if options.data is None and spec.run is None:
         raise invalid(f"images for {spec.name}", "none", next_step="--data NAME, a folder, or random")
     inputs = load_inputs(network.arch, options, run=spec.run, trained_model=network)
     return _make_target(spec, network, inputs, device)
+
+
+def _check_task(spec: TargetSpec, network: Network) -> None:
+    """Raise ValueError unless the network predicts one class an image, whose loss and accuracy are measured."""
+    fields = network.task or (spec.run.metadata.get("task") if spec.run else None) or {"name": DEFAULT_TASK}
+    task = find_task(fields["name"])
+    if task.target is not TargetKind.CLASS:
+        raise invalid("a network for classification, whose loss is analyzed", f"{spec.name} for {task.name}")
 
 
 def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
