@@ -125,7 +125,7 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("ema.decay", "1", "ema.decay from 0 .none. to below 1"),
         ("ema.every", "0", "at least 1 step"),
         ("early_stopping.patience", "3", "'3 epochs'"),
-        ("early_stopping.metric", "top5", "'top1'"),
+        ("early_stopping.metric", "topp1", "'top1'"),
         ("distill.alpha", "1.5", "distill.alpha from 0 to 1"),
         ("distill.temperature", "0", "distill.temperature"),
         ("ema", "0.9", "ema"),

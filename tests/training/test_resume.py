@@ -135,7 +135,7 @@ def test_outside_the_main_thread_training_goes_without_a_handler(tiny: dict[str,
     thread = threading.Thread(target=lambda: done.append(train(output=tmp_path / "run", **{**tiny, "epochs": 1})))
     thread.start()
     thread.join()
-    assert done[0].top1 is not None
+    assert done[0].main_metric is not None
 
 
 def test_without_a_state_it_starts_from_step_0_and_says_so(
