@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 SPHINX := -b html -W --keep-going -n -q
 
-.PHONY: setup demo test lint format check docs lock zoo soak wheel-test
+.PHONY: setup demo test lint format check docs lock zoo soak wheel-test versions
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -60,6 +60,21 @@ zoo: setup
 
 soak: setup
 	$(PYTEST) -m soak
+
+# Needs uv. Installs the lowest versions of the core dependencies in build/versions/ and runs tests that need no reference library;
+# `PYENV_VERSION=3.12.1:3.13.0 make versions PYTHONS="3.12 3.13"` names the interpreters, here of pyenv.
+PYTHONS ?= 3.11 3.12 3.13
+QUICK_TESTS ?= tests/spec tests/runtime tests/cli/test_startup.py
+versions: export UV_PYTHON_DOWNLOADS = never
+versions:
+	@for version in $(PYTHONS); do \
+	    uv python find --quiet $$version >/dev/null 2>&1 || { echo "no Python $$version: skipped"; continue; }; \
+	    folder=build/versions/$$version; \
+	    uv venv --quiet --clear --python $$version $$folder \
+	        && uv pip install --quiet --python $$folder/bin/python --resolution lowest-direct . \
+	            'pytest>=8.4' 'packaging>=24' \
+	        && OMP_NUM_THREADS=1 $$folder/bin/python -m pytest -q $(QUICK_TESTS) || exit 1; \
+	done
 
 # Builds the package, installs it with its core dependencies alone, and tries it outside this folder.
 wheel-test: setup
