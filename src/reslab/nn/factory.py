@@ -109,8 +109,7 @@ def create_model(
     assert not isinstance(model, DenseArch)
     pretrained = named_weights(model, pretrained)
     # Weights load with the classifier that they have; it goes afterwards.
-    has_no_classifier = num_classes == 0 and pretrained not in (None, False)
-    removed = {name: overrides.pop(name, None) for name in ("num_classes", "global_pool") if has_no_classifier}
+    removed = {name: overrides.pop(name, None) for name in ("num_classes", "global_pool") if num_classes == 0}
     arch = resolve_arch(model, overrides)
     network = ResidualNetwork(arch, norm_layer)
     if pretrained is not None and pretrained is not False:

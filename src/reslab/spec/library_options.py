@@ -87,11 +87,9 @@ def _head_text(ops: Any) -> str:
 _OPTIONS: dict[str, Callable[[Arch, Any], Arch]] = {
     "output_stride": lambda arch, value: dilate(arch, convert(int, value, "output_stride")),
     "drop_path_rate": lambda arch, value: with_drop_path(arch, convert(float, value, "drop_path_rate")),
-    "num_classes": lambda arch, value: with_classifier(arch, convert(int, value, "num_classes")),
     "global_pool": lambda arch, value: with_global_pool(arch, convert(str, value, "global_pool")),
 }
-LIBRARY_OPTIONS = tuple(name for name in _OPTIONS if name != "num_classes")
-"""The options by name, without the axis that takes 0 for no classifier."""
+LIBRARY_OPTIONS = tuple(_OPTIONS)
 
 
 def apply_options(arch: Arch, options: Mapping[str, Any]) -> Arch:

@@ -39,8 +39,6 @@ def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
         return arch
     axes = _normalize_axes(overrides, len(arch.depths), arch.image_size[0])
     options = {name: axes.pop(name) for name in LIBRARY_OPTIONS if name in axes}
-    if str(axes.get("num_classes")) == "0":  # timm's way to leave out the last linear layer
-        options["num_classes"] = axes.pop("num_classes")
     return apply_options(override(arch, axes, kind="axis"), options)
 
 
