@@ -65,13 +65,16 @@ soak: setup
 # `PYENV_VERSION=3.12.1:3.13.0 make versions PYTHONS="3.12 3.13"` names the interpreters, here of pyenv.
 PYTHONS ?= 3.11 3.12 3.13
 QUICK_TESTS ?= tests/spec tests/runtime tests/cli/test_startup.py
+# Of these, the lowest version that has a wheel for the interpreter; a build from source takes long.
+BINARY := $(addprefix --only-binary ,numpy scipy scikit-learn matplotlib pillow safetensors)
 versions: export UV_PYTHON_DOWNLOADS = never
 versions:
+	@command -v uv >/dev/null || { echo "uv is missing: pip install uv"; exit 1; }
 	@for version in $(PYTHONS); do \
 	    uv python find --quiet $$version >/dev/null 2>&1 || { echo "no Python $$version: skipped"; continue; }; \
 	    folder=build/versions/$$version; \
 	    uv venv --quiet --clear --python $$version $$folder \
-	        && uv pip install --quiet --python $$folder/bin/python --resolution lowest-direct . \
+	        && uv pip install --quiet --python $$folder/bin/python --resolution lowest-direct $(BINARY) . \
 	            'pytest>=8.4' 'packaging>=24' \
 	        && OMP_NUM_THREADS=1 $$folder/bin/python -m pytest -q $(QUICK_TESTS) || exit 1; \
 	done
