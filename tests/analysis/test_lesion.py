@@ -101,7 +101,7 @@ def test_the_result_of_a_residual_network() -> None:
 def test_deleting_a_block_with_a_zero_branch_changes_nothing() -> None:
     model = network()
     for _, block in model.blocks():
-        nn.init.zeros_(block.last_norm().weight)
+        nn.init.zeros_(block.last_norms()[-1].weight)
     answer = analyze_lesion(target(model), FEW)
     assert {one.loss for one in answer.deletions} == {answer.loss}
     assert {error for one in answer.multi_deletions for error in one.errors} == {answer.error}

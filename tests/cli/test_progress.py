@@ -23,6 +23,7 @@ START = {
     "step": 0,
     "total_steps": 44,
     "steps_per_epoch": 22,
+    "task": "classification",
 }
 TRAIN = {"kind": "train", "step": 22, "loss": 1.5, "top1": 0.5, "images_per_second": 1234.6, "seconds": 2.0}
 EVAL = {"kind": "eval", "split": "test", "step": 22, "epoch": 1.0, "loss": 0.25, "top1": 0.875}

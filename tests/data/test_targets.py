@@ -117,7 +117,7 @@ def with_label(labels: Tensor, index: tuple[int, ...], value: float) -> Tensor:
         (torch.arange(NUM), {"task": "multi-label"}, "torch.nn.functional.one_hot(labels).float()"),
         (torch.arange(NUM) - 1, {}, "labels from 0 up; got: label -1"),
         (SHOWN, {"task": "multi-lable"}, "unknown task 'multi-lable'; nearest: 'multi-label'"),
-        (SHOWN, {"task": "segmentation"}, "a task with labels as tensors (classification, multi-label, regression)"),
+        (SHOWN, {"task": "segmentation"}, "masks (N, H, W) of class numbers"),
         (SHOWN, {"task": "classification"}, "labels.argmax(1); or pass task='multi-label'"),
         (VALUES, {"task": "classification"}, "labels.long(); or pass task='regression'"),
         (SHOWN, {"classes": ("a", "b")}, "a column for each of the classes a, b; got: shape (60, 3)"),

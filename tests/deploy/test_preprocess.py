@@ -16,6 +16,7 @@ from reslab.data.adapters import as_dataset
 from reslab.deploy.predict import predict
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
+from reslab.report.format import format_number
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.evaluate import evaluate
 
@@ -99,6 +100,6 @@ def test_data_and_evaluations_print_shortly(network: ResidualNetwork) -> None:
     assert repr(data).splitlines()[1:] == ["  images: train 30", "  3 classes: ant, bee, cat"]
     assert "<td>training</td><td>30</td>" in data._repr_html_()
     evaluation = evaluate(network, data, keep_predictions=True)
-    text = f"Evaluation(train: top1 {evaluation.top1:.2%} ({evaluation.num_correct} of 30 correct), "
-    assert repr(evaluation) == f"{text}loss {evaluation.loss:.4f})"
-    assert f"<td>{evaluation.top1:.2%}</td>" in evaluation._repr_html_()
+    percent = f"{100 * evaluation.top1:.2f} %"
+    assert repr(evaluation) == f"Evaluation(train: top1 {percent}, loss {format_number(evaluation.loss)})"
+    assert f"<td>{percent}</td>" in evaluation._repr_html_()

@@ -44,7 +44,13 @@ def test_every_network_has_a_golden_line_and_every_line_a_network():
 COUNTED = [name for name, line in GOLDEN.items() if line["params"] < 3e7 or "benchmarks/zoo.py" not in line["source"]]
 
 
-@pytest.mark.parametrize("name", sorted(COUNTED))
+# Hundreds of blocks of the same kind take seconds to build.
+DEEP = {"preresnet1001_cifar", "resnet1202_cifar"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in DEEP else []) for name in sorted(COUNTED)]
+)
 def test_parameters_multiply_adds_and_output_shape(name):
     arch, golden = ARCHS[name], GOLDEN[name]
     with torch.device("meta"):

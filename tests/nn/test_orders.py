@@ -75,13 +75,14 @@ X = images(3, 3, 8, 8)
 KERNELS = [(3, 3), (1, 3, 1), (3,)]
 
 
-# Compared with timm's blocks in tests/nn/test_families.py.
+# Compared with timm's blocks in tests/nn/test_families.py; the others with transcriptions in tests of their own.
 TIMMS_ORDERS, TIMMS_SHORTCUTS = {"full-preact-identity", "regnetv", "convnext", "convnextv2"}, {"identity"}
+OTHER_ORDERS, OTHER_SHORTCUTS = {"se-preact"}, {"shift-project"}
 
 
 def test_every_order_and_shortcut_has_a_formula():
-    assert set(PAPERS) | TIMMS_ORDERS == set(ORDERS)
-    assert set(SHORTCUTS) | TIMMS_SHORTCUTS == set(SHORTCUT_TABLE)
+    assert set(PAPERS) | TIMMS_ORDERS | OTHER_ORDERS == set(ORDERS)
+    assert set(SHORTCUTS) | TIMMS_SHORTCUTS | OTHER_SHORTCUTS == set(SHORTCUT_TABLE)
 
 
 # The book's blocks have one convolution; PyramidNet has no block of one.

@@ -83,7 +83,7 @@ def test_the_advice_for_wrong_labels(labels: Any, said: str) -> None:
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("label", "said"), [("cat", "the text 'cat'"), (torch.tensor([0, 1]), "label.argmax()")])
+@pytest.mark.parametrize(("label", "said"), [("cat", "the text 'cat'"), (torch.tensor([0, 1]), "labels.argmax(1)")])
 def test_the_advice_for_wrong_labels_of_items(label: Any, said: str) -> None:
     with pytest.raises(ValueError) as error:
         as_dataset([(IMAGES[0], label), (IMAGES[1], label), (IMAGES[2], label)])
@@ -175,7 +175,7 @@ def test_an_image_that_is_not_finite_is_named_when_training_meets_it(tmp_path: P
 @pytest.mark.parametrize("images", [IMAGES.double(), IMAGES.double().numpy()], ids=["tensor", "array"])
 def test_images_in_float64_are_trained_and_evaluated_in_float32(tmp_path: Path, images: Any) -> None:
     assert evaluate(Small(), (images, LABELS)).num_samples == 12
-    assert train(Small(), (images, LABELS), output=tmp_path / "run", **QUIET).top1 is not None
+    assert train(Small(), (images, LABELS), output=tmp_path / "run", **QUIET).main_metric is not None
 
 
 def test_weights_in_float64_are_refused_with_the_way_to_float32(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_images_of_mixed_sizes_are_trained_with_the_size_that_the_error_names(tm
         train(Small(), items, output=tmp_path / "first", **QUIET)
     with pytest.raises(ValueError, match=r"images of one size.*--size"):
         evaluate(Small(), items)
-    assert train(Small(), items, output=tmp_path / "run", image_size=24, **QUIET).top1 is not None
+    assert train(Small(), items, output=tmp_path / "run", image_size=24, **QUIET).main_metric is not None
     assert evaluate(Small(), items, image_size=24).num_samples == 12
 
 

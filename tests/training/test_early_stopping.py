@@ -42,6 +42,7 @@ def judged(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
         "num_samples": 1000,
         "loss": loss,
         "num_correct_top5": None,
+        "added_metrics": {},
     }.items():
         object.__setattr__(found, name, value)
     return found

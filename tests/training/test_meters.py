@@ -101,11 +101,11 @@ def test_the_last_epoch_is_averaged_over_its_steps() -> None:
     for first, last in zip((0, *ends), ends, strict=False):
         mean = sum(losses[first:last]) / (last - first)
         lines.append({"kind": "train", "step": last, "loss": mean, "top1": mean / 10})
-    assert last_epoch_averages(lines, 10) == pytest.approx(
+    assert last_epoch_averages(lines, 10, ["top1"]) == pytest.approx(
         {"train_loss_running": sum(losses[20:]) / 5, "train_top1_running": sum(losses[20:]) / 50}
     )
-    assert last_epoch_averages(lines[:7], 10)["train_loss_running"] == pytest.approx(sum(losses[10:20]) / 10)
-    assert last_epoch_averages([], 10) == {}
+    assert last_epoch_averages(lines[:7], 10, ["top1"])["train_loss_running"] == pytest.approx(sum(losses[10:20]) / 10)
+    assert last_epoch_averages([], 10, ["top1"]) == {}
 
 
 def test_speed_is_images_over_seconds() -> None:

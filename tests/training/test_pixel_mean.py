@@ -39,7 +39,7 @@ def test_per_pixel_mean_survives_save_resume_eval_predict(
         train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=13, save_every_seconds=0.0, **said)
     again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"])
     assert timeless(again) == timeless(whole)
-    assert evaluate(whole.path).top1 == whole.top1
+    assert evaluate(whole.path).top1 == whole.main_metric
     held_out, right = data.split("test"), 0
     for i in range(40):
         pixels = held_out.preview(i)[0].numpy().astype(np.uint8)

@@ -73,7 +73,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         train("resnet20_cifar", where, "cifar", output=tmp_path / "cut", **steps, **said)
     again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"], workers=workers)
     assert timeless(again) == timeless(whole)
-    assert evaluate(whole.path).top1 == whole.top1
+    assert evaluate(whole.path).top1 == whole.main_metric
     lines: list[dict[str, Any]] = []
     train(output=tmp_path / "cut", resume=True, on_log=lines.append, workers=1)
     assert any(f"with 1 workers instead of {workers}" in str(line.get("text")) for line in lines)

@@ -68,7 +68,7 @@ def test_a_run_interrupted_within_an_epoch_and_resumed_is_the_uninterrupted_one(
     halves = train(output=output, resume=True, on_log=lambda line: None)
     assert weights_hash(halves) == weights_hash(whole)
     assert [line for line in timeless(halves) if line["kind"] != "step_end"] == timeless(whole)
-    assert whole.top1 == evaluate(whole).top1
+    assert whole.main_metric == evaluate(whole).top1
 
 
 def seen_weights(output: Path, arguments: dict[str, Any], **more: Any) -> tuple[Run, dict[int, dict[str, Tensor]]]:

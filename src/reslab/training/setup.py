@@ -333,7 +333,7 @@ def build_model(
     if options.model is not None and not isinstance(options.model, str | Arch | DenseArch):
         raise invalid("a name, an Arch, a module or a factory as model", f"a {type(options.model).__name__}")
     model_name = options.model or default_model(input_size, kind)
-    dense_arch = dense_arch_for(kind, model_name, (input_size[1], input_size[2]), options.arch_overrides)
+    dense_arch = dense_arch_for(kind, model_name, (input_size[-2], input_size[-1]), options.arch_overrides)
     if dense_arch is not None:
         with temporary_seed(step_seed(seed, -1)):
             return build_dense_model(dense_arch, options, data, input_size)

@@ -149,7 +149,7 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
 
 
 @pytest.mark.skipif(not can_compile(CPU), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.soak)])
 def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
     """Also for a smaller last batch, and for one image."""
     from tests.deploy.export.test_bn_folding import lived
