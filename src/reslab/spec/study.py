@@ -10,7 +10,7 @@ _METRIC_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
 
 
 @dataclass(frozen=True)
-class Metric:
+class StudyMetric:
     """A metric of a row, its unit and a description for readers."""
 
     name: str
@@ -18,48 +18,48 @@ class Metric:
     description: str
 
 
-METRICS: dict[str, Metric] = {
+METRICS: dict[str, StudyMetric] = {
     metric.name: metric
     for metric in (
-        Metric("test_error", "%", "error on the test images, with the weights of the last step, in eval mode"),
-        Metric("test_error_top5", "%", "share of the test images whose class is not among the top five"),
-        Metric("test_loss", "", "loss on the test images, with the weights of the last step, in eval mode"),
-        Metric("train_error", "%", "running average of the error over the last epoch of training"),
-        Metric("train_loss", "", "running average of the loss over the last epoch of training"),
-        Metric("train_error_eval", "%", "error on the training images after the last step, in eval mode"),
-        Metric("train_loss_eval", "", "loss on the training images after the last step, in eval mode"),
-        Metric("train_error_batch", "%", "error on the training images after the last step, in training mode"),
-        Metric("test_error_batch", "%", "error on the test images after the last step, in training mode"),
-        Metric("gap", "%", "test error minus training error, both in eval mode"),
-        Metric("steps_to_train_error", "steps", "steps until the training error first reached a fixed value"),
-        Metric("train_seconds", "s", "training time without evaluation"),
-        Metric("params", "", "number of parameters"),
-        Metric("macs", "", "multiply-adds for one image"),
+        StudyMetric("test_error", "%", "error on the test images, with the weights of the last step, in eval mode"),
+        StudyMetric("test_error_top5", "%", "share of the test images whose class is not among the top five"),
+        StudyMetric("test_loss", "", "loss on the test images, with the weights of the last step, in eval mode"),
+        StudyMetric("train_error", "%", "running average of the error over the last epoch of training"),
+        StudyMetric("train_loss", "", "running average of the loss over the last epoch of training"),
+        StudyMetric("train_error_eval", "%", "error on the training images after the last step, in eval mode"),
+        StudyMetric("train_loss_eval", "", "loss on the training images after the last step, in eval mode"),
+        StudyMetric("train_error_batch", "%", "error on the training images after the last step, in training mode"),
+        StudyMetric("test_error_batch", "%", "error on the test images after the last step, in training mode"),
+        StudyMetric("gap", "%", "test error minus training error, both in eval mode"),
+        StudyMetric("steps_to_train_error", "steps", "steps until the training error first reached a fixed value"),
+        StudyMetric("train_seconds", "s", "training time without evaluation"),
+        StudyMetric("params", "", "number of parameters"),
+        StudyMetric("macs", "", "multiply-adds for one image"),
     )
 }
 
 # Descriptions of common metrics of analyses; any other is described by its path.
-_ANALYSIS_METRICS: dict[str, Metric] = {
+_ANALYSIS_METRICS: dict[str, StudyMetric] = {
     metric.name: metric
     for metric in (
-        Metric(
+        StudyMetric(
             "gradients.slope.decades",
             "",
             "growth of the gradient norm from the last block to the first, in powers of ten",
         ),
-        Metric("responses.mean_std", "", "standard deviation of a layer's response, mean over the layers"),
-        Metric(
+        StudyMetric("responses.mean_std", "", "standard deviation of a layer's response, mean over the layers"),
+        StudyMetric(
             "lesion.deletions.error.median",
             "",
             "share of wrong predictions after deleting one block, median over blocks",
         ),
-        Metric(
+        StudyMetric(
             "lesion.permutations.error.mean",
             "",
             "share of wrong predictions with permuted blocks, mean of the draws",
         ),
-        Metric("lesion.paths.contribution.peak", "", "length of the paths that together carry the most gradient"),
-        Metric("landscape.non_convex_fraction", "", "share of points where the loss surface is far from convex"),
+        StudyMetric("lesion.paths.contribution.peak", "", "length of the paths that together carry the most gradient"),
+        StudyMetric("landscape.non_convex_fraction", "", "share of points where the loss surface is far from convex"),
     )
 }
 
@@ -73,13 +73,13 @@ def check_metric(name: str) -> None:
         raise unknown_name("metric", name, METRICS, "or ANALYSIS.FIELD, such as lesion.mean_increase")
 
 
-def get_metric(name: str) -> Metric:
+def get_metric(name: str) -> StudyMetric:
     """Return the metric of this name. A metric of an analysis has no unit. Raises ValueError as `check_metric` does."""
     check_metric(name)
     return (
         METRICS.get(name)
         or _ANALYSIS_METRICS.get(name)
-        or Metric(name, "", f"{name.partition('.')[2]} of the analysis {name.split('.')[0]}")
+        or StudyMetric(name, "", f"{name.partition('.')[2]} of the analysis {name.split('.')[0]}")
     )
 
 

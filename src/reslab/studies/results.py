@@ -10,7 +10,7 @@ from reslab.report.pages.study import render_study_markdown
 from reslab.report.pages.study_results import ClaimResult, StudyPage, StudyRow, StudyRun, depths_text
 from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic
-from reslab.spec.study import AnalysisRequest, Claim, Metric, get_metric
+from reslab.spec.study import AnalysisRequest, Claim, StudyMetric, get_metric
 from reslab.studies.cost import SecondsPerMac, describe_recipe, estimate_seconds
 from reslab.studies.job import row_ensembles
 from reslab.studies.plan import StudyJob, StudyPlan, is_done
@@ -63,7 +63,7 @@ def _claim_result(page: StudyPage, claim: Claim) -> ClaimResult:
     return ClaimResult(claim.text, verdict.verdict, explanation, claim.is_ours)
 
 
-def _claim_explanation(page: StudyPage, claim: Claim, metric: Metric, verdict: ClaimVerdict) -> str:
+def _claim_explanation(page: StudyPage, claim: Claim, metric: StudyMetric, verdict: ClaimVerdict) -> str:
     """Return the explanation of a verdict, with the depths if not the source's, and what was measured if unclear."""
     if verdict.difference is None:
         return verdict.explanation

@@ -13,7 +13,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from reslab.report.drawings.canvas import Circle, Drawing, Element, Line, Rect, Text
-from reslab.report.drawings.svg import MARGIN, PAPER, Curve, arrow_head, box_colors, line_color, rounded_path
+from reslab.report.drawings.svg import MARGIN, PAPER, PathPart, arrow_head, box_colors, line_color, rounded_path
 from reslab.report.plots.style import plot_style
 
 _PIXELS_PER_UNIT = 2
@@ -67,7 +67,11 @@ def _line_patches(line: Line) -> list[PathPatch | FancyBboxPatch | CirclePatch |
     return [PathPatch(path, facecolor="none", edgecolor=color, linewidth=1.5, capstyle="butt"), *heads]
 
 
-_CODES = {Curve.MOVE: MatplotlibPath.MOVETO, Curve.LINE: MatplotlibPath.LINETO, Curve.BEND: MatplotlibPath.CURVE3}
+_CODES = {
+    PathPart.MOVE: MatplotlibPath.MOVETO,
+    PathPart.LINE: MatplotlibPath.LINETO,
+    PathPart.BEND: MatplotlibPath.CURVE3,
+}
 
 
 def _text_patch(text: Text) -> PathPatch:

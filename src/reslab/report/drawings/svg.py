@@ -132,7 +132,7 @@ def arrow_head(before: Point, tip: Point) -> tuple[Point, Point, Point]:
     return base, (base[0] - half * uy, base[1] + half * ux), (base[0] + half * uy, base[1] - half * ux)
 
 
-class Curve(StrEnum):
+class PathPart(StrEnum):
     """A part of a path, by its letter in SVG."""
 
     MOVE = "M"
@@ -140,14 +140,14 @@ class Curve(StrEnum):
     BEND = "Q"
 
 
-def rounded_path(points: Sequence[Point]) -> Iterator[tuple[Curve, *tuple[Point, ...]]]:
+def rounded_path(points: Sequence[Point]) -> Iterator[tuple[PathPart, *tuple[Point, ...]]]:
     """Yield the parts of a line with round corners: a kind, and its point (of a bend the corner and its end)."""
-    yield Curve.MOVE, points[0]
+    yield PathPart.MOVE, points[0]
     for previous, corner, following in zip(points, points[1:], points[2:], strict=False):
         radius = min(_CORNER, math.dist(previous, corner) / 2, math.dist(corner, following) / 2)
-        yield Curve.LINE, _towards(corner, previous, radius)
-        yield Curve.BEND, corner, _towards(corner, following, radius)
-    yield Curve.LINE, points[-1]
+        yield PathPart.LINE, _towards(corner, previous, radius)
+        yield PathPart.BEND, corner, _towards(corner, following, radius)
+    yield PathPart.LINE, points[-1]
 
 
 def _towards(start: Point, end: Point, length: float) -> Point:

@@ -20,7 +20,7 @@ from reslab.report.pages.study_results import (
     seeds_text,
     study_summary_text,
 )
-from reslab.spec.study import Metric, ReportedValue, get_metric
+from reslab.spec.study import ReportedValue, StudyMetric, get_metric
 
 
 def study_context(page: StudyPage) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def value_rows(page: StudyPage) -> list[dict[str, str]]:
 
 
 def _value_cells(row: StudyRow, *, is_shortened: bool) -> list[dict[str, str]]:
-    main: tuple[Metric, ReportedValue | None] = (row.metric, row.row.reported)
+    main: tuple[StudyMetric, ReportedValue | None] = (row.metric, row.row.reported)
     arch_text = f"{row.arch_text or row.row.model}{f', {row.preset.description}' if is_shortened else ''}"
     metrics = [main, *((get_metric(reported.metric), reported) for reported in row.row.more_reported)]
     return [
@@ -104,7 +104,7 @@ def _value_cells(row: StudyRow, *, is_shortened: bool) -> list[dict[str, str]]:
     ]
 
 
-def page_metrics(page: StudyPage) -> list[Metric]:
+def page_metrics(page: StudyPage) -> list[StudyMetric]:
     """Return the metrics of the page's table, each once."""
     names = [row.row.metric for row in page.rows]
     names += [reported.metric for row in page.rows for reported in row.row.more_reported]

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from reslab.report.format import format_duration, format_int, format_split, pluralize
-from reslab.spec.study import FigurePanel, Metric, ReportedValue, RowSpec, ScalePreset, Study, get_metric
+from reslab.spec.study import FigurePanel, ReportedValue, RowSpec, ScalePreset, Study, StudyMetric, get_metric
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StudyRow:
         )
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> StudyMetric:
         """The row's own metric."""
         return get_metric(self.row.metric)
 
@@ -264,7 +264,7 @@ def estimated_time_text(row: StudyRow) -> str:
     return f"about {format_duration(row.estimated_seconds)}" if row.estimated_seconds else "unknown"
 
 
-def metric_descriptions(metrics: Sequence[Metric]) -> list[str]:
+def metric_descriptions(metrics: Sequence[StudyMetric]) -> list[str]:
     """Return a description of each metric: `test error: error on the test images, ...`."""
     unique = dict.fromkeys(metrics)
     return [f"{metric_display_name(metric.name)}: {metric.description}." for metric in unique]

@@ -19,7 +19,7 @@ from reslab.report.plots.study_style import (
     set_panel_title,
 )
 from reslab.report.plots.style import MIN_FONT_POINTS, plot_style
-from reslab.spec.study import FigureSpec, Metric, get_metric
+from reslab.spec.study import FigureSpec, StudyMetric, get_metric
 
 _ROW_INCHES = 0.27
 
@@ -157,7 +157,7 @@ def _draw_reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metr
                   linestyle=(0, (1.0, 2.0)), alpha=0.75, fillstyle="none")  # fmt: skip
 
 
-def _format_metric_axes(axes: Axes, spec: FigureSpec, metric: Metric) -> None:
+def _format_metric_axes(axes: Axes, spec: FigureSpec, metric: StudyMetric) -> None:
     axes.set_xlabel(spec.x_label)
     if "." not in metric.name:
         axes.set_ylabel(metric_display_name(metric.name))
