@@ -331,12 +331,13 @@ def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
     """Select the weights, evaluate them on the evaluation split, write the result and the report."""
     trainer.model.to(memory_format=torch.contiguous_format)
     selected = trainer.select_weights()
-    evaluation = trainer.evaluator.evaluate(trainer.evaluator.data.eval_split, keep_predictions=True)
-    val_evaluation = _evaluate_val(trainer, evaluation)
+    val_evaluation = _evaluate_val(trainer)
     task = trainer.task if val_evaluation is None else trainer.task.fitted_to(val_evaluation)
-    if task != trainer.task:
-        evaluator = replace(trainer.evaluator, task=task)
-        evaluation = evaluator.evaluate(evaluation.split, keep_predictions=True)
+    eval_split = trainer.evaluator.data.eval_split
+    if val_evaluation is not None and eval_split == "val" and task == trainer.task:
+        evaluation = val_evaluation
+    else:
+        evaluation = replace(trainer.evaluator, task=task).evaluate(eval_split, keep_predictions=True)
     train_evaluation = trainer.evaluator.evaluate("train") if trainer.recipe.eval_train else None
     trainer.process_group.run_on_main(
         lambda: _write_results(
@@ -366,10 +367,10 @@ def _write_graph(trainer: Trainer, input_size: tuple[int, ...]) -> None:
         trainer.logger.log_message(f"no {GRAPH_FILE}, so that predicting needs the network's code: {reason}")
 
 
-def _evaluate_val(trainer: Trainer, evaluation: Evaluation) -> Evaluation | None:
-    """Evaluate the selected weights on the validation split, for the temperature; None if there is none."""
-    if evaluation.split == "val" or "val" not in trainer.evaluator.data.splits:
-        return evaluation if evaluation.split == "val" else None
+def _evaluate_val(trainer: Trainer) -> Evaluation | None:
+    """Evaluate the selected weights on the validation split, for what is fitted to it; None if there is none."""
+    if "val" not in trainer.evaluator.data.splits:
+        return None
     return trainer.evaluator.evaluate("val", keep_predictions=True)
 
 

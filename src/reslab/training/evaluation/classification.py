@@ -1,7 +1,7 @@
 """The evaluation of a classification: accuracy, confusion matrix, and probabilities of each sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from reslab.metrics.classification import ClassMetrics, macro_average, per_class
 from reslab.report.format import format_int, format_percent
 from reslab.spec.errors import invalid
 from reslab.spec.task import TaskByName
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, both_kept, mean_prediction
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -105,9 +105,7 @@ class ClassificationEvaluation(Evaluation):
 
     def require_predictions(self) -> tuple[Tensor, Tensor]:
         """Return probabilities (N, C) and labels (N,). Raises ValueError if the evaluation kept none."""
-        if self.probabilities is None or self.labels is None:
-            raise invalid("evaluations that kept their predictions", "one that did not", "keep_predictions=True")
-        return self.probabilities, self.labels
+        return both_kept(self.probabilities, self.labels)
 
 
 def require_classification(evaluation: Evaluation, purpose: str) -> ClassificationEvaluation:
@@ -155,15 +153,10 @@ def average_probabilities(evaluations: Sequence[ClassificationEvaluation]) -> Cl
     evaluations are of different samples.
     """
     first = evaluations[0]
-    kept = [evaluation.require_predictions() for evaluation in evaluations]
-    labels = kept[0][1]
-    if any(not torch.equal(labels, other) for _, other in kept):
-        raise invalid("evaluations of the same samples in the same order", "different labels")
-    mean = torch.stack([probabilities.double() for probabilities, _ in kept]).mean(0)
+    mean, labels = mean_prediction(evaluations)
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
     total_loss = functional.nll_loss(log_mean, labels, reduction="sum").item()
     result = evaluate_outputs(mean, labels, total_loss / len(labels), first.split)
-    copied = {name: getattr(first, name) for name in ("labels", "names", "classes", "dataset")}
+    copied = {name: getattr(first, name) for name in ("names", "classes", "dataset")}
     members = tuple(replace(evaluation, probabilities=None, labels=None, dataset=None) for evaluation in evaluations)
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    return ClassificationEvaluation(**{**values, "probabilities": mean.float(), "members": members, **copied})
+    return replace(result, probabilities=mean.float(), labels=labels, members=members, **copied)

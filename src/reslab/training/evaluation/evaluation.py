@@ -1,14 +1,17 @@
 """The result of an evaluation, the same for every task: metrics by name, the samples, and how scores compare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from reslab.data.image_datasets import ImageDataset
 from reslab.report.format import format_int, format_metric, format_number
 from reslab.report.thumbnails import MAX_THUMBNAIL_SIDE
+from reslab.spec.errors import invalid
 from reslab.spec.task import Metric, TaskByName
 
 
@@ -89,6 +92,10 @@ class Evaluation:
         """Return the targets and predictions of all samples as arrays by name."""
         raise NotImplementedError
 
+    def require_predictions(self) -> tuple[Tensor, Tensor]:
+        """Return predictions and labels of all samples, if the task keeps them. Raises ValueError if none were kept."""
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         """Return the metrics; the fields are too many to print."""
         texts = [f"{name} {text}" for name, text in self._metric_texts(by_name=True)]
@@ -107,3 +114,22 @@ class Evaluation:
             if self.metrics[metric.name] is not None
         ]
         return [*texts, ("loss", format_number(self.loss))]
+
+
+def both_kept(predictions: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return predictions and labels. Raises ValueError if the evaluation kept none."""
+    if predictions is None or labels is None:
+        raise invalid("evaluations that kept their predictions", "one that did not", "keep_predictions=True")
+    return predictions, labels
+
+
+def mean_prediction(evaluations: Sequence[Evaluation]) -> tuple[Tensor, Tensor]:
+    """Return the mean of several models' predictions in float64, and the labels of the samples.
+
+    Raises ValueError if an evaluation kept no predictions, or if the evaluations are of different samples.
+    """
+    kept = [evaluation.require_predictions() for evaluation in evaluations]
+    labels = kept[0][1]
+    if any(not torch.equal(labels, other) for _, other in kept):
+        raise invalid("evaluations of the same samples in the same order", "different labels")
+    return torch.stack([predictions.double() for predictions, _ in kept]).mean(0), labels

@@ -28,7 +28,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.loss import parse_class_weights
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import TaskByName
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, both_kept, mean_prediction
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
 
@@ -142,9 +142,7 @@ class MultiLabelEvaluation(Evaluation):
 
     def require_predictions(self) -> tuple[Tensor, Tensor]:
         """Return probabilities and labels (N, C). Raises ValueError if the evaluation kept none."""
-        if self.probabilities is None or self.labels is None:
-            raise invalid("evaluations that kept their predictions", "one that did not", "keep_predictions=True")
-        return self.probabilities, self.labels
+        return both_kept(self.probabilities, self.labels)
 
 
 def _or_none(value: float) -> float | None:
@@ -225,11 +223,7 @@ class MultiLabel(TaskType):
     @classmethod
     def average(cls, evaluations: Sequence[Any]) -> MultiLabelEvaluation:
         """Return the evaluation of the mean of the probabilities, with the means of the thresholds."""
-        kept = [evaluation.require_predictions() for evaluation in evaluations]
-        labels, first = kept[0][1], evaluations[0]
-        if any(not torch.equal(labels, other) for _, other in kept):
-            raise invalid("evaluations of the same samples in the same order", "different labels")
-        mean = torch.stack([probabilities.double() for probabilities, _ in kept]).mean(0)
+        (mean, labels), first = mean_prediction(evaluations), evaluations[0]
         thresholds = torch.tensor([evaluation.thresholds for evaluation in evaluations], dtype=torch.float64).mean(0)
         logits = mean.logit(eps=1e-12)
         loss = float(build_loss(_EVALUATION_LOSS)(logits, labels.double()))

@@ -17,7 +17,7 @@ from reslab.report.pages.regression import RegressionError, RegressionResults, R
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import TaskByName
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, both_kept, mean_prediction
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
 
@@ -98,9 +98,7 @@ class RegressionEvaluation(Evaluation):
 
     def require_predictions(self) -> tuple[Tensor, Tensor]:
         """Return predictions and labels (N, K). Raises ValueError if the evaluation kept none."""
-        if self.predicted is None or self.labels is None:
-            raise invalid("evaluations that kept their predictions", "one that did not", "keep_predictions=True")
-        return self.predicted, self.labels
+        return both_kept(self.predicted, self.labels)
 
 
 @dataclass(frozen=True)
@@ -182,11 +180,7 @@ class Regression(TaskType):
     @classmethod
     def average(cls, evaluations: Sequence[Any]) -> RegressionEvaluation:
         """Return the evaluation of the mean of the predictions; its loss is the mean squared error in their unit."""
-        kept, first = [evaluation.require_predictions() for evaluation in evaluations], evaluations[0]
-        labels = kept[0][1]
-        if any(not torch.equal(labels, other) for _, other in kept):
-            raise invalid("evaluations of the same samples in the same order", "different labels")
-        predicted = torch.stack([values for values, _ in kept]).mean(0)
+        (predicted, labels), first = mean_prediction(evaluations), evaluations[0]
         members = tuple(replace(each, predicted=None, labels=None, dataset=None) for each in evaluations)
         return replace(
             first,
