@@ -192,7 +192,7 @@ def _draw_target(image: Tensor, target: Any) -> np.ndarray:
     """Return an image (C, H, W) of 0..255 with its mask or boxes."""
     pixels = _to_pixels(image.to(torch.uint8))
     if isinstance(target, dict):
-        return draw_boxes(pixels, target["boxes"].tolist(), target["labels"].tolist())
+        return np.asarray(draw_boxes(pixels, target["boxes"].tolist(), (target["labels"] - 1).tolist()))
     return draw_mask(pixels, target.to(torch.uint8).numpy()) if target.ndim == 2 else pixels
 
 

@@ -1,35 +1,199 @@
-"""Draw boxes over images, in a color for each class."""
+"""Draw boxes over images: outlines with class and score, each color told apart by color-blind readers too."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from reslab.data.formats.mask_classes import voc_color
+from reslab.data.masks import Color
+from reslab.report.masks import class_color
+from reslab.spec.errors import invalid
 
-_WIDTH_SHARE = 0.006  # of the longer side of an image
+_WIDTH_SHARE, _FONT_SHARE = 0.006, 0.024  # of the longer side of an image
+_MIN_FONT_SIZE = 11
+_DASH_WIDTHS = (5, 4)  # a dash and the gap after it, in widths of the line
+_WHITE, _INK = (255, 255, 255), (20, 23, 27)
+# The colors of Okabe and Ito (2008, Color Universal Design) that stand out from white and from black.
+_FIRST_COLORS: tuple[Color, ...] = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66),
+)  # fmt: skip
+# Fonts of the system, tried for names in scripts that DejaVu Sans lacks.
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "PingFang.ttc", "msyh.ttc", "Arial Unicode.ttf")
+_Rectangle = tuple[float, float, float, float]
 
 
-def draw_boxes(image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> np.ndarray:
-    """Return the image with the outlines of boxes, uint8 (H, W, 3).
+@dataclass(frozen=True)
+class MarkedBox:
+    """A box (x1, y1, x2, y2) in pixels of an image, its color, its label ("" for none), and whether it is dashed."""
 
-    `image` is uint8 (H, W) or (H, W, 3). `boxes` are (x1, y1, x2, y2) in its pixels, the right and lower ends
-    excluded; the colors of `labels` are those of PASCAL VOC's palette, each between two white lines. A narrow box
-    is filled.
+    box: Sequence[float]
+    color: Color
+    label: str = ""
+    is_dashed: bool = False
+
+
+def draw_boxes(
+    image: Image.Image | np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    scores: Sequence[float] | None = None,
+    class_names: Sequence[str] = (),
+) -> Image.Image:
+    """Return a copy of the image, RGB, with boxes and the names and scores of their classes.
+
+    `boxes` are (x1, y1, x2, y2) in pixels of the image, the right and lower ends excluded; `labels` are the indices of
+    classes from 0, and `class_names` their names; without names there is no text. Boxes of higher score are drawn over
+    others. Raises ValueError for numbers of boxes, labels and scores that differ, for labels without a name, and for an
+    array other than uint8 (H, W) or (H, W, 3).
     """
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    canvas = Image.fromarray(image)
+    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
+        got = f"{len(boxes)} boxes, {len(labels)} labels" + ("" if scores is None else f", {len(scores)} scores")
+        raise invalid("a label, and a score if any, for each box", got)
+    if class_names and any(not 0 <= label < len(class_names) for label in labels):
+        raise invalid(f"labels from 0 to {len(class_names) - 1}", f"{min(labels)} to {max(labels)}")
+    order = range(len(boxes)) if scores is None else sorted(range(len(boxes)), key=lambda i: scores[i])
+    marks = [
+        MarkedBox(
+            boxes[i],
+            box_color(labels[i]),
+            box_text(class_names[labels[i]], None if scores is None else scores[i]) if class_names else "",
+        )
+        for i in order
+    ]
+    return mark_boxes(image, marks)
+
+
+def box_color(label: int) -> Color:
+    """Return the color of a class, by its index from 0."""
+    if label < len(_FIRST_COLORS):
+        return _FIRST_COLORS[label]
+    color = class_color(label + 1)
+    assert color is not None
+    return color
+
+
+def box_text(name: str, score: float | None = None) -> str:
+    """Return the text of a box: `dog 0.98`, with a score that is not rounded up to 1."""
+    if score is None:
+        return name
+    return f"{name} {min(score, 0.99) if score < 1 else score:.2f}"
+
+
+def mark_boxes(image: Image.Image | np.ndarray, marks: Sequence[MarkedBox]) -> Image.Image:
+    """Return a copy of the image, RGB, with boxes, the last on top, and their labels where they cover no other label.
+
+    Lines and text grow with the image. A narrow box is filled. Raises ValueError for an array other than uint8 (H, W)
+    or (H, W, 3).
+    """
+    canvas = _to_image(image)
     drawing = ImageDraw.Draw(canvas)
-    width = max(1, round(_WIDTH_SHARE * max(image.shape[:2])))
-    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
-        left, top = round(x1), round(y1)
-        right, bottom = max(left, round(x2) - 1), max(top, round(y2) - 1)
-        if min(right - left, bottom - top) > 6 * width:
-            drawing.rectangle((left, top, right, bottom), outline=(255, 255, 255), width=3 * width)
-            left, top, right, bottom = left + width, top + width, right - width, bottom - width
-        if min(right - left, bottom - top) < 2 * width:
-            drawing.rectangle((left, top, right, bottom), fill=voc_color(label))
-        else:
-            drawing.rectangle((left, top, right, bottom), outline=voc_color(label), width=width)
-    return np.asarray(canvas)
+    side = max(canvas.size)
+    width, font_size = max(1, round(_WIDTH_SHARE * side)), max(_MIN_FONT_SIZE, round(_FONT_SHARE * side))
+    for mark in marks:
+        _draw_outline(drawing, mark, width)
+    taken: list[_Rectangle] = []
+    for mark in reversed(marks):  # the best places go to the labels of the boxes on top
+        if mark.label:
+            taken.append(_draw_label(drawing, mark, font_size, taken))
+    return canvas
+
+
+def _to_image(image: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise invalid("a uint8 image (H, W) or (H, W, 3)", f"{image.dtype} of shape {image.shape}")
+    return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+
+
+def _draw_outline(drawing: ImageDraw.ImageDraw, mark: MarkedBox, width: int) -> None:
+    """Draw the outline between two white lines, all inside the box, or fill a box that has no room for that."""
+    x1, y1, x2, y2 = mark.box
+    left, top = round(x1), round(y1)
+    right, bottom = max(left, round(x2) - 1), max(top, round(y2) - 1)
+    edge = (width + 1) // 2
+    if min(right - left, bottom - top) > 6 * width:
+        drawing.rectangle((left, top, right, bottom), outline=_WHITE, width=width + 2 * edge)
+        left, top, right, bottom = left + edge, top + edge, right - edge, bottom - edge
+    if min(right - left, bottom - top) < 2 * width:
+        drawing.rectangle((left, top, right, bottom), fill=mark.color)
+    elif mark.is_dashed:
+        for dash in _dashes((left, top, right, bottom), width):
+            drawing.rectangle(dash, fill=mark.color)
+    else:
+        drawing.rectangle((left, top, right, bottom), outline=mark.color, width=width)
+
+
+def _dashes(box: tuple[int, int, int, int], width: int) -> list[tuple[int, int, int, int]]:
+    """Return the dashes of an outline as filled rectangles; every side starts at its upper or left corner."""
+    left, top, right, bottom = box
+    dash, period = _DASH_WIDTHS[0] * width, sum(_DASH_WIDTHS) * width
+    across = [(x, min(x + dash - 1, right)) for x in range(left, right + 1, period)]
+    down = [(y, min(y + dash - 1, bottom)) for y in range(top, bottom + 1, period)]
+    return [
+        *((x, y, end, y + width - 1) for x, end in across for y in (top, bottom - width + 1)),
+        *((x, y, x + width - 1, end) for y, end in down for x in (left, right - width + 1)),
+    ]
+
+
+def _draw_label(
+    drawing: ImageDraw.ImageDraw, mark: MarkedBox, font_size: int, taken: Sequence[_Rectangle]
+) -> _Rectangle:
+    """Draw the label on a ground of the box's color, where it covers the fewest labels; return its rectangle."""
+    font = _font(font_size, mark.label)
+    x1, y1, x2, y2 = mark.box
+    padding = max(2, font_size // 5)
+    ascent, descent = font.getmetrics()
+    width, height = font.getlength(mark.label) + 2 * padding, ascent + descent + padding // 2
+    canvas_width, canvas_height = drawing.im.size
+    corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
+    places = [(max(0.0, min(x, canvas_width - width)), max(0.0, min(y, canvas_height - height))) for x, y in corners]
+    rectangles = [(x, y, x + width, y + height) for x, y in places]
+    place = min(rectangles, key=lambda rectangle: sum(_intersection(rectangle, other) for other in taken))
+    left, top, right, bottom = place
+    drawing.rectangle((left, top, right - 1, bottom - 1), fill=mark.color)
+    drawing.text((left + padding, top + padding // 4), mark.label, fill=_text_color(mark.color), font=font)
+    return place
+
+
+def _intersection(one: _Rectangle, other: _Rectangle) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+def _text_color(ground: Color) -> Color:
+    """Return white or near black, whichever has the higher contrast (WCAG 2.1, relative luminance)."""
+    white, ink, luminance = (_luminance(color) + 0.05 for color in (_WHITE, _INK, ground))
+    return _INK if luminance / ink > white / luminance else _WHITE
+
+
+def _luminance(color: Color) -> float:
+    red, green, blue = ((value / 255) ** 2.2 for value in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, or the first font of the system that has all characters of the text where it does not."""
+    from matplotlib import get_data_path  # which brings the font; imported here, as it is slow
+
+    bundled = _load_font(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+    assert bundled is not None
+    fonts = (bundled, *(_load_font(name, size) for name in _SYSTEM_FONTS)) if not text.isascii() else ()
+    return next((font for font in fonts if font is not None and _has_characters(font, text)), bundled)
+
+
+@lru_cache
+def _load_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None
+
+
+def _has_characters(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    missing = bytes(font.getmask("\ufffe"))
+    return not any(bytes(font.getmask(character)) == missing for character in set(text) if not character.isspace())
