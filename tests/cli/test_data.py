@@ -55,6 +55,8 @@ def test_images_with_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comm
     assert "0, 3" in page
     assert command("data", "check", tmp_path / "cells", "--json").value["splits"]["train"]["num_images"] == 4
     assert "background" in command("data", "check", tmp_path / "cells", "--mask-values", "instances").out
+    outcome = command("data", "check", tmp_path / "cells", "--mask-values", "0=sky,3=ground")
+    assert (outcome.code, "255 in 4 of 4 masks" in outcome.out) == (1, True)
 
 
 def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: Command) -> None:

@@ -128,6 +128,17 @@ SplitColumn = Annotated[
         show_default="split or subset, if present",
     ),
 ]
+MaskValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask-values",
+        metavar="KIND|VALUE=CLASS,...",
+        rich_help_panel=Panel.DATA,
+        help="What the values in masks are: classes, instances (each object has a number), or the class of each value, "
+        "such as 0=background,255=cell, or '#ff0000=cell' by color.",
+        show_default="as their folder suggests",
+    ),
+]
 NumImages = Annotated[
     int | None,
     typer.Option(

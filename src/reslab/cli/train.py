@@ -16,6 +16,7 @@ from reslab.cli.options import (
     ImageSize,
     JsonFlag,
     LabelColumn,
+    MaskValuesOption,
     MaxPixels,
     ModelName,
     NumImages,
@@ -130,6 +131,7 @@ def train(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    mask_values: MaskValuesOption = None,
     device: Device = "auto",
     workers: Workers = None,
     save_every: Annotated[
@@ -188,6 +190,7 @@ def train(
         "skip_bad_images": skip_bad_images,
         "task": task,
         "columns": named_columns(image_column, label_column, split_column),
+        "mask_values": mask_values,
         "device": device,
         "workers": workers,
         "snapshot_every": save_every,

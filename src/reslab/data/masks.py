@@ -154,8 +154,9 @@ class MaskEncoding:
     """The class of each value in the mask files of a dataset.
 
     Class k is stored as the number `numbers[k]` and, where `colors` are given, as the color `colors[k]`, in RGB masks
-    and palettes alike; `void_numbers` and `void_colors` are void. With `is_instances`, numbers count the objects of an
-    image: 0 is class 0, all others are class 1.
+    and palettes alike; `void_numbers` and `void_colors` are void. Where several values stand for one class,
+    `merged_numbers` and `merged_colors` are the further ones with their classes. With `is_instances`, numbers count the
+    objects of an image: 0 is class 0, all others are class 1.
     """
 
     numbers: tuple[int, ...]
@@ -163,6 +164,8 @@ class MaskEncoding:
     void_numbers: tuple[int, ...] = (VOID,)
     void_colors: tuple[Color, ...] = (VOID_COLOR,)
     is_instances: bool = False
+    merged_numbers: tuple[tuple[int, int], ...] = ()
+    merged_colors: tuple[tuple[Color, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding as plain data for JSON."""
@@ -172,45 +175,57 @@ class MaskEncoding:
             "void_numbers": list(self.void_numbers),
             "void_colors": [list(color) for color in self.void_colors],
             "is_instances": self.is_instances,
+            **({"merged_numbers": [list(pair) for pair in self.merged_numbers]} if self.merged_numbers else {}),
+            **({"merged_colors": [[list(color), k] for color, k in self.merged_colors]} if self.merged_colors else {}),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MaskEncoding":
         """Return the encoding that `to_dict` wrote."""
-        colors, void_colors = (
-            tuple((int(r), int(g), int(b)) for r, g, b in values[key]) for key in ("colors", "void_colors")
-        )
+        colors, void_colors = (tuple(map(_to_color, values[key])) for key in ("colors", "void_colors"))
         numbers, void_numbers = (tuple(map(int, values[key])) for key in ("numbers", "void_numbers"))
-        return cls(numbers, colors, void_numbers, void_colors, bool(values["is_instances"]))
+        merged_numbers = tuple((int(number), int(k)) for number, k in values.get("merged_numbers", ()))
+        merged_colors = tuple((_to_color(color), int(k)) for color, k in values.get("merged_colors", ()))
+        is_instances = bool(values["is_instances"])
+        return cls(numbers, colors, void_numbers, void_colors, is_instances, merged_numbers, merged_colors)
 
     @property
     def num_classes(self) -> int:
-        return 2 if self.is_instances else len(self.numbers)
+        return 2 if self.is_instances else max(len(self.numbers), len(self.colors))
 
     def decode(self, stored: StoredMask) -> np.ndarray:
         """Return the class of each pixel, (H, W) uint8, 255 where it is void.
 
         Raises ValueError with the values that stand for no class.
         """
-        values, palette = stored
-        if values.ndim == 3:
-            mask = self._decode_colors(values)
-        elif self.is_instances:
-            return (values > 0).astype(np.uint8)
-        elif palette is not None and self.colors:
-            mask = self._decode_colors(palette)[np.minimum(values, len(palette) - 1)]
-        elif self._is_identity and values.dtype == np.uint8:
-            mask = values
-        else:
-            mask = self._decode_numbers(values)
-        is_known = (mask < self.num_classes) | (mask == VOID)
+        mask = self._classes(stored)
+        is_known = self._is_known(mask)
         if not is_known.all():
             raise self._unknown_error(stored, ~is_known)
         return mask
 
+    def knows(self, stored: StoredMask) -> np.ndarray:
+        """Return for each pixel whether its value stands for a class or void, (H, W) bool."""
+        return self._is_known(self._classes(stored))
+
+    def _is_known(self, mask: np.ndarray) -> np.ndarray:
+        known: np.ndarray = (mask < self.num_classes) | (mask == VOID)
+        return known
+
+    def _classes(self, stored: StoredMask) -> np.ndarray:
+        values, palette = stored
+        if values.ndim == 3:
+            return self._decode_colors(values)
+        if self.is_instances:
+            return (values > 0).astype(np.uint8)
+        if palette is not None and self.colors:
+            return self._decode_colors(palette)[np.minimum(values, len(palette) - 1)]
+        return values if self._is_identity and values.dtype == np.uint8 else self._decode_numbers(values)
+
     @cached_property
     def _is_identity(self) -> bool:
-        return self.numbers == tuple(range(len(self.numbers))) and self.void_numbers == (VOID,)
+        is_range = bool(self.numbers) and self.numbers == tuple(range(len(self.numbers)))
+        return is_range and not self.merged_numbers and self.void_numbers == (VOID,)
 
     def _decode_numbers(self, values: np.ndarray) -> np.ndarray:
         if values.dtype == np.uint8:
@@ -221,9 +236,13 @@ class MaskEncoding:
 
     @cached_property
     def _number_table(self) -> np.ndarray:
-        table = np.full(max(VOID, *self.numbers, *self.void_numbers) + 1, _UNKNOWN, dtype=np.uint8)
-        table[list(self.void_numbers)] = VOID
-        table[list(self.numbers)] = np.arange(len(self.numbers))
+        class_of = {
+            **dict.fromkeys(self.void_numbers, VOID),
+            **{number: k for k, number in enumerate(self.numbers)},
+            **dict(self.merged_numbers),
+        }
+        table = np.full(max(VOID, *class_of) + 1, _UNKNOWN, dtype=np.uint8)
+        table[list(class_of)] = list(class_of.values())
         return table
 
     def _decode_colors(self, colors: np.ndarray) -> np.ndarray:
@@ -236,7 +255,8 @@ class MaskEncoding:
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
         class_of = {
             **dict.fromkeys(self.void_colors, VOID),
-            **{color: number for number, color in enumerate(self.colors)},
+            **{color: k for k, color in enumerate(self.colors)},
+            **dict(self.merged_colors),
         }
         keys = pack_colors(np.array(list(class_of), dtype=np.uint8))
         order = keys.argsort()
@@ -251,14 +271,22 @@ class MaskEncoding:
         else:
             found = [str(number) for number in np.unique(values).tolist()]
             void = f", or {' or '.join(map(str, self.void_numbers))} for void" if self.void_numbers else ""
-            required = f"numbers of the {self.num_classes} classes ({_ranges(self.numbers)}){void}"
-            next_step = "correct the mask, or the list of classes"
+            numbers = (*self.numbers, *(number for number, _ in self.merged_numbers))
+            required = f"numbers of the {self.num_classes} classes ({_ranges(tuple(sorted(numbers)))}){void}"
+            next_step = "correct the mask, the list of classes, or --mask-values"
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         return invalid(required, shown, next_step=next_step)
 
 
+def _to_color(values: Any) -> Color:
+    red, green, blue = map(int, values)
+    return red, green, blue
+
+
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """Return `0 to 20`, or up to eight numbers."""
+    """Return `0 to 20`, or up to eight numbers; `none` without any."""
+    if not numbers:
+        return "none"
     if len(numbers) > 1 and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

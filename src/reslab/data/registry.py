@@ -57,7 +57,7 @@ from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.formats.voc_boxes import is_voc_folder
 from reslab.data.formats.yolo_boxes import is_yolo
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
-from reslab.data.masks import MaskValues
+from reslab.data.mask_values import MaskValuesLike, parse_mask_values
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
 from reslab.data.webdataset.dataset import (
     has_shards,
@@ -67,7 +67,7 @@ from reslab.data.webdataset.dataset import (
     open_url_shards,
 )
 from reslab.data.webdataset.remote import is_url
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import invalid
 from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
@@ -300,7 +300,7 @@ def open_dataset(
     columns: ColumnNames | None = None,
     is_default_fraction: bool = False,
     task: str | None = None,
-    mask_values: str | None = None,
+    mask_values: MaskValuesLike | None = None,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder, a CSV file, or WebDataset shards by path or URL.
 
@@ -312,8 +312,9 @@ def open_dataset(
     "split", where they are not called as usual (`USUAL_COLUMNS`); of labels there may be several, a list or names
     separated by commas. A `val_fraction` that is a default (`is_default_fraction`) gives way to a validation split of
     the data's own, and to rare classes. `task` says what the labels are for; without it the record or, where they leave
-    no doubt, the labels decide. `mask_values="instances"`: masks number the objects of an image, which are all of one
-    class (`MaskValues`); without it they do so only in the layout of Penn-Fudan.
+    no doubt, the labels decide. `mask_values` says what the values in masks are: `"instances"`, the numbers of the
+    objects of an image, which are all of one class (without it only in the layout of Penn-Fudan), or the class of each
+    value, `{0: "background", 128: "cell", 255: "void"}` or `"0=background,128=cell,255=void"`.
     Raises ValueError if there is no such dataset, its layout is wrong, it has no labels for the task, or images cannot
     be read.
     """
@@ -326,13 +327,15 @@ def open_dataset(
         columns=columns,
         is_default_fraction=is_default_fraction,
         task=task,
-        mask_values=_parse_mask_values(mask_values),
+        mask_values=parse_mask_values(mask_values),
     )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
         _check_task(info.name, (DEFAULT_TASK,), options.requested_task)
+        _check_mask_values(info.name, None, mask_values)
         return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
     if is_url(text):
+        _check_mask_values(text, None, mask_values)
         return open_url_shards(text, options)
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
@@ -361,7 +364,7 @@ def list_dataset(
     data_dir: Path | None = None,
     columns: ColumnNames | None = None,
     task: str | None = None,
-    mask_values: str | None = None,
+    mask_values: MaskValuesLike | None = None,
 ) -> DatasetListing:
     """List the images of a named dataset or of a path, also if training would refuse its layout.
 
@@ -369,7 +372,7 @@ def list_dataset(
     """
     text = str(name_or_path)
     if isinstance(name_or_path, str) and text.lower() in DATASETS:
-        data = open_dataset(text, data_dir, task=task)
+        data = open_dataset(text, data_dir, task=task, mask_values=mask_values)
         return DatasetListing(data.name, data.location, data.classes, data.splits)
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text:
@@ -383,7 +386,7 @@ def list_dataset(
         return list_image_folder(path)
     options: dict[str, Any] = {"columns": columns} if data_format.has_columns else {}
     if data_format.has_masks:
-        options["mask_values"] = _parse_mask_values(mask_values)
+        options["mask_values"] = parse_mask_values(mask_values)
     return data_format.list(path, **options, **({"task": task} if len(data_format.tasks) > 1 else {}))
 
 
@@ -396,17 +399,11 @@ def _check_task(location: Path | str, tasks: Sequence[str], task: str | None) ->
         )
 
 
-def _parse_mask_values(mask_values: str | None) -> MaskValues | None:
-    if mask_values is None:
-        return None
-    if mask_values not in list(MaskValues):
-        raise unknown_name("mask_values", mask_values, list(MaskValues))
-    return MaskValues(mask_values)
-
-
-def _check_mask_values(path: Path, data_format: DataFormat | None, mask_values: str | None) -> None:
+def _check_mask_values(
+    location: Path | str, data_format: DataFormat | None, mask_values: MaskValuesLike | None
+) -> None:
     if mask_values is not None and not (data_format and data_format.has_masks):
-        raise invalid("images with masks, where mask_values is given", path, next_step="omit mask_values")
+        raise invalid("images with masks, where mask_values is given", location, next_step="omit mask_values")
 
 
 def _check_columns(path: Path, data_format: DataFormat | None, columns: ColumnNames | None) -> None:

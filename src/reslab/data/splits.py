@@ -13,6 +13,7 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits, SplitMethod
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
+from reslab.data.mask_values import MaskMapping
 from reslab.data.masks import MaskValues
 from reslab.data.rng import permutation
 from reslab.data.target_datasets import TargetImageDataset
@@ -33,7 +34,7 @@ class SplitOptions:
     `record` is the split record of an earlier opening, which makes the same splits again. `columns` names the columns
     of a CSV file: of image, label and split. `is_default_fraction` says that a recipe chose the fraction, not the user:
     it gives way to a validation split of the data's own, and to classes with too few images. `task` is the requested
-    one, None to infer it from the data. `mask_values` says what the numbers in masks are, None for what their folder
+    one, None to infer it from the data. `mask_values` says what the values in masks are, None for what their folder
     suggests.
     Raises ValueError if the validation fraction is not strictly between 0 and 1, or there is no such task.
     """
@@ -45,7 +46,7 @@ class SplitOptions:
     columns: ColumnNames | None = None
     is_default_fraction: bool = False
     task: str | None = None
-    mask_values: MaskValues | None = None
+    mask_values: MaskValues | MaskMapping | None = None
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None:

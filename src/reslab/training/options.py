@@ -11,6 +11,7 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.mask_values import MaskValuesLike
 from reslab.data.registry import DATASETS
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
@@ -74,6 +75,7 @@ class TrainOptions:
     is_default_fraction: bool = False
     skip_bad_images: bool = False
     columns: ColumnNames | None = None
+    mask_values: MaskValuesLike | None = None
     recipe_arch_overrides: tuple[str, ...] = ()
     num_images: int | None = None
     snapshot_every: str | None = None

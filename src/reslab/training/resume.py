@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from reslab.data.decode_limits import DEFAULT_LIMITS
+from reslab.data.mask_values import parse_mask_values, record_mask_values
 from reslab.data.registry import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.module_network import ModuleFactory
@@ -89,6 +90,10 @@ def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
         "seed": (options.seed, metadata["seed"]),
         "task": (options.task, metadata["task"]["name"]),
         "val_fraction": (options.val_fraction, metadata["val_fraction"]),
+        "mask_values": (
+            record_mask_values(parse_mask_values(options.mask_values)),
+            metadata["data"]["split_record"].get("mask_values"),
+        ),
         "num_images": (options.num_images, metadata["data"]["split_record"].get("num_images")),
         "max_pixels": (changed_max_pixels(), metadata["data"].get("max_pixels") or DEFAULT_LIMITS.max_pixels),
         "pretrained": (describe_pretrained(options.pretrained), metadata["pretrained"]),

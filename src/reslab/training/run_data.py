@@ -15,6 +15,7 @@ from reslab.data.decode_limits import DEFAULT_LIMITS, current_limits, use_limits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.mask_values import MaskValuesLike
 from reslab.data.registry import DATASETS, open_dataset
 from reslab.data.splits import stratified_subset
 from reslab.data.webdataset.remote import is_url
@@ -39,13 +40,18 @@ def open_train_data(
     is_default_fraction: bool = False,
     dims: int = 2,
     task: str | None = None,
+    mask_values: MaskValuesLike | None = None,
 ) -> DatasetSplits:
     """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
     `dims`: 1 for tensors of signals, 3 for volumes. `num_images` limits the training images, with the same fraction of
-    each class; `columns` names a CSV file's columns. `is_default_fraction` is that of `open_dataset`; `task` the one
-    that the data are for, by default the one that they suit. Raises ValueError if they suit another.
+    each class; `columns` names a CSV file's columns. `is_default_fraction` and `mask_values` are those of
+    `open_dataset`; `task` is the one that the data are for, by default the one that they suit. Raises ValueError if
+    they suit another.
     """
+    if mask_values is not None and not (data is None or isinstance(data, str | Path)):
+        got = f"a {type(data).__name__}"
+        raise invalid("a path, where mask_values is given", got, next_step="pass masks of the numbers of the classes")
     if isinstance(data, DatasetSplits):
         dataset = data
     elif data is None or isinstance(data, str | Path):
@@ -57,6 +63,7 @@ def open_train_data(
             columns=columns,
             is_default_fraction=is_default_fraction,
             task=task,
+            mask_values=mask_values,
         )
     else:
         dataset = as_dataset(

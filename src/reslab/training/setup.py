@@ -110,6 +110,7 @@ def setup_run(
         val_fraction=options.val_fraction,
         skip_bad_images=options.skip_bad_images,
         columns=options.columns,
+        mask_values=options.mask_values,
         num_images=options.num_images,
         is_default_fraction=options.is_default_fraction,
         dims=dims,

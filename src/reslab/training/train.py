@@ -12,6 +12,7 @@ from torch import nn
 
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.loader import TrainLoader
+from reslab.data.mask_values import MaskValuesLike
 from reslab.data.transforms.third_party import TransformSource
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -71,6 +72,7 @@ def train(
     num_images: int | None = None,
     skip_bad_images: bool = False,
     columns: ColumnNames | None = None,
+    mask_values: MaskValuesLike | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     on_log: LogCallback | None = None,
@@ -93,8 +95,8 @@ def train(
     a function runs under a seed of its own for every sample, and a resumed run needs it again.
     `task` is what the network predicts: `classification`, `multi-label`, `regression` or `segmentation`, by default the
     one that the data suit. `loss(outputs, labels)` replaces the recipe's loss. `num_images` limits the training images.
-    `columns` names the columns of a CSV file, as of `open_dataset`. `allow_extra` accepts `pretrained` weights with
-    entries that the network lacks.
+    `columns` names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
+    `allow_extra` accepts `pretrained` weights with entries that the network lacks.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
     change. The weights kept are the best on the validation split, or else the last; `snapshot_every` (`"1 epoch"`,
@@ -135,6 +137,7 @@ def train(
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
         columns=columns,
+        mask_values=mask_values,
         num_images=num_images,
         snapshot_every=snapshot_every,
         auto_batch=auto_batch,

@@ -373,3 +373,22 @@ def test_a_recipe_takes_steps(recipe: str, cells: Path, tmp_path: Path) -> None:
     assert run.recipe.name == recipe
     assert run.recipe.train_transform.count("(48)") == 2
     assert run.metadata["data"]["preprocess"]["transform"] == "resize(48)"
+
+
+def test_the_values_of_masks_are_stated_and_recorded(cells: Path, tmp_path: Path) -> None:
+    values = {0: "ground", 1: "cell", 2: "cell", 255: "void"}
+    run = cells_run(cells, tmp_path / "run", mask_values=values, epochs=1)
+    assert run.metadata["data"]["classes"] == ["ground", "cell"]
+    record = run.metadata["data"]["split_record"]
+    assert record["mask_values"] == {"0": "ground", "1": "cell", "2": "cell", "255": "void"}
+    assert evaluate(run).metrics == {name: run.result[name] for name in evaluate(run).metrics}
+    assert cells_run(cells, tmp_path / "run", resume=True, mask_values="0=ground,1=cell,2=cell,255=void", epochs=1)
+    with pytest.raises(ValueError, match="mask_values as in the run"):
+        cells_run(cells, tmp_path / "run", resume=True, mask_values="0=ground,1=cell,2=ground,255=void")
+    with pytest.raises(ValueError, match="got: 255 in 12 of 12 masks"):
+        evaluate(run, cells, mask_values="0=ground,1=cell,2=cell")
+    other = evaluate(run, cells, split="train", mask_values=values, val_fraction=0.34)
+    assert other.metrics == evaluate(run, split="train").metrics
+    masks = (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.int64))
+    with pytest.raises(ValueError, match="a path, where mask_values is given; got: a tuple; pass masks of the numbers"):
+        train(data=masks, mask_values=values)

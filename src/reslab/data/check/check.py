@@ -22,6 +22,7 @@ from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_files import default_mask_transform
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.mask_statistics import MaskStatistics, count_mask_pixels
+from reslab.data.mask_values import MaskValuesLike
 from reslab.data.registry import list_dataset
 from reslab.data.splits import default_eval_transform
 from reslab.data.target_datasets import MaskImageDataset
@@ -221,7 +222,7 @@ def check_data(
     data_dir: Path | None = None,
     columns: ColumnNames | None = None,
     task: str | None = None,
-    mask_values: str | None = None,
+    mask_values: MaskValuesLike | None = None,
 ) -> DataCheck:
     """Check a named dataset, the data at a path, or an open dataset (`as_dataset` makes one of tensors).
 

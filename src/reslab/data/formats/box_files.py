@@ -27,6 +27,7 @@ from reslab.data.formats.instance_boxes import read_instances
 from reslab.data.formats.voc_boxes import read_voc
 from reslab.data.formats.yolo_boxes import read_yolo
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.mask_values import MaskMapping, parse_mask_values, record_mask_values
 from reslab.data.masks import MaskValues
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped
 from reslab.spec.errors import invalid
@@ -173,12 +174,15 @@ class BoxFormat:
         """Open the images at a path. Raises ValueError as `open_boxes` does."""
         path = path.resolve()
         data = open_boxes(path, self.read(path, options), options, f"{self.reason}: the task is {TASK}")
-        stated = {"columns": options.columns and dict(options.columns), "mask_values": options.mask_values}
+        stated = {
+            "columns": options.columns and dict(options.columns),
+            "mask_values": record_mask_values(options.mask_values),
+        }
         record = {**data.split_record, **{name: value for name, value in stated.items() if value}}
         return replace(data, split_record=record)
 
     def list_path(
-        self, path: Path, columns: ColumnNames | None = None, mask_values: MaskValues | None = None
+        self, path: Path, columns: ColumnNames | None = None, mask_values: MaskValues | MaskMapping | None = None
     ) -> DatasetListing:
         """List the images at a path with their boxes, also if training would refuse them."""
         path, options = path.resolve(), SplitOptions(columns=columns, mask_values=mask_values)
@@ -198,14 +202,10 @@ BOX_CSV = BoxFormat(
 )
 INSTANCES = BoxFormat(
     lambda path, options: read_instances(
-        path, options.mask_values or _parse_values((options.record or {}).get("mask_values"))
+        path, options.mask_values or parse_mask_values((options.record or {}).get("mask_values"))
     ),
     "the masks number the objects of an image, each in a box",
 )
-
-
-def _parse_values(text: str | None) -> MaskValues | None:
-    return None if text is None else MaskValues(text)
 
 
 def open_coco(path: Path, options: SplitOptions) -> DatasetSplits:

@@ -10,6 +10,7 @@ from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, Box
 from reslab.data.formats.file_scan import scan_files
 from reslab.data.formats.mask_pairs import check_paired, find_layout, list_mask_pairs
 from reslab.data.image_datasets import relative_name
+from reslab.data.mask_values import MaskMapping
 from reslab.data.masks import MaskValues, read_stored_mask
 from reslab.data.segments import InstanceNumber
 from reslab.spec.errors import invalid
@@ -17,7 +18,7 @@ from reslab.spec.errors import invalid
 _OBJECT = "object"
 
 
-def read_instances(root: Path, mask_values: MaskValues | None = None) -> BoxListing:
+def read_instances(root: Path, mask_values: MaskValues | MaskMapping | None = None) -> BoxListing:
     """Return the images of a folder with the boxes of the numbers from 1 in their masks.
 
     The class is that of the layout (`person` for Penn-Fudan), else `object`. Raises ValueError unless the masks number

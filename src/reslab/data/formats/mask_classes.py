@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reslab.data.formats.mask_pairs import MaskLayout
+from reslab.data.mask_values import MaskMapping, is_void
 from reslab.data.masks import (
     MAX_CLASSES,
     VOID,
@@ -31,7 +32,6 @@ VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-_VOID_NAMES = ("void", "ignore", "ignored", "__ignore__")
 _COLOR_LINE = re.compile(r"(?P<name>[^:]+):(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)(:.*)?")
 _BINARY = frozenset({0, VOID})
 
@@ -69,12 +69,12 @@ class _ClassList:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if not _is_void(name))
+        return tuple(name for name in self.names if not is_void(name))
 
     def encoding(self) -> MaskEncoding:
         """Return the encoding where the number of a class is its line, from 0."""
-        kept = [i for i, name in enumerate(self.names) if not _is_void(name)]
-        void = [i for i, name in enumerate(self.names) if _is_void(name)]
+        kept = [i for i, name in enumerate(self.names) if not is_void(name)]
+        void = [i for i, name in enumerate(self.names) if is_void(name)]
         if not self.colors:
             return MaskEncoding(tuple(kept), void_numbers=(*void, VOID))
         colors, void_colors = (tuple(self.colors[i] for i in lines) for lines in (kept, void))
@@ -82,18 +82,17 @@ class _ClassList:
         return MaskEncoding(tuple(kept), colors, (*void, VOID), (*void_colors, *extra))
 
 
-def _is_void(name: str) -> bool:
-    return name.lower() in _VOID_NAMES
-
-
 def find_mask_classes(
-    root: Path, layout: MaskLayout, masks: Iterable[ScannedMask], values: MaskValues | None = None
+    root: Path, layout: MaskLayout, masks: Iterable[ScannedMask], values: MaskValues | MaskMapping | None = None
 ) -> MaskClasses:
-    """Return the classes of a dataset: by the list in its folder, VOC's palette, or the numbers that occur.
+    """Return the classes of a dataset: by the user's mapping, a list in its folder, VOC's palette, or the numbers.
 
-    Raises ValueError for a list that is damaged, colors without a list, and more than `MAX_CLASSES` classes.
+    Raises ValueError for values that the mapping lacks, a list that is damaged, colors without a list, and more than
+    `MAX_CLASSES` classes.
     """
     readable = [mask for mask in masks if not mask.error]
+    if isinstance(values, MaskMapping):
+        return _mapped_classes(root, values, readable)
     class_list = read_class_list(root)
     if (values or layout.values) is MaskValues.INSTANCES:
         return _instance_classes(layout, class_list)
@@ -113,22 +112,50 @@ def find_mask_classes(
 
 def count_classes(mask: ScannedMask, encoding: MaskEncoding) -> dict[int, int]:
     """Return the pixels of each class in a mask, void among them. Raises ValueError for a value of no class."""
+    counts = Counter[int]()
+    for label, count in zip(encoding.decode(_each_value(mask))[0].tolist(), mask.counts.values(), strict=True):
+        counts[label] += count
+    return dict(counts)
+
+
+def _each_value(mask: ScannedMask) -> StoredMask:
+    """Return a mask of one row that has each value once, in the order of `counts`."""
     if any(value.startswith("#") for value in mask.counts):
-        values = np.array([parse_color(value) for value in mask.counts], dtype=np.uint8)[None]
-    else:
-        numbers = np.array([[int(value) for value in mask.counts]])
-        values = numbers.astype(np.uint8) if numbers.min() >= 0 and numbers.max() <= 255 else numbers
+        return StoredMask(np.array([parse_color(value) for value in mask.counts], dtype=np.uint8)[None])
+    numbers = np.array([[int(value) for value in mask.counts]])
+    values = numbers.astype(np.uint8) if numbers.min() >= 0 and numbers.max() <= 255 else numbers
     palette = None
     if mask.palette:
         palette = np.zeros((256, 3), dtype=np.uint8)
         for number, color in mask.palette.items():
             palette[int(number)] = parse_color(color)
-    counts = Counter[int]()
-    for label, count in zip(
-        encoding.decode(StoredMask(values, palette))[0].tolist(), mask.counts.values(), strict=True
-    ):
-        counts[label] += count
-    return dict(counts)
+    return StoredMask(values, palette)
+
+
+def _mapped_classes(root: Path, mapping: MaskMapping, masks: Sequence[ScannedMask]) -> MaskClasses:
+    """Return the classes of the user's mapping. Raises ValueError naming the values of masks that it lacks."""
+    encoding = mapping.encoding()
+    unknown, found = Counter[str](), set[str]()
+    for mask in masks:
+        # Where the mapping is of colors, a palette says the color of a number.
+        shown = [mask.palette.get(value, value) if encoding.colors else value for value in mask.counts]
+        known = encoding.knows(_each_value(mask))[0].tolist()
+        found.update(shown)
+        unknown.update({value for value, is_known in zip(shown, known, strict=True) if not is_known})
+    if unknown:
+        values = [f"{value} in {count} of {len(masks)} masks" for value, count in unknown.most_common(4)]
+        more = f" and {len(unknown) - 4} more values" if len(unknown) > 4 else ""
+        nearest, next_step = f"{min(unknown)}=void", "give it a class, or leave it out as void, in mask_values"
+        raise invalid(f"a class for each value in the masks of {root}", ", ".join(values) + more, nearest, next_step)
+    unused = [f"{value} ({name})" for value, name in mapping.pairs if str(value) not in found | _gray_colors(found)]
+    messages = (f"{len(mapping.classes)} classes by mask_values: {', '.join(mapping.classes[:8])}",)
+    if unused:
+        messages += (f"no mask has the value {', '.join(unused[:8])}",)
+    return MaskClasses(mapping.classes, encoding, messages)
+
+
+def _gray_colors(values: Iterable[str]) -> set[str]:
+    return {format_color((int(value),) * 3) for value in values if value.isdecimal() and int(value) <= 255}
 
 
 def _instance_classes(layout: MaskLayout, class_list: _ClassList | None) -> MaskClasses:

@@ -14,6 +14,7 @@ from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_cla
 from reslab.data.formats.mask_csv import ColumnNames, list_csv_pairs
 from reslab.data.formats.mask_pairs import MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.mask_values import MaskMapping, record_mask_values
 from reslab.data.masks import (
     VOID,
     MaskEncoding,
@@ -85,6 +86,8 @@ def _open_pairs(location: Path, pairs: MaskPairs, options: SplitOptions, message
         classes.names, options,
     )  # fmt: skip
     record = {**record, "classes": list(classes.names), "mask_encoding": classes.encoding.to_dict()}
+    if options.mask_values is not None:
+        record["mask_values"] = record_mask_values(options.mask_values)
     if skipped:
         record["skipped_files"] = [list(pair) for pair in skipped]
     kept_masks = {
@@ -197,7 +200,7 @@ def _void_messages(masks: Mapping[str, ScannedMask], encoding: MaskEncoding) -> 
     return (f"{noun} void throughout, so nothing is learned from the image ({', '.join(void[:3])})",)
 
 
-def list_mask_folder(root: Path, mask_values: MaskValues | None = None) -> DatasetListing:
+def list_mask_folder(root: Path, mask_values: MaskValues | MaskMapping | None = None) -> DatasetListing:
     """List the images of a folder with their masks, also if training would refuse them."""
     layout = find_layout(root)
     assert layout is not None, root
@@ -205,7 +208,7 @@ def list_mask_folder(root: Path, mask_values: MaskValues | None = None) -> Datas
 
 
 def list_mask_csv(
-    csv_path: Path, columns: ColumnNames | None = None, mask_values: MaskValues | None = None
+    csv_path: Path, columns: ColumnNames | None = None, mask_values: MaskValues | MaskMapping | None = None
 ) -> DatasetListing:
     """List the images of a CSV file with their masks. Raises ValueError as `list_csv_pairs` does."""
     pairs = list_csv_pairs(csv_path, columns)
@@ -213,7 +216,7 @@ def list_mask_csv(
 
 
 def _list_pairs(
-    location: Path, pairs: MaskPairs, list_pairs: Callable[[], MaskPairs], mask_values: MaskValues | None
+    location: Path, pairs: MaskPairs, list_pairs: Callable[[], MaskPairs], mask_values: MaskValues | MaskMapping | None
 ) -> DatasetListing:
     """Return the listing of pairs; the error of listing them or their classes is its `layout_error`."""
     layout_error = ""

@@ -12,6 +12,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
+from reslab.data.mask_values import MaskValuesLike
 from reslab.data.targets import TARGET_RULES
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -112,6 +113,7 @@ class EvaluateOptions:
     skip_bad_images: bool = False
     task: str | None = None
     columns: ColumnNames | None = None
+    mask_values: MaskValuesLike | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
     keep_predictions: bool = False
@@ -149,6 +151,7 @@ def evaluate(
     skip_bad_images: bool = False,
     task: str | None = None,
     columns: ColumnNames | None = None,
+    mask_values: MaskValuesLike | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     keep_predictions: bool = False,
@@ -166,7 +169,8 @@ def evaluate(
     names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are
     averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
     prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
-    names the columns of a CSV file, as of `open_dataset`. `keep_predictions` keeps the probabilities for
+    names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
+    `keep_predictions` keeps the probabilities for
     `save_predictions` and `calibrate`. A run that trained the user's own module needs it or its factory as `module`,
     or `allow_code`, which imports the factory that the run records. With
     `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
@@ -195,6 +199,7 @@ def evaluate(
         skip_bad_images=skip_bad_images,
         task=task,
         columns=columns,
+        mask_values=mask_values,
         device=device,
         workers=workers,
         keep_predictions=keep_predictions,
@@ -360,6 +365,7 @@ def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> Dat
         options.val_fraction,
         options.skip_bad_images,
         columns=options.columns,
+        mask_values=options.mask_values,
         task=options.task,
         dims=_map_dims(target, options),
     )
