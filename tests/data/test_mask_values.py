@@ -86,7 +86,7 @@ def test_colors_of_images_palettes_and_gray_levels() -> None:
     ("values", "message"),
     [
         ("instance", "unknown mask_values 'instance'; nearest: 'instances'; or give the class of each value"),
-        ("0=ground,cell", 'VALUE=CLASS for each value of the masks; got: \'cell\'; nearest valid: "0=background'),
+        ("0=ground,cell", "VALUE=CLASS for each value of the masks; got: 'cell'; nearest valid: \"0=background"),
         ("0=ground,1=", "VALUE=CLASS for each value of the masks; got: '1='"),
         ("0=ground,-1=cell", "a number from 0 to 65535, or a color #rrggbb; got: '-1'"),
         ("0=ground,red=cell", "a number from 0 to 65535, or a color #rrggbb; got: 'red'"),

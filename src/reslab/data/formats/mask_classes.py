@@ -148,10 +148,9 @@ def _mapped_classes(root: Path, mapping: MaskMapping, masks: Sequence[ScannedMas
         nearest, next_step = f"{min(unknown)}=void", "give it a class, or leave it out as void, in mask_values"
         raise invalid(f"a class for each value in the masks of {root}", ", ".join(values) + more, nearest, next_step)
     unused = [f"{value} ({name})" for value, name in mapping.pairs if str(value) not in found | _gray_colors(found)]
-    messages = (f"{len(mapping.classes)} classes by mask_values: {', '.join(mapping.classes[:8])}",)
-    if unused:
-        messages += (f"no mask has the value {', '.join(unused[:8])}",)
-    return MaskClasses(mapping.classes, encoding, messages)
+    unused_messages = (f"no mask has the value {', '.join(unused[:8])}",) if unused else ()
+    message = f"{len(mapping.classes)} classes by mask_values: {', '.join(mapping.classes[:8])}"
+    return MaskClasses(mapping.classes, encoding, (message, *unused_messages))
 
 
 def _gray_colors(values: Iterable[str]) -> set[str]:
