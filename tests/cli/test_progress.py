@@ -69,6 +69,15 @@ def test_the_columns_are_named_once_and_fit_80_characters() -> None:
     assert max(len(line) for line in lines) <= 80
 
 
+def test_a_task_without_a_loss_in_evaluation_has_no_column_for_it() -> None:
+    train = {"kind": "train", "step": 22, "loss": 1.5, "images_per_second": 12.3, "seconds": 2.0}
+    evaluation = {"kind": "eval", "split": "val", "step": 22, "epoch": 1.0, "loss": None, "ap": 0.415}
+    start = {**START, "task": "detection"}
+    header, row = shown([start, train, evaluation], terminal=False).splitlines()[3:]
+    assert header.split() == ["epoch", "train", "loss", "AP", "images/s", "remaining"]
+    assert row.split() == ["1/2", "1.5000", "41.50", "%", "12", "2.0", "s"]
+
+
 def test_the_last_line_has_no_time_left() -> None:
     last = shown([START, TRAIN, {**EVAL, "step": 44, "epoch": 2.0}], terminal=False).splitlines()[-1]
     assert last.split()[-2:] == ["1,235", "–"]

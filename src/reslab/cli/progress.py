@@ -1,20 +1,27 @@
 """The progress of a training run on standard error: one line per evaluation, and a progress bar in a terminal."""
 
 import contextlib
-from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.text import Text
 
 from reslab.report.format import format_duration, format_int, format_metric
-from reslab.spec.task import DEFAULT_TASK, find_task
+from reslab.spec.task import DEFAULT_TASK, LOSS, find_task
 
 LogEntry = dict[str, Any]
 
 MIN_REPORTED_WAIT = 0.05
+
+
+class _Column(NamedTuple):
+    """A column of the table: its title, the cell of a row, and its width, in which both are right-aligned."""
+
+    title: str
+    text: str
+    width: int
 
 
 class _ProgressConsole(Console):
@@ -28,7 +35,7 @@ class ProgressDisplay:
     """Receives the log records of a run and prints a table with one row per evaluation; in a terminal also a bar.
 
     The columns fit 80 characters: epoch, running loss and metric on the training batches, loss and metric on the
-    monitored split, training speed, and the estimated remaining time.
+    monitored split, training speed, and the estimated remaining time. A task without one of these has no such column.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -103,26 +110,30 @@ class ProgressDisplay:
         self._update_bar(record["step"])
 
     def _on_eval(self, record: LogEntry) -> None:
-        task = find_task(self.start_record["task"])
-        titles = task.train_metric.column, task.selection_metric.column
-        names = ("epoch", "train loss", titles[0], f"{record['split']} loss", titles[1], "images/s", "remaining")
-        header = _format_row(names)
+        columns = self._columns(record)
+        header = " ".join(column.title.rjust(column.width) for column in columns)
         if header != self._header:
             self._header = header
             self.print(header)
-        train = self.last_train_record
-        cells = [
-            f"{record['epoch']:g}/{self._num_epochs()}",
-            f"{train['loss']:.4f}" if train else "–",
-            format_metric(task.train_metric, train[task.train_metric.name]) if train else "–",
-            f"{record['loss']:.4f}",
-            format_metric(task.selection_metric, record.get(task.selection_metric.name)),
-            format_int(round(train["images_per_second"])) if train else "–",
-            self._eta(record["step"]) or "–",
-        ]
-        self.print(_format_row(cells))
+        self.print(" ".join(column.text.rjust(column.width) for column in columns))
         if self._is_waiting():
             self.print(f"  {self.wait_fraction:.0%} of the time waiting for data")
+
+    def _columns(self, record: LogEntry) -> list[_Column]:
+        """Return the columns of an evaluation; a task without a metric or a loss beside the others has none for it."""
+        task, train, loss = find_task(self.start_record["task"]), self.last_train_record, record.get("loss")
+        metric, train_metric = task.selection_metric, task.train_metric
+        train_text = format_metric(train_metric, train[train_metric.name]) if train else "–"
+        columns = [
+            _Column("epoch", f"{record['epoch']:g}/{self._num_epochs()}", 9),
+            _Column("train loss", f"{train['loss']:.4f}" if train else "–", 10),
+            None if train_metric == LOSS else _Column(train_metric.column, train_text, 9),
+            None if loss is None else _Column(f"{record['split']} loss", f"{loss:.4f}", 10),
+            _Column(metric.column, format_metric(metric, record.get(metric.name)), 9),
+            _Column("images/s", format_int(round(train["images_per_second"])) if train else "–", 10),
+            _Column("remaining", self._eta(record["step"]) or "–", 11),
+        ]
+        return [column for column in columns if column is not None]
 
     def print(self, text: str) -> None:
         """Print a line above the bar."""
@@ -152,14 +163,6 @@ class ProgressDisplay:
         """Return the estimated remaining time, empty before the first and after the last step."""
         remaining_steps = self.start_record["total_steps"] - step
         return format_duration(self.train_seconds / step * remaining_steps) if step and remaining_steps else ""
-
-
-_COLUMN_WIDTHS = (9, 10, 9, 10, 9, 10, 11)
-
-
-def _format_row(cells: Sequence[str]) -> str:
-    """Return the cells right-aligned in columns that fit 80 characters together."""
-    return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMN_WIDTHS, strict=True)).rstrip()
 
 
 def format_ranks(record: LogEntry) -> str:

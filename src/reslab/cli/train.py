@@ -43,6 +43,7 @@ from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_metric, format_metric_spread, format_number
 from reslab.report.metric_rows import metric_rows
 from reslab.runtime.allocator import keep_freed_memory
+from reslab.spec.task import LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -269,10 +270,12 @@ def _train_metric_rows(task: "Task", result: dict[str, Any]) -> list[tuple[str, 
     final, running, metric = task.selection_metric, task.train_metric, "train_{}_running"
     if f"train_{final.name}" not in result:
         return []
-    running_text = format_metric(running, result[metric.format(running.name)])
-    running_text += f", loss {format_number(result['train_loss_running'])}"
+    running_text = f"loss {format_number(result['train_loss_running'])}"
+    if running != LOSS:
+        running_text = f"{format_metric(running, result[metric.format(running.name)])}, {running_text}"
     final_text = format_metric(final, result[f"train_{final.name}"])
-    final_text += f", loss {format_number(result['train_loss'])}"
+    if result.get("train_loss") is not None:
+        final_text += f", loss {format_number(result['train_loss'])}"
     return [("training set", f"{final_text} (final weights); {running_text} (running mean of the last epoch)")]
 
 

@@ -73,9 +73,14 @@ def first_eval_series(log: LogRecords, key: str) -> Series:
 
 
 def extract_series(records: Iterable[Mapping[str, Any]], key: str) -> Series:
-    """Return a metric against epochs, without missing and non-finite values, thinned to 300 points by means."""
-    pairs = [(_epoch_of(record), _float_or_nan(record[key])) for record in records if key in record]
-    return _make_series(pairs)
+    """Return a metric against epochs, without missing and non-finite values, thinned to 300 points by means.
+
+    None is a value that was not finite; where all are None, the task does not have the metric, and the series is empty.
+    """
+    held = [record for record in records if key in record]
+    if all(record[key] is None for record in held):
+        return Series()
+    return _make_series([(_epoch_of(record), _float_or_nan(record[key])) for record in held])
 
 
 def equal_windows(steps: Sequence[float], means: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:

@@ -73,6 +73,18 @@ def test_each_metric_is_one_figure_with_a_line_for_each_run() -> None:
     assert page.text.count("resnet20_cifar") == 3
 
 
+def test_runs_without_a_loss_in_evaluation_have_no_plot_and_no_column_for_it() -> None:
+    train = [{"kind": "train", "step": 10 * k, "epoch": k, "loss": 2 / k} for k in range(1, 6)]
+    log = [*train, *({"kind": "eval", "split": "val", "epoch": k, "loss": None, "ap": 0.1 * k} for k in range(1, 6))]
+    runs = [replace(_run(name, 0.41), task="detection", loss=None, log=log) for name in ("first", "second")]
+    html = render_page(ComparePage("two detectors", runs))
+    page = assert_sound(html)
+    labels = [label.split(" against")[0] for label in page.values("aria-label") if "against" in label]
+    assert labels == ["COCO AP", "Training loss"]
+    assert "seed AP training time" in page.text
+    assert "AP loss" not in page.text
+
+
 def test_each_of_many_runs_has_its_own_line() -> None:
     runs = [_run(f"run {number}", 0.9) for number in range(6)]
     text = assert_sound(render_page(ComparePage("six runs", runs))).text

@@ -359,7 +359,7 @@ def _metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         tiles.append(make_tile("top-5 accuracy", format_percent(metrics["top5"]), "class among the five most probable"))
     num_wrong = num_samples - num_correct
     tiles.append(make_tile("misclassified", format_int(num_wrong), _error_rate_text(num_wrong, num_samples)))
-    if "loss" in metrics:
+    if metrics.get("loss") is not None:
         tiles.append(make_tile("loss", format_number(metrics["loss"]), f"mean over the {split} images"))
     return [*tiles, *_train_metric_tiles(metrics)]
 

@@ -14,7 +14,6 @@ from reslab.report.series import Curve, first_eval_series, train_series
 from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, LOSS, Metric, find_task
 
-_COLUMNS = ("run", "model", "data", "recipe", "seed", "{metric}", "loss", "training time")
 _EVAL_CAPTION = "On the validation or test images."
 _TRAIN_CAPTION = "On the augmented training images."
 SIGNIFICANCE = 0.05
@@ -73,8 +72,7 @@ def compare_context(page: ComparePage) -> dict[str, Any]:
         "tiles": [],
         "heading": "Training curves",
         "curves": _curve_panels(page.runs),
-        "columns": [column.format(metric=_metric_heading(page.runs)) for column in _COLUMNS],
-        "rows": [_run_row(run) for run in page.runs],
+        **_run_table(page.runs),
         "caption": "The metrics of each run's selected weights, on its validation or test images.",
     }
 
@@ -213,7 +211,7 @@ def _curve_panels(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     panels = []
     tasks = [find_task(name) for name in dict.fromkeys(run.task for run in runs)]
     metrics = dict.fromkeys(metric for task in tasks for metric in (task.selection_metric, *task.train_metrics))
-    for metric in (*metrics, LOSS):
+    for metric in dict.fromkeys((*metrics, LOSS)):
         name, unit = metric.title, "%" if metric.is_fraction else ""
         evaluated = run_curves(runs, metric.name, split="eval")
         trained = run_curves(runs, metric.name, split="train")
@@ -246,7 +244,24 @@ def run_curves(runs: Sequence[ComparedRun], key: str, *, split: str) -> list[Cur
     return [curve for curve in curves if curve.series]
 
 
-def _run_row(run: ComparedRun) -> list[str]:
-    value = format_metric(run.metric, run.value)
-    metrics = [value, format_number(run.loss, 3), format_duration(run.train_seconds)]
-    return [run.name, run.model, run.data, run.recipe, str(run.seed), *metrics]
+def _run_table(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    """Return columns and a row for each run; no column of losses where finished runs have none."""
+    heading = _metric_heading(runs)
+    rows = [{name.format(metric=heading): text for name, text in _run_cells(run).items()} for run in runs]
+    is_finished = any(run.value is not None for run in runs)
+    left_out = {"loss"} if is_finished and all(run.loss is None for run in runs) else set()
+    columns = [name for name in rows[0] if name not in left_out]
+    return {"columns": columns, "rows": [[row[name] for name in columns] for row in rows]}
+
+
+def _run_cells(run: ComparedRun) -> dict[str, str]:
+    return {
+        "run": run.name,
+        "model": run.model,
+        "data": run.data,
+        "recipe": run.recipe,
+        "seed": str(run.seed),
+        "{metric}": format_metric(run.metric, run.value),
+        "loss": format_number(run.loss, 3),
+        "training time": format_duration(run.train_seconds),
+    }

@@ -33,7 +33,7 @@ class TaskResults:
         return f"{title} {format_metric(metric, metrics.get(metric.name))} on {images}."
 
     def tiles(self, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the tiles of the metrics that are defined, and of the loss."""
+        """Return the tiles of the metrics that are defined, and of the loss if the task evaluates one."""
         split = format_split(metrics.get("split"))
         images = f"on {format_int(int(metrics['num_samples']))} {split} images"
         tiles = [
@@ -41,4 +41,6 @@ class TaskResults:
             for index, metric in enumerate(self.task.metrics)
             if metrics.get(metric.name) is not None
         ]
-        return [*tiles, make_tile("loss", format_number(metrics["loss"]), f"mean over the {split} images")]
+        if metrics.get("loss") is not None:
+            tiles.append(make_tile("loss", format_number(metrics["loss"]), f"mean over the {split} images"))
+        return tiles

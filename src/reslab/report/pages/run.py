@@ -11,9 +11,18 @@ from reslab.report.pages.classification import ClassificationResults
 from reslab.report.pages.components import make_tile, metric_panel
 from reslab.report.pages.model_size import drawing_context, model_size_context
 from reslab.report.pages.results import TaskResults
-from reslab.report.series import Curve, LogRecords, Series, eval_series, eval_splits, tail_mean, train_series
+from reslab.report.series import (
+    Curve,
+    LogRecords,
+    Series,
+    eval_series,
+    eval_splits,
+    first_eval_series,
+    tail_mean,
+    train_series,
+)
 from reslab.spec.arch import Arch
-from reslab.spec.task import Task
+from reslab.spec.task import LOSS, Task
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class LoggedMetric:
 
 def logged_metrics(task: Task) -> tuple[LoggedMetric, ...]:
     """Return the metrics with one plot each, where the log has them: of every task, and this one's."""
-    by_name = {metric.name: metric for metric in (task.selection_metric, *task.train_metrics)}
+    by_name = {metric.name: metric for metric in (task.selection_metric, *task.train_metrics) if metric != LOSS}
     own = [
         LoggedMetric(metric.name, metric.title[:1].upper() + metric.title[1:], "%" if metric.is_fraction else "")
         for metric in by_name.values()
@@ -104,7 +113,12 @@ _NOT_EVALUATED_TEXT = "Not evaluated: there are no validation or test images."
 def training_context(log: LogRecords, task: Task) -> dict[str, Any]:
     """Return the plots of the logged metrics, the duration and throughput, and warnings of a diverged loss."""
     panels = [panel for metric in logged_metrics(task) for panel in _metric_panels(log, metric)]
-    return {"curves": panels, "speed_tiles": _speed_tiles(log), "warnings": non_finite_warnings(log)}
+    return {
+        "curves": panels,
+        "speed_tiles": _speed_tiles(log),
+        "warnings": non_finite_warnings(log),
+        "has_eval_loss": bool(first_eval_series(log, "loss")),
+    }
 
 
 def _metric_panels(log: LogRecords, metric: LoggedMetric) -> list[dict[str, Any]]:
