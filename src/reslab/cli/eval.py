@@ -206,7 +206,7 @@ PredictionsFile = Annotated[
         "--predictions",
         metavar="FILE",
         rich_help_panel=Panel.OUTPUT,
-        help="Write all predictions to a .csv or .npz file.",
+        help="Write all predictions to a .csv or .npz file, masks into a folder beside it.",
     ),
 ]
 PerClassFlag = Annotated[

@@ -1,6 +1,5 @@
 """Predicted masks as files: a PNG of class numbers in the palette of PASCAL VOC, and an overlay over the image."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +7,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.formats.mask_classes import voc_color
+from reslab.data.mask_images import mask_image, unique_stems
 from reslab.report.masks import draw_mask
-
-_PALETTE = [value for number in range(256) for value in voc_color(number)]
-
-
-def mask_image(mask: Tensor) -> Image.Image:
-    """Return a mask (H, W) of class numbers as an image of mode P with the palette of PASCAL VOC."""
-    image = Image.fromarray(mask.numpy(), mode="P")
-    image.putpalette(_PALETTE)
-    return image
 
 
 def overlay_image(pixels: Tensor, mask: Tensor) -> Image.Image:
@@ -36,14 +26,12 @@ class MaskWriter:
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.counts = Counter(Path(path).stem for path in paths)
+        self.stems = unique_stems(paths)
 
     def __call__(self, path: str, pixels: Tensor, mask: Tensor) -> dict[str, str]:
         """Write the mask of the image that `path` names, and its overlay; return their paths as in `Prediction`."""
-        name = Path(path).stem
-        if self.counts[name] > 1 or not name.strip("."):
-            name = path.strip("./").replace("/", "_").replace("\\", "_") or "image"
+        name = self.stems[path]
         mask_path, overlay_path = self.folder / f"{name}.png", self.folder / f"{name}_overlay.png"
-        mask_image(mask).save(mask_path)
+        mask_image(mask.numpy()).save(mask_path)
         overlay_image(pixels, mask).save(overlay_path)
         return {"mask_path": str(mask_path), "overlay_path": str(overlay_path)}

@@ -1,5 +1,6 @@
 """Segmentation: loss and metrics against references, and runs on folders of images with masks."""
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from launch import on_ranks
+from PIL import Image
 from segmentation_runs import CLASSES, TINY, cells_run, pixel_run, write_cells
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +19,7 @@ from torchvision.models.segmentation import fcn_resnet50
 
 from reslab.data.masks import VOID
 from reslab.data.registry import open_dataset
+from reslab.metrics.segmentation import segmentation_confusion
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.segmentation import SegmentationOutput
@@ -27,6 +30,7 @@ from reslab.spec.segmentation import SegmentationArch
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.evaluation.predictions_file import save_predictions
 from reslab.training.evaluation.segmentation import SegmentationEvaluation
 from reslab.training.freezing import Freezing
 from reslab.training.loop import TrainStep
@@ -209,8 +213,33 @@ def test_the_metrics_are_those_of_all_pixels_whatever_the_batches() -> None:
 def test_large_masks_are_kept_reduced() -> None:
     batches = [(torch.zeros(1, 3, 20, 900), torch.zeros(1, 20, 900, dtype=torch.int64), torch.zeros(1))]
     (masks,) = evaluate_batches(nn.Identity(), batches, Segmentation(CLASSES), keep_predictions=True).require_masks()
-    assert masks.shape == (7, 300)
+    assert masks.shape == (20, 900)
+    assert [mask.shape for mask in masks.shown()] == [(7, 300)] * 2
     assert not evaluate_batches(nn.Identity(), batches, Segmentation(CLASSES)).has_predictions
+
+
+@pytest.mark.parametrize("file", ["scores.csv", "scores.npz"])
+def test_predicted_masks_are_written_beside_the_scores(run: Run, tmp_path: Path, file: str) -> None:
+    found = evaluate(run, keep_predictions=True)
+    assert isinstance(found, SegmentationEvaluation)
+    save_predictions(tmp_path / file, found)
+    if file.endswith(".csv"):
+        with (tmp_path / file).open(newline="") as opened:
+            rows = [(row["name"], row["mask"]) for row in csv.DictReader(opened)]
+    else:
+        arrays = np.load(tmp_path / file)
+        rows = list(zip(arrays["names"].tolist(), arrays["mask"].tolist(), strict=True))
+    assert [name for name, _ in rows] == list(found.names)
+    dataset = open_dataset(run.metadata["data"]["requested"], split_record=run.metadata["data"]["split_record"])
+    confusion = torch.zeros(3, 3, dtype=torch.int64)
+    for i, (name, mask_path) in enumerate(rows):
+        assert mask_path == f"scores-masks/{Path(name).stem}.png"
+        with Image.open(tmp_path / mask_path) as image:
+            assert image.mode == "P"
+            assert image.getpalette()[3:6] == [128, 0, 0]
+            mask = torch.from_numpy(np.array(image))
+        confusion += segmentation_confusion(mask, dataset.split("val")[i][1], 3)
+    assert tuple(map(tuple, confusion.tolist())) == found.confusion_matrix
 
 
 def test_a_run_from_a_folder_to_a_report(run: Run, cells: Path) -> None:

@@ -1,6 +1,6 @@
 """The result of an evaluation, the same for every task: metrics by name, the samples, and how scores compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -91,6 +91,10 @@ class Evaluation:
     def prediction_arrays(self) -> dict[str, np.ndarray]:
         """Return the targets and predictions of all samples as arrays by name."""
         raise NotImplementedError
+
+    def predicted_masks(self) -> Iterable[np.ndarray]:
+        """Return the predicted mask of each image, (H, W) uint8, if the task predicts masks; else nothing."""
+        return ()
 
     def require_predictions(self) -> tuple[Tensor, Tensor]:
         """Return predictions and labels of all samples, if the task keeps them. Raises ValueError if none were kept."""

@@ -1,4 +1,4 @@
-"""Per-sample predictions of an evaluation as a CSV or npz file."""
+"""Per-sample predictions of an evaluation as a CSV or npz file, and predicted masks as PNG files beside it."""
 
 import io
 import zipfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reslab.data.mask_images import mask_image, unique_stems
 from reslab.nn.checkpoints.read import check_zip
 from reslab.report.csv_file import encode_csv
 from reslab.runtime.files import write_atomic
@@ -31,16 +32,38 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
     texts that a spreadsheet would read as formulas begin with an apostrophe. npz: `names` (N,), `classes` (C,) and the
     arrays of the task, in classification `labels` (N,) and `probabilities` (N, C). Raises ValueError if the evaluation
     kept no predictions or the path has another suffix; DiskFullError.
+
+    Predicted masks are PNG files in the folder `PATH-masks` (without the suffix), of class numbers in the palette of
+    PASCAL VOC and at the size of the evaluation; the column or array `mask` has their paths relative to the file.
     """
     path = check_predictions_path(path)
     if not evaluation.has_predictions:
         raise invalid("an evaluation that kept its predictions", "one that did not", "keep_predictions=True")
     assert len(evaluation.names) == evaluation.num_samples, (len(evaluation.names), evaluation.num_samples)
+    masks = _save_masks(path, evaluation)
     if path.suffix.lower() == ".csv":
-        write_atomic(path, encode_csv(*evaluation.prediction_table()).encode())
+        columns, rows = evaluation.prediction_table()
+        if masks:
+            columns, rows = [*columns, "mask"], [[*row, mask] for row, mask in zip(rows, masks, strict=True)]
+        write_atomic(path, encode_csv(columns, rows).encode())
     else:
         names = {"names": np.array(evaluation.names), "classes": np.array(evaluation.classes)}
-        write_atomic(path, _encode_npz({**names, **evaluation.prediction_arrays()}))
+        mask_names = {"mask": np.array(masks)} if masks else {}
+        write_atomic(path, _encode_npz({**names, **evaluation.prediction_arrays(), **mask_names}))
+
+
+def _save_masks(path: Path, evaluation: Evaluation) -> list[str]:
+    """Write the predicted masks into a folder beside `path`; return their paths relative to it, in order."""
+    stems = unique_stems(evaluation.names)
+    folder = path.with_name(f"{path.stem}-masks")
+    written = []
+    for name, mask in zip(evaluation.names, evaluation.predicted_masks(), strict=False):
+        file = folder / f"{stems[name]}.png"
+        buffer = io.BytesIO()
+        mask_image(mask).save(buffer, "PNG")
+        write_atomic(file, buffer.getvalue())
+        written.append(f"{folder.name}/{file.name}")
+    return written
 
 
 def save_predicted_labels(path: Path, evaluation: Evaluation) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -19,14 +19,11 @@ from reslab.spec.errors import invalid
 from reslab.spec.task import TASKS, Task
 from reslab.training.evaluation.evaluation import Evaluation
 
-MAX_KEPT_SIDE = 384
+MAX_SHOWN_SIDE = 384
 
 
 class MaskPair(NamedTuple):
-    """A predicted and a true mask of an image, (H, W) uint8, compressed; of large ones every k-th row and column.
-
-    The longer side has at most `MAX_KEPT_SIDE` pixels, so that a mask has at most 147 KB, compressed usually 2.
-    """
+    """A predicted and a true mask of an image, (H, W) uint8, compressed: usually to less than a hundredth."""
 
     predicted: bytes
     true: bytes
@@ -35,19 +32,26 @@ class MaskPair(NamedTuple):
     @classmethod
     def compress(cls, predicted: Tensor, true: Tensor) -> "MaskPair":
         """Return the pair of masks (H, W) of classes from 0 to 255."""
-        stride = math.ceil(max(true.shape) / MAX_KEPT_SIDE)
-        small = [mask[::stride, ::stride].to(torch.uint8).contiguous().numpy() for mask in (predicted, true)]
-        height, width = small[0].shape
-        predicted_bytes, true_bytes = (zlib.compress(mask.tobytes(), level=1) for mask in small)
+        masks = [mask.to(torch.uint8).contiguous().numpy() for mask in (predicted, true)]
+        height, width = masks[0].shape
+        predicted_bytes, true_bytes = (zlib.compress(mask.tobytes(), level=1) for mask in masks)
         return cls(predicted_bytes, true_bytes, (height, width))
 
     def decompress(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the predicted and the true mask, (H, W) uint8."""
-        height, width = self.shape
-        predicted, true = (
-            np.frombuffer(zlib.decompress(mask), dtype=np.uint8).reshape(height, width)
-            for mask in (self.predicted, self.true)
-        )
+        return self._read(self.predicted), self._read(self.true)
+
+    def decompress_predicted(self) -> np.ndarray:
+        """Return the predicted mask, (H, W) uint8."""
+        return self._read(self.predicted)
+
+    def _read(self, mask: bytes) -> np.ndarray:
+        return np.frombuffer(zlib.decompress(mask), dtype=np.uint8).reshape(self.shape)
+
+    def shown(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return both masks for a report: of large ones every k-th row and column, at most `MAX_SHOWN_SIDE` of each."""
+        stride = math.ceil(max(self.shape) / MAX_SHOWN_SIDE)
+        predicted, true = (mask[::stride, ::stride].copy() for mask in self.decompress())
         return predicted, true
 
 
@@ -126,7 +130,7 @@ class SegmentationEvaluation(Evaluation):
         image, transform = self.dataset.preview(i), self.dataset.input_transform
         if isinstance(transform, EvalTransform):
             image = transform.resize(image, i)
-        stride = math.ceil(max(image.shape[-2:]) / MAX_KEPT_SIDE)
+        stride = math.ceil(max(image.shape[-2:]) / MAX_SHOWN_SIDE)
         image = image[:, ::stride, ::stride].cpu()
         return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()
 
@@ -165,6 +169,10 @@ class SegmentationEvaluation(Evaluation):
             for name, *values in zip(self.names, *(scores.tolist() for scores in self.images[:3]), strict=True)
         ]
         return ["name", *ImageScores._fields[:3]], rows
+
+    def predicted_masks(self) -> Iterator[np.ndarray]:
+        """Yield the predicted mask of each image, (H, W) uint8, at the size of the evaluation."""
+        return (pair.decompress_predicted() for pair in self.require_masks())
 
     def prediction_arrays(self) -> dict[str, np.ndarray]:
         """Return `miou`, `pixel_accuracy` and `loss` of each image, (N,) float64."""

@@ -122,7 +122,7 @@ class Segmentation(TaskType):
         worst = [
             SegmentedImage(
                 evaluation.preview(i),
-                *masks[i].decompress(),
+                *masks[i].shown(),
                 iou=float(evaluation.images.miou[i]),
                 name=evaluation.sample_name(i),
             )

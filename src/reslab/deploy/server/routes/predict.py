@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
+from reslab.data.mask_images import mask_image
 from reslab.deploy.inputs import PreparedImage
-from reslab.deploy.mask_files import mask_image, overlay_image
+from reslab.deploy.mask_files import overlay_image
 from reslab.deploy.prediction import Prediction
 from reslab.deploy.predictor import ImageOutput
 from reslab.deploy.results import result_rules
@@ -100,7 +101,7 @@ def _describe_prediction(
     prediction = Prediction("", **loaded.predictor.result(output, top_k))
     row = {name: value for name, value in prediction.to_dict().items() if name != "path"}
     if prediction.mask is not None and image.original is not None:
-        row["mask"] = image_data_uri(mask_image(prediction.mask))
+        row["mask"] = image_data_uri(mask_image(prediction.mask.numpy()))
         row["overlay"] = image_data_uri(overlay_image(image.original, prediction.mask))
     return ImagePrediction(**{**row, "error": ""})
 
