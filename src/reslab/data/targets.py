@@ -28,7 +28,8 @@ class TargetRules:
     `groups` returns a group (N,) int64 for each image, of which splits and subsets take the same share; `count_images`
     the number of images of each class, None where labels are not classes. `item` makes the label of `dataset[i]`.
     `keeps_classes`: a split or a subset leaves every class images. `can_be_cut`: CutMix suits the labels;
-    `can_be_mixed`: MixUp does. `whole_images`: images are evaluated whole, whatever the size of a training crop.
+    `can_be_mixed`: MixUp does. `whole_images`: images are evaluated whole, whatever the size of a training crop;
+    `resized_by_network`: the network itself resizes and normalizes them.
     """
 
     required: str
@@ -48,6 +49,7 @@ class TargetRules:
     can_be_cut: bool = True
     can_be_mixed: bool = True
     whole_images: bool = False
+    resized_by_network: bool = False
 
 
 def _check_class_labels(labels: Tensor, _: ImageName) -> None:
@@ -168,7 +170,10 @@ _GROUP_LABELS = TargetRules(
     can_be_mixed=False,
     whole_images=True,
 )
-TARGET_RULES |= {TargetKind.MASK: replace(_GROUP_LABELS, min_outputs=2), TargetKind.BOXES: _GROUP_LABELS}
+TARGET_RULES |= {
+    TargetKind.MASK: replace(_GROUP_LABELS, min_outputs=2),
+    TargetKind.BOXES: replace(_GROUP_LABELS, resized_by_network=True),
+}
 TASK_OF_TARGET = {task.target: task.name for task in TASKS.values()}
 """The task that labels of a target kind suit."""
 

@@ -259,6 +259,11 @@ def _load_pycocotools() -> _Package:
 _PACKAGES = {"faster_coco_eval": _load_faster_coco_eval, "pycocotools": _load_pycocotools}
 
 
+def require_coco_package() -> None:
+    """Raise MissingExtraError without a package that evaluates COCO data."""
+    _load_package()
+
+
 def _load_package() -> _Package:
     for name, load in _PACKAGES.items():
         if importlib.util.find_spec(name) is not None:

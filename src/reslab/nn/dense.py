@@ -54,8 +54,8 @@ class FeatureBackbone(ResidualNetwork):
 class DenseNetwork(nn.Module, ModelMetadata):
     """A network for segmentation or detection on a residual backbone, with what belongs to its weights.
 
-    * `arch`, `classes` (one name for each of `arch.num_classes`), `preprocess`: see `set_metadata`. Images keep their
-      size: `preprocess` neither resizes nor crops beyond its transform.
+    * `arch`, `classes` (one name for each of `arch.num_classes` but the background), `preprocess`: see `set_metadata`.
+      Images keep their size: `preprocess` neither resizes nor crops beyond its transform.
     * `class_layers`: the names of the layers whose number of outputs depends on the number of classes.
     * `load_report`: which entries of a loaded checkpoint matched.
     """
@@ -87,6 +87,15 @@ class DenseNetwork(nn.Module, ModelMetadata):
         if preprocess is not None:
             self._preprocess = ImagePreprocess.for_network(preprocess, None)
 
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Set mean and standard deviation of images in [0, 1], where the network normalizes them itself."""
+
+    def copy_normalization(self, arch: Arch | DenseArch) -> None:
+        """Set the normalization of another architecture of this kind, whose weights are loaded."""
+
+    def set_size(self, size: int) -> None:
+        """Set the size to which the network resizes images, if it does."""
+
 
 def load_backbone(network: DenseNetwork, source: Any, chosen_axes: Collection[str] = ()) -> LoadReport:
     """Load the weights of a classification network into the backbone; every entry but those of the head must match.
@@ -104,6 +113,9 @@ def load_backbone(network: DenseNetwork, source: Any, chosen_axes: Collection[st
     unused = [key for key, name in report.matched if name not in own]
     if len(report.matched) < report.num_entries:  # a head of another number of classes
         unused += [name for name in report.reinitialized if name not in own]
+    if whole.preprocess is not None and whole.preprocess.channels == network.arch.in_channels:
+        network.set_metadata(preprocess=replace(whole.preprocess, transform=""))
+        network.set_normalization(whole.preprocess.mean, whole.preprocess.std)
     message = f"entries that the backbone does not use: {', '.join(unused) or 'none'}"
     network.load_report = replace(report, messages=(*report.messages, message))
     return network.load_report
@@ -130,10 +142,15 @@ def load_dense_weights(
     check_plugins(checkpoint.header.get("plugins"), "the file")
     _check_same_network(network, checkpoint)
     report = _load_tensors(network, checkpoint, new_classes, strict)
+    if checkpoint.header.get("arch"):
+        network.copy_normalization(arch_from_dict(checkpoint.header["arch"], checkpoint.header.get("kind")))
     if published.preprocess:
         network.set_metadata(preprocess=adapt_preprocess(published.preprocess, network.arch.in_channels))
-    if published.classes and len(published.classes) == network.arch.num_classes and not report.reinitialized:
-        network.set_metadata(classes=published.classes)
+    names, num_background = tuple(published.classes or ()), network.arch.num_background
+    if len(names) == network.arch.num_classes:
+        names = names[num_background:]  # torchvision names the background too
+    if names and len(names) + num_background == network.arch.num_classes and not report.reinitialized:
+        network.set_metadata(classes=names)
     network.load_report = report
     return report
 

@@ -6,6 +6,7 @@ trainer that seeds it at every step gets the same losses again.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer, make_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.detection import DetectionArch, Detector, ExtraLevels, RoiPool
+from reslab.spec.preprocess import Preprocess, unit_preprocess
 
 _BOX_FEATURES = 1024
 _MASK_CHANNELS = (256, 256, 256, 256)
@@ -110,12 +112,34 @@ class _DetectionNetwork(DenseNetwork):
     arch: DetectionArch
     backbone: Any
     roi_heads: Any
+    transform: Any
 
     @property
     def residual_network(self) -> ResidualNetwork:
         """The backbone."""
         network: ResidualNetwork = self.backbone.body if hasattr(self.backbone, "body") else self.backbone
         return network
+
+    def set_metadata(self, *, preprocess: Preprocess | None = None, **values: Any) -> None:
+        """Set class names, task and temperature; of a preprocessing only the scaling to [0, 1] is kept."""
+        super().set_metadata(preprocess=None if preprocess is None else unit_preprocess(preprocess), **values)
+
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Set mean and standard deviation of images in [0, 1]."""
+        self._set_axes(self.arch.normalization_axes(tuple(mean), tuple(std)))
+
+    def copy_normalization(self, arch: Any) -> None:
+        """Set mean and standard deviation of another detector, whose weights are loaded."""
+        self.set_normalization(arch.image_mean, arch.image_std)
+
+    def set_size(self, size: int) -> None:
+        """Set the shorter side to which images are resized, and the longest in the same ratio."""
+        self._set_axes(self.arch.size_axes(size))
+
+    def _set_axes(self, axes: dict[str, Any]) -> None:
+        self.arch = replace(self.arch, **axes)
+        for name, value in _transform_arguments(self.arch).items():
+            setattr(self.transform, name, (value,) if name == "min_size" else value)
 
 
 class FasterRCNNDetector(_DetectionNetwork, FasterRCNN):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
@@ -43,6 +43,23 @@ class DenseArch:
     num_classes: int = 21
     norm: str = ""
     image_size: tuple[int, int] = (224, 224)
+
+    num_background: ClassVar[int] = 0
+    """How many of `num_classes` are no classes of the data: 1 where class 0 is the background."""
+    resizes_images: ClassVar[bool] = False
+    """True if the network itself resizes and normalizes images in [0, 1]."""
+
+    def size_axes(self, size: int) -> dict[str, Any]:
+        """Return the axes that set the size of the images, where the network resizes them itself."""
+        return {}
+
+    def normalization_axes(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+        """Return the axes that set the normalization, where the network normalizes images itself."""
+        return {}
+
+    def smallest_input(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the smallest size (C, H, W) that the backbone gets for images of this size."""
+        return size
 
     @property
     def kind(self) -> ModelKind:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, ClassVar
 
 from reslab.spec.arch import Arch
 from reslab.spec.dense import DenseArch, ModelKind
@@ -114,10 +115,30 @@ class DetectionArch(DenseArch):
     nms_threshold: float = 0.5
     max_detections: int = 100
 
+    num_background: ClassVar[int] = 1
+    resizes_images: ClassVar[bool] = True
+
     @property
     def kind(self) -> ModelKind:
         """What the network predicts."""
         return ModelKind.DETECTION
+
+    @property
+    def predicts_masks(self) -> bool:
+        """True if the network predicts a mask for each object, and is trained with masks."""
+        return self.detector == Detector.MASK_RCNN
+
+    def size_axes(self, size: int) -> dict[str, Any]:
+        """Return a shorter side of `size`, and the longest in the same ratio as before."""
+        return {"min_size": size, "max_size": round(size * self.max_size / self.min_size)}
+
+    def normalization_axes(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+        """Return the mean and standard deviation of each channel."""
+        return {"image_mean": mean, "image_std": std}
+
+    def smallest_input(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the size of an image whose shorter side has become `min_size`."""
+        return (size[0], self.min_size, self.min_size)
 
     @property
     def backbone_arch(self) -> Arch:

@@ -48,6 +48,11 @@ _LOSSES: dict[str, LossType] = {
         (("delta", 1e-6, 1e6, 1.0),),
         targets=(TargetKind.VALUES,),
     ),
+    "detector": LossType(
+        "detector",
+        "the sum of the losses that a detector computes (Ren et al. 2015, Eq. 1; Lin et al. 2017, RetinaNet)",
+        targets=(TargetKind.BOXES,),
+    ),
 }
 LOSSES: Table[LossType] = Table("loss", _LOSSES, is_word_of_grammar=True)
 

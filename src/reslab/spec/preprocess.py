@@ -1,6 +1,6 @@
 """The preprocessing that a network's weights expect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reslab.spec.errors import unknown_name
@@ -33,3 +33,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.channel_order not in list(ChannelOrder):
             raise unknown_name("channel order", self.channel_order, list(ChannelOrder))
+
+
+def unit_preprocess(preprocess: Preprocess) -> Preprocess:
+    """Return the scaling to [0, 1] alone, for networks that resize and normalize images themselves."""
+    zeros, ones = (0.0,) * preprocess.channels, (1.0,) * preprocess.channels
+    return replace(preprocess, transform="", mean=zeros, std=ones, mean_image="")

@@ -67,7 +67,7 @@ class Metric:
 
 
 LOSS = Metric("loss", "loss", Unit.NUMBER, higher_is_better=False)
-"""The mean loss over the images, which every task has."""
+"""The mean loss over the images."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Task:
     """A task: the form of its targets, its metrics and its loss.
 
     The first of `metrics` selects the weights, equal values by the loss. `train_metrics` are measured on the training
-    batches. `loss` takes the place of a recipe's loss that does not suit the targets; without one the network computes
-    its losses itself. `recipe` is the default recipe; without one it depends on the images.
+    batches. `loss` takes the place of a recipe's loss that does not suit the targets. `recipe` is the default recipe;
+    without one it depends on the images. `has_eval_loss` is False if the networks compute losses in training alone.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Task:
     loss: str
     train_metrics: tuple[Metric, ...]
     recipe: str = ""
+    has_eval_loss: bool = True
 
     @property
     def keeps_outputs(self) -> bool:
@@ -104,7 +105,8 @@ class Task:
 
     def metric(self, name: str) -> Metric:
         """Return a metric by its name, for "" the one that selects the weights. Raises ValueError with the nearest."""
-        metrics = {"": self.selection_metric, **{metric.name: metric for metric in (*self.metrics, LOSS)}}
+        measured = (*self.metrics, LOSS) if self.has_eval_loss else self.metrics
+        metrics = {"": self.selection_metric, **{metric.name: metric for metric in measured}}
         if name not in metrics:
             raise unknown_name(f"metric of the task {self.name}", name, [known for known in metrics if known])
         return metrics[name]
@@ -165,9 +167,12 @@ _TASKS = (
             Metric("ap50", "AP at IoU 0.5", abbreviation="AP50"),
             Metric("ap75", "AP at IoU 0.75", abbreviation="AP75"),
             Metric("voc_map", "VOC mAP", abbreviation="mAP"),
+            Metric("mask_ap", "mask AP", abbreviation="mask AP"),
         ),
-        "",
+        "detector",
         (LOSS,),
+        recipe="detection-small",
+        has_eval_loss=False,
     ),
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})

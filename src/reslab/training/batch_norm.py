@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from reslab.nn.recompute import batch_norms, frozen_bn_stats
 from reslab.runtime.device import deterministic_mode
@@ -56,7 +57,7 @@ class _RunningMoments:
 @torch.no_grad()
 def update_bn_stats(
     model: nn.Module,
-    inputs: Iterable[Tensor],
+    inputs: Iterable[Any],
     frozen: Iterable[nn.Module] = (),
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> int:
@@ -72,7 +73,7 @@ def update_bn_stats(
     device, num_samples = next(model.parameters()).device, 0
     with _record_moments(model, moments), deterministic_mode(), torch.autocast(device.type, enabled=False):
         for x in inputs:
-            model(x.to(device))
+            model(tree_map(lambda part: part.to(device), x))
             num_samples += len(x)
     num_samples = sum(process_group.all_gather(num_samples))
     if not num_samples:

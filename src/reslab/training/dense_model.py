@@ -1,4 +1,4 @@
-"""The network of a new run for segmentation: its architecture for the data, and initial weights."""
+"""The network of a new run for segmentation or detection: its architecture for the data, and initial weights."""
 
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,21 @@ InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
 
 
 def build_dense_model(
-    arch: DenseArch, options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...]
+    arch: DenseArch, options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], image_size: int = 0
 ) -> InitialModel:
     """Return the network for the data's classes, channels and size, with the overrides of recipe and user.
+
+    `image_size` is the size to which the network resizes images, if it does; 0: its own.
 
     Without a model and weights that the user chose, the backbone starts from published weights where they are
     available. Raises ValueError for weights that do not fit.
     """
     overrides = {
-        "num_classes": data.num_classes,
+        "num_classes": data.num_classes + arch.num_background,
         "in_channels": input_size[0],
         "image_size": (input_size[1], input_size[2]),
+        **({} if options.pretrained else arch.normalization_axes(data.preprocess.mean, data.preprocess.std)),
+        **(arch.size_axes(image_size) if image_size else {}),
         **parse_arch_overrides(options.recipe_arch_overrides),
         **options.arch_overrides,
     }
@@ -82,7 +86,7 @@ def _try_published_backbone(network: DenseNetwork) -> tuple[Any, tuple[str, ...]
 
 def check_input(network: DenseNetwork, input_size: tuple[int, ...]) -> None:
     """Raise ValueError if the backbone cannot take images of this size (C, H, W)."""
-    network.residual_network.check_input(torch.empty((1, *input_size), device="meta"))
+    network.residual_network.check_input(torch.empty((1, *network.arch.smallest_input(input_size)), device="meta"))
 
 
 def load_messages(model: ResidualNetwork | DenseNetwork) -> tuple[str, ...]:

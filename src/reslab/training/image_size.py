@@ -53,11 +53,13 @@ class ImageSize:
 
     * `size`: the side in pixels; 0: the transforms stay as they are.
     * `eval_transform`: the evaluation transform; None: the data's own.
+    * `fits_transforms`: False if it is the network that resizes images, and transforms stay as they are.
     """
 
     size: int = 0
     eval_transform: str | None = None
     messages: tuple[str, ...] = ()
+    fits_transforms: bool = True
 
 
 def output_size(transform: str) -> int | None:
@@ -162,6 +164,8 @@ def choose_image_size(
 
     Raises ValueError if the user gave several sizes that differ.
     """
+    if TARGET_RULES[data.target_kind].resized_by_network:
+        return ImageSize(recipe.image_size, fits_transforms=False)
     if recipe.image_size:
         _check_one_size(recipe, user_keys)
         return _make_image_size(recipe.image_size, data, recipe)
@@ -259,6 +263,10 @@ def with_image_size(network: ModelT, size: int) -> ModelT:
         raise invalid(f"images of {expected} for {network.arch.name}, whose head flattens maps of one size", got)
     if isinstance(network, ResidualNetwork) and size < network.total_stride:
         raise invalid(f"a size of at least {network.total_stride}, the total stride", size, str(network.total_stride))
+    if isinstance(network, DenseNetwork) and network.arch.resizes_images:
+        detector: Any = copy.deepcopy(network)
+        detector.set_size(size)
+        return detector
     resized = copy.copy(network)
     resized.arch = replace(network.arch, image_size=(size, size))
     if network.preprocess is not None:

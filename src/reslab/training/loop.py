@@ -8,8 +8,9 @@ equals one that came to step t.
 """
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
@@ -30,8 +32,11 @@ from reslab.training.optim.factory import set_lr
 from reslab.training.tasks.task_type import check_output_type
 
 TensorFn = Callable[[Tensor], Tensor]
-BatchMetrics = Callable[[Tensor, Tensor], dict[str, Tensor]]
+BatchMetrics = Callable[[Any, Any], dict[str, Tensor]]
 """From the outputs and targets of a batch to metrics by name, as of `TaskType.batch_metrics`."""
+
+TrainingForward = Callable[[Callable[..., Any], Any, Any], Any]
+"""From the network, the images and the targets of a batch to what the loss gets, as `TaskType.training_forward`."""
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,6 +50,7 @@ class TrainStep:
     Alg. 1); `l1` and `l2` above 0 penalize the weights. `scaler` keeps fp16's small gradients above zero.
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
+    `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
     """
 
     precision: str = "float32"
@@ -57,10 +63,11 @@ class TrainStep:
     l2: float = 0.0
     ddp_model: nn.Module | None = None
     batch_metrics: BatchMetrics | None = None
-    main_output: Callable[[Any], Tensor] = check_output_type
+    main_output: Callable[[Any], Any] = check_output_type
+    forward: TrainingForward = lambda model, x, y: model(x)
 
     def run(
-        self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+        self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Any, y: Any
     ) -> dict[str, Tensor]:
         """Take one step; return the metrics before it: the mean `loss`, and those of `batch_metrics`."""
         optimizer.zero_grad(set_to_none=True)
@@ -76,18 +83,16 @@ class TrainStep:
             self.scaler.update()
         return {"loss": loss_value, **(self.batch_metrics(outputs, y) if self.batch_metrics else {})}
 
-    def backward(self, model: nn.Module, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, model: nn.Module, loss: LossFn, x: Any, y: Any) -> tuple[Tensor, Any]:
         """Add the gradient of the mean loss over the batch to the parameters'; return the loss and the main outputs."""
-        if self.channels_last:
+        if self.channels_last and isinstance(x, Tensor):
             x = x.contiguous(memory_format=torch.channels_last)
         forward_fn = next(
             forward_fn for forward_fn in (self.compiled_model, self.ddp_model, model) if forward_fn is not None
         )
         losses: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for micro_x, micro_y in zip(
-            x.tensor_split(self.grad_accum_steps), y.tensor_split(self.grad_accum_steps), strict=True
-        ):
+        outputs: list[Any] = []
+        for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
             with self._no_sync_context(is_last=len(losses) == self.grad_accum_steps - 1):
                 loss_value, micro_outputs = self.compute_loss(forward_fn, loss, micro_x, micro_y)
                 if self.l1 or self.l2:
@@ -97,8 +102,8 @@ class TrainStep:
                     loss_value = loss_value * (len(micro_x) / len(x))
                 (loss_value if self.scaler is None else self.scaler.scale(loss_value)).backward()
             losses.append(loss_value.detach())
-            outputs.append(micro_outputs.detach())
-        return (losses[0], outputs[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(outputs))
+            outputs.append(tree_map(torch.detach, micro_outputs))
+        return (losses[0], outputs[0]) if len(losses) == 1 else (torch.stack(losses).sum(), _join_outputs(outputs))
 
     def _no_sync_context(self, is_last: bool) -> AbstractContextManager[None]:
         """Average the gradients over the ranks once a batch, after its last micro-batch."""
@@ -108,14 +113,30 @@ class TrainStep:
             context = self.ddp_model.no_sync()
         return context
 
-    def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Any, y: Any) -> tuple[Tensor, Any]:
         """Return the loss of a batch and its main output, in the precision of the step."""
         dtype = AUTOCAST_DTYPES.get(self.precision)
-        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = forward_fn(x)
+        with torch.autocast(x[0].device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            outputs = self.forward(forward_fn, x, y)
             main_output = self.main_output(outputs)
             value = loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)
             return check_loss(value), main_output
+
+
+def _split_batch(part: Any, num_parts: int) -> Sequence[Any]:
+    """Return a tensor or a list in parts, whose lengths differ by one at most, the longer ones first."""
+    if isinstance(part, Tensor):
+        return part.tensor_split(num_parts)
+    bounds = [len(chunk) for chunk in torch.arange(len(part)).tensor_split(num_parts)]
+    ends = list(itertools.accumulate(bounds))
+    return [part[end - length : end] for end, length in zip(ends, bounds, strict=True)]
+
+
+def _join_outputs(outputs: Sequence[Any]) -> Any:
+    """Return the outputs of the micro-batches together: tensors joined, numbers by name stacked."""
+    if isinstance(outputs[0], Mapping):
+        return {name: torch.stack([part[name] for part in outputs]) for name in outputs[0]}
+    return torch.cat(list(outputs))
 
 
 def make_grad_scaler(precision: str, device: torch.device) -> GradScaler | None:
@@ -131,12 +152,14 @@ def grad_scaler_state(scaler: GradScaler | None) -> dict[str, Any] | None:
 class BatchLoader(Protocol):
     """Training batches as a function of the step: x float32 (N, C, H, W), y the targets, indices int64 (N,).
 
+    In detection x is a list of images of any sizes, y a list of dictionaries.
+
     In classification y is int64 (N,), or with mixup or cutmix class probabilities, float32 (N, classes).
     """
 
     num_steps_per_epoch: int
 
-    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
+    def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -272,7 +295,7 @@ class TimedLoader:
         self.wait_seconds = 0.0
         self.is_step_underway = False
 
-    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]:
         """Yield the batches from `start_step` on."""
         start_time = time.perf_counter()
         for batch in self.loader.iter_from(start_step):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -187,6 +187,15 @@ class RegisteredLoss:
         return losses.mean()
 
 
+def sum_losses(outputs: Any, targets: Any) -> Tensor:
+    """Return the sum of the losses that a detector returned by name, in float32.
+
+    They are means over what is sampled from a batch: anchors and proposals of all its images, or in RetinaNet the mean
+    over images of the mean over their positive anchors.
+    """
+    return torch.stack([loss.float() for loss in outputs.values()]).sum()
+
+
 def build_loss(
     expression: str,
     smoothing: float = 0.0,
@@ -219,6 +228,7 @@ def build_loss(
         "mse": lambda _: functional.mse_loss,
         "mae": lambda _: functional.l1_loss,
         "huber": lambda spec: partial(functional.huber_loss, delta=spec.params[0] or 1.0),
+        "detector": lambda _: sum_losses,
     }
     return builders[spec.name](spec)
 

@@ -76,9 +76,9 @@ class _RecordingLoader:
 
     def __init__(self, loader: BatchLoader) -> None:
         self.loader, self.num_steps_per_epoch = loader, loader.num_steps_per_epoch
-        self.last_batch: tuple[Tensor, Tensor, Tensor] | None = None
+        self.last_batch: tuple[Any, Any, Tensor] | None = None
 
-    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]:
         for batch in self.loader.iter_from(start_step):
             self.last_batch = batch
             yield batch
@@ -137,10 +137,10 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _locate_non_finite(
-    model: nn.Module, x: Tensor, layers: list[NonFiniteLocation], loss: Tensor
+    model: nn.Module, x: Any, layers: list[NonFiniteLocation], loss: Tensor
 ) -> NonFiniteLocation | None:
     """Return the first non-finite location of a step in the order of computation; None if everything is finite."""
-    if not is_finite(x):
+    if not all(map(is_finite, x)):
         return NonFiniteLocation(Phase.INPUT)
     if layers:
         return layers[0]

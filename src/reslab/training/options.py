@@ -13,6 +13,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.mask_values import MaskValuesLike
 from reslab.data.registry import DATASETS
+from reslab.data.targets import TARGET_RULES
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.nn.checkpoints.pretrained import Pretrained
@@ -307,11 +308,12 @@ def _with_preprocess(data: DatasetSplits, **changes: Any) -> DatasetSplits:
 _DEFAULT_MODELS = {
     ModelKind.CLASSIFICATION: ("resnet20_cifar", "resnet18"),
     ModelKind.SEGMENTATION: ("unet_resnet20_cifar", "unet_resnet18"),
+    ModelKind.DETECTION: ("fasterrcnn_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320"),
 }
 
 
 def default_model(input_size: tuple[int, ...], kind: ModelKind = ModelKind.CLASSIFICATION) -> str:
-    """Return `resnet20_cifar` for images under 64 pixels, else `resnet18`; for segmentation a U-Net on it."""
+    """Return `resnet20_cifar` for images under 64 pixels, else `resnet18`; for other tasks networks on it."""
     small, large = _DEFAULT_MODELS[kind]
     return small if min(input_size[1:]) < SMALL_INPUT_SIDE else large
 
@@ -330,7 +332,8 @@ def default_recipe(
     """
     channels, side = input_size[0], min(input_size[1:])
     if task.recipe:
-        return _fit_crops(RECIPES[task.recipe], side)
+        recipe = RECIPES[task.recipe]
+        return recipe if TARGET_RULES[task.target].resized_by_network else _fit_crops(recipe, side)
     if side >= SMALL_INPUT_SIDE or resized:
         return _fit_crops(RECIPES["photos" if pretrained else "photos-scratch"], side)
     if data_name == "digits" or side < 16:

@@ -61,8 +61,10 @@ def reopen_run(
     recipe = _resume_recipe(options, run)
     data = reopen_data(run.metadata["data"], options.data, options.data_dir)
     task = restore_task(run.metadata["task"], data.classes)
+    model = _resume_model(options, run)
+    data = task.prepare_data(data, model)
     loop = build_train_loop(
-        _resume_model(options, run),
+        model,
         recipe,
         data,
         task,

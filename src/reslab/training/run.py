@@ -256,7 +256,7 @@ _OPTIONAL_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (dict, _NONE),
     "plugins": (dict,),
 }
-_RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.num_samples": (int,), "result.loss": (int, float)}
+_RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.num_samples": (int,), "result.loss": (int, float, _NONE)}
 
 
 def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:

@@ -176,7 +176,7 @@ def infer_input_size(data: DatasetSplits) -> tuple[int, ...]:
     """Return (channels, height, width) of the network's input in evaluation."""
     images = data.split(data.eval_split)
     x, _, _ = next(iter(eval_loader(images.subset([0]), 1, data.preprocess, torch.device("cpu"))))
-    return tuple(x.shape[1:])
+    return tuple(x[0].shape)
 
 
 def make_train_loader(

@@ -124,9 +124,9 @@ def setup_run(
         defaults = replace(defaults, eval_transform=image_size.eval_transform)
     data = with_eval_preprocess(data, defaults)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
-    model, pretrained, messages = build_model(options, data, task.model_kind, input_size, seed)
+    model, pretrained, messages = build_model(options, data, task.model_kind, input_size, seed, image_size.size)
     factory = module_factory(options, data.num_classes, input_size)
-    data = _use_pretrained_preprocess(data, model)
+    data = task.prepare_data(_use_pretrained_preprocess(data, model), model)
     recipe, recipe_messages = _resolve_recipe(options, data, task.spec, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
     warning_messages = filter(None, [data.decode_warning_text])
@@ -212,6 +212,7 @@ def build_train_loop(
         l2=recipe.l2,
         batch_metrics=task.batch_metrics,
         main_output=task.main_output,
+        forward=task.training_forward,
     )
     return TrainLoop(
         model=model,
@@ -265,7 +266,7 @@ def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, i
         with torch.no_grad():
             advice = precision_advice(model, images.dtype)
             with _user_code(f"a network that takes images {tuple(images.shape)} in {images.dtype}", advice):
-                outputs = task.main_output(model(images))
+                outputs = task.predict(model, images)
             task.check_outputs(outputs)
             if custom_loss is not None:
                 targets = task.example_targets(outputs)
@@ -318,11 +319,17 @@ def _check_monitor_split(recipe: Recipe, data: DatasetSplits) -> None:
 
 
 def build_model(
-    options: TrainOptions, data: DatasetSplits, kind: ModelKind, input_size: tuple[int, ...], seed: int
+    options: TrainOptions,
+    data: DatasetSplits,
+    kind: ModelKind,
+    input_size: tuple[int, ...],
+    seed: int,
+    image_size: int = 0,
 ) -> tuple[nn.Module, str | None, tuple[str, ...]]:
     """Return the network at step 0, a description of its initial weights (None: random), and messages for the user.
 
-    `kind` is what the task needs. Raises ValueError for a network of another kind.
+    `kind` is what the task needs; `image_size` is the size for networks that resize images themselves, 0: their own.
+    Raises ValueError for a network of another kind.
     """
     factory = module_factory(options, data.num_classes, input_size)
     if factory is not None:
@@ -337,7 +344,7 @@ def build_model(
     dense_arch = dense_arch_for(kind, model_name, (input_size[-2], input_size[-1]), options.arch_overrides)
     if dense_arch is not None:
         with temporary_seed(step_seed(seed, -1)):
-            return build_dense_model(dense_arch, options, data, input_size)
+            return build_dense_model(dense_arch, options, data, input_size, image_size)
     assert not isinstance(model_name, DenseArch)
     arch = resolve_arch_for_data(
         model_name,
@@ -511,7 +518,7 @@ def _fit_recipe(recipe: Recipe, options: TrainOptions, data: DatasetSplits, imag
     """Return the recipe with its transforms fitted to the run's image size, except for a transform of the user's."""
     if not image_size.size:
         return recipe
-    if "train_transform" not in options.recipe_overrides:
+    if image_size.fits_transforms and "train_transform" not in options.recipe_overrides:
         transform = fit_train_transform(recipe.train_transform, image_size.size, fixed_image_size(data))
         recipe = replace(recipe, train_transform=transform)
     eval_transform = data.preprocess.transform if recipe.eval_transform else ""

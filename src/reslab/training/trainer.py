@@ -324,7 +324,7 @@ class Trainer:
         split = self.evaluator.monitor_split
         with self.weight_selector.eval_weights():
             evaluation = self.evaluator.evaluate(split)
-        if not math.isfinite(evaluation.loss):
+        if evaluation.loss is not None and not math.isfinite(evaluation.loss):
             text = f"the loss on {split} is {evaluation.loss} after step {self.step - 1}"
             raise NonFiniteError(text, evaluation.bad_indices)
         metrics = {name: value for name, value in evaluation.metrics.items() if value is not None}

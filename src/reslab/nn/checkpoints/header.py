@@ -109,8 +109,9 @@ def _check_arch(fields: Mapping[str, Any], what: str) -> Arch | DenseArch | None
     arch: Arch | DenseArch = _convert(ARCH_TYPES[kind], fields["arch"], "arch", what)
     check_arch_size(arch, what)
     classes = fields["classes"]
-    if classes and len(classes) != arch.num_classes:
-        raise invalid(f"a class name for each of the {arch.num_classes} outputs", f"{len(classes)} in {what}")
+    num_names = arch.num_classes - (arch.num_background if isinstance(arch, DenseArch) else 0)
+    if classes and len(classes) != num_names:
+        raise invalid(f"a class name for each of the {num_names} outputs", f"{len(classes)} in {what}")
     return arch
 
 

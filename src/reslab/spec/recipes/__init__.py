@@ -6,13 +6,14 @@ from reslab.spec.plugins import Table
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes.cifar import CIFAR
 from reslab.spec.recipes.defaults import DEFAULTS
+from reslab.spec.recipes.detection import DETECTION
 from reslab.spec.recipes.imagenet import IMAGENET
 from reslab.spec.recipes.segmentation import SEGMENTATION
 from reslab.spec.recipes.tutorials import TUTORIALS
 
 RECIPES: Table[Recipe] = Table(
     "recipe",
-    {recipe.name: recipe for recipe in (*DEFAULTS, *CIFAR, *IMAGENET, *SEGMENTATION, *TUTORIALS)},
+    {recipe.name: recipe for recipe in (*DEFAULTS, *CIFAR, *IMAGENET, *SEGMENTATION, *DETECTION, *TUTORIALS)},
     is_saved=False,
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.dense import DenseArch, ModelKind
-from reslab.spec.detection import DetectionArch
+from reslab.spec.detection import DetectionArch, Detector
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.segmentation import SegmentationArch, own_stride
@@ -69,8 +69,32 @@ def _default_segmentation(backbone: Arch, image_size: tuple[int, int], axes: Map
 
 
 _LARGE_IMAGE_SIDE, _LARGE_IMAGE_STRIDE, _SMALL_IMAGE_STRIDE = 256, 16, 8
+
+
+def _default_detection(backbone: Arch, image_size: tuple[int, int], axes: Mapping[str, Any]) -> DetectionArch:
+    """Return a detector for images of 320 pixels on a backbone: Faster R-CNN, or that of the axis `detector`.
+
+    Its pyramid takes the last stages, up to four, for RetinaNet three; the anchors double from level to level.
+    """
+    name = _SMALL_DETECTORS.get(axes.get("detector", Detector.FASTER_RCNN), _SMALL_DETECTORS[Detector.FASTER_RCNN])
+    base = replace(DETECTION[name], name=name.replace("resnet18", backbone.name), backbone=backbone)
+    if base.detector == Detector.FASTER_RCNN_C4:
+        return base
+    num_stages = min(len(base.pyramid_stages), len(backbone.depths))
+    stages = tuple(range(len(backbone.depths) - num_stages + 1, len(backbone.depths) + 1))
+    num_levels = num_stages + len(base.anchor_sizes) - len(base.pyramid_stages)
+    return replace(base, pyramid_stages=stages, anchor_sizes=base.anchor_sizes[:num_levels])
+
+
+_SMALL_DETECTORS = {
+    Detector.FASTER_RCNN: "fasterrcnn_resnet18_fpn_320",
+    Detector.FASTER_RCNN_C4: "fasterrcnn_resnet18_c4_320",
+    Detector.MASK_RCNN: "maskrcnn_resnet18_fpn_320",
+    Detector.RETINANET: "retinanet_resnet18_fpn_320",
+}
 _DEFAULT_HEADS: dict[ModelKind, Callable[[Arch, tuple[int, int], Mapping[str, Any]], DenseArch]] = {
-    ModelKind.SEGMENTATION: _default_segmentation
+    ModelKind.SEGMENTATION: _default_segmentation,
+    ModelKind.DETECTION: _default_detection,
 }
 
 

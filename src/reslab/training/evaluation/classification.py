@@ -27,6 +27,7 @@ class ClassificationEvaluation(Evaluation):
 
     spec = TaskByName("classification")
 
+    loss: float
     num_correct: int
     num_correct_top5: int | None
     confusion_matrix: tuple[tuple[int, ...], ...]

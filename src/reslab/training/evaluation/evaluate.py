@@ -222,8 +222,12 @@ def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Ev
     network = network.to(process_group.device)
     if options.save_weights is not None:
         _save_weights(network, dataset, Path(options.save_weights), process_group)
+    task = _resolve_task(target, network, dataset)
+    dataset = task.prepare_data(dataset, network)
+    if options.image_size is not None and isinstance(network, DenseNetwork):
+        network.set_size(options.image_size)
     model_with_views = TTATransforms(network, options.tta) if options.tta else network
-    return _evaluate_split(model_with_views, _resolve_task(target, network, dataset), dataset, options, process_group)
+    return _evaluate_split(model_with_views, task, dataset, options, process_group)
 
 
 def _resolve_task(target: ModelLike, network: nn.Module, data: DatasetSplits) -> TaskType:

@@ -19,16 +19,16 @@ from reslab.spec.task import Metric, TaskByName
 class Evaluation:
     """The metrics over `num_samples` images, each evaluated once, in the order of the split; one subclass a task.
 
-    `loss` is the mean over samples. Where predictions were kept, there are the samples' `names` and their `dataset`.
-    Where the loss is not finite, `bad_indices` are the samples whose images hold NaN or infinite values. `members` are
-    the results of each model of an ensemble by itself, without predictions; `added_metrics` the values of metrics that
-    users have registered.
+    `loss` is the mean over samples; None for networks that have no loss in evaluation. Where predictions were
+    kept, there are the samples' `names` and their `dataset`. Where the loss is not finite, `bad_indices` are the
+    samples whose images hold NaN or infinite values. `members` are the results of each model of an ensemble by
+    itself, without predictions; `added_metrics` the values of metrics that users have registered.
     """
 
     spec: ClassVar[TaskByName]
 
     num_samples: int
-    loss: float
+    loss: float | None
     split: str = ""
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Evaluation:
     @property
     def score(self) -> tuple[float, float]:
         """The metric that selects the weights, and the loss, both with the sign for which higher is better."""
-        return self.score_of(self.spec.selection_metric), -self.loss
+        return self.score_of(self.spec.selection_metric), 0.0 if self.loss is None else -self.loss
 
     def score_of(self, metric: Metric) -> float:
         """Return a metric with the sign for which higher is better; minus infinity where it is not defined."""
@@ -117,7 +117,7 @@ class Evaluation:
             for metric in self.spec.metrics
             if self.metrics[metric.name] is not None
         ]
-        return [*texts, ("loss", format_number(self.loss))]
+        return texts if self.loss is None else [*texts, ("loss", format_number(self.loss))]
 
 
 def both_kept(predictions: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:

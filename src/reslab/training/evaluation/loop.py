@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def evaluate_batches(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[tuple[Any, Any, Tensor]],
     task: TaskType,
     loss: LossFn | None = None,
     split: str = "",
@@ -30,22 +31,21 @@ def evaluate_batches(
 ) -> Any:
     """Evaluate `model` in eval mode and float32 on batches of x (N, C, H, W), y (N, ...), indices (N,).
 
-    `loss(outputs, y)` is the mean over a batch, by default the task's. If the ranks of `process_group` hold the batches
-    round-robin, every rank returns the scores of all batches, summed in their original order: bit for bit those of one
-    process. The model's training mode is restored. Returns the `Evaluation` of the task. Raises ValueError without
-    samples, or for outputs that the task cannot have.
+    In detection x and y are lists. `loss(outputs, y)` is the mean over a batch, by default the task's. If the ranks
+    of `process_group` hold the batches round-robin, every rank returns the scores of all batches, summed in their
+    original order: bit for bit those of one process. The model's training mode is restored. Returns the
+    `Evaluation` of the task. Raises ValueError without samples, or for outputs that the task cannot have.
     """
     loss = loss or task.default_loss()
-    batch_results: list[tuple[Any, int, float, list[int]]] = []
+    batch_results: list[tuple[Any, int, float, list[int]]] = []  # result, images, sum of losses, bad images
     was_training = model.training
     model.eval()
     try:
         with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
             for x, y, indices in batches:
-                outputs = task.main_output(_call_model(model, x))
+                outputs = task.predict(partial(_call_model, model), x)
                 task.check_outputs(outputs)
-                outputs = outputs.float()
-                batch_loss = check_loss(loss(outputs, y)).item()
+                batch_loss = 0.0 if loss is None else check_loss(loss(outputs, y)).item()
                 bad_indices = [] if math.isfinite(batch_loss) else find_bad_images(x, indices)
                 result = task.batch_result(outputs, y, keep_predictions)
                 batch_results.append((result, len(y), batch_loss * len(y), bad_indices))
@@ -55,26 +55,27 @@ def evaluate_batches(
     if not batch_results:
         raise invalid("at least one sample to evaluate", "none", next_step="choose another split")
     results, counts, losses, bad_indices_by_batch = zip(*batch_results, strict=True)
-    evaluation = task.evaluate(results, sum(losses) / sum(counts), split, keep_predictions)
+    mean_loss: Any = None if loss is None else sum(losses) / sum(counts)
+    evaluation = task.evaluate(results, mean_loss, split, keep_predictions)
     added = compute_added_metrics(task.spec.name, results) if task.spec.keeps_outputs else {}
     all_bad = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
     return replace(evaluation, classes=task.classes, bad_indices=all_bad, added_metrics=added)
 
 
-def find_bad_images(x: Tensor, indices: Tensor) -> list[int]:
+def find_bad_images(x: Tensor | Sequence[Tensor], indices: Tensor) -> list[int]:
     """Return the `indices` (N,) of the images x (N, ...) with a value that is NaN or infinite."""
-    is_bad = ~x.detach().isfinite().flatten(1).all(1)
+    is_bad = torch.stack([~image.detach().isfinite().all() for image in x])
     bad_indices: list[int] = indices[is_bad.to(indices.device)].tolist()
     return bad_indices
 
 
-def _call_model(model: nn.Module, x: Tensor) -> Any:
+def _call_model(model: nn.Module, x: Any) -> Any:
     """Return the outputs. Raises ValueError if the model fails because its weights have another precision than x."""
     try:
         return model(x)
     except RuntimeError as error:
-        if advice := precision_advice(model, x.dtype):
-            raise invalid(f"a network with weights in {x.dtype}, as its images", error, advice) from error
+        if advice := precision_advice(model, x[0].dtype):
+            raise invalid(f"a network with weights in {x[0].dtype}, as its images", error, advice) from error
         raise
 
 

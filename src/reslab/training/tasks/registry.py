@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, TASKS, find_task
 from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.detection import Detection
 from reslab.training.tasks.multilabel import MultiLabel
 from reslab.training.tasks.regression import Regression
 from reslab.training.tasks.segmentation import Segmentation
 from reslab.training.tasks.task_type import TaskType
 
 TASK_TYPES: dict[str, type[TaskType]] = {
-    task_type.spec.name: task_type for task_type in (Classification, MultiLabel, Regression, Segmentation)
+    task_type.spec.name: task_type for task_type in (Classification, MultiLabel, Regression, Segmentation, Detection)
 }
 TaskClass = TypeVar("TaskClass", bound=type[TaskType])
 

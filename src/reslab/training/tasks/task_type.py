@@ -53,14 +53,27 @@ class TaskType:
         """The number of outputs of the network."""
         return len(self.classes)
 
-    def main_output(self, outputs: Any) -> Tensor:
+    def prepare_data(self, data: DatasetSplits, model: nn.Module) -> DatasetSplits:
+        """Return the data as this network takes them; by default as they are."""
+        return data
+
+    def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> Any:
+        """Return what the network returns in training, on a batch of images x and targets y."""
+        return model(x)
+
+    def predict(self, model: Callable[..., Any], x: Any) -> Any:
+        """Return the outputs of the network in evaluation, in at least float32, on a batch of images x."""
+        outputs = self.main_output(model(x))
+        return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+    def main_output(self, outputs: Any) -> Any:
         """Return the tensor that is measured, of what the network returns; the loss gets all of it.
 
         Raises ValueError, with the change to `forward`, for anything else.
         """
         return check_output_type(outputs)
 
-    def check_outputs(self, outputs: Tensor) -> None:
+    def check_outputs(self, outputs: Any) -> None:
         """Raise ValueError unless the outputs have the shape (N, number of outputs)."""
         if outputs.ndim != 2 or outputs.shape[1] != self.num_outputs:
             required = f"outputs of shape (N, {self.num_outputs}), one for each {self.output_noun} of the data"
@@ -68,19 +81,19 @@ class TaskType:
 
     output_noun: ClassVar[str] = "class"
 
-    def example_targets(self, outputs: Tensor) -> Tensor:
+    def example_targets(self, outputs: Any) -> Tensor:
         """Return targets of zeros for these outputs, to try a loss on."""
         return torch.zeros_like(outputs[:, 0], dtype=torch.int64)
 
-    def default_loss(self) -> LossFn:
-        """Return the loss of an evaluation."""
+    def default_loss(self) -> LossFn | None:
+        """Return the loss of an evaluation; None where networks have none in evaluation."""
         raise NotImplementedError
 
     def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
         """Return the loss of a recipe, its weights on `device`. Raises ValueError if it does not fit the data."""
         raise NotImplementedError
 
-    def decode(self, outputs: Tensor) -> Tensor:
+    def decode(self, outputs: Any) -> Any:
         """Return what a prediction says, one entry an image: probabilities of classes, numbers, or masks."""
         raise NotImplementedError
 
@@ -88,11 +101,11 @@ class TaskType:
         """Change the last layer so that outputs are predictions, if it can; return the task of its outputs."""
         return self
 
-    def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def batch_metrics(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""
         raise NotImplementedError
 
-    def batch_result(self, outputs: Tensor, targets: Tensor, keep_predictions: bool) -> Any:
+    def batch_result(self, outputs: Any, targets: Any, keep_predictions: bool) -> Any:
         """Return what an evaluation keeps of a batch, on the CPU; the ranks send it to each other."""
         return outputs.float().cpu(), targets.cpu()
 

@@ -1,0 +1,131 @@
+"""Object detection: boxes around objects with their classes, and masks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import without_ignored
+from reslab.data.dataset import DatasetSplits
+from reslab.metrics.coco_ap import require_coco_package
+from reslab.report.pages.detection import DetectionResults
+from reslab.report.pages.results import TaskResults
+from reslab.spec.dense import ModelKind
+from reslab.spec.errors import invalid
+from reslab.spec.preprocess import unit_preprocess
+from reslab.spec.recipe import Recipe
+from reslab.spec.task import TaskByName
+from reslab.training.evaluation.detection import (
+    DetectedImage,
+    DetectionEvaluation,
+    check_detections,
+    evaluate_detections,
+    pair_targets,
+)
+from reslab.training.losses import LossFn, build_loss
+from reslab.training.tasks.task_type import TaskType
+
+_TRAINING_KEYS = ("boxes", "labels", "masks")
+
+
+class Detection(TaskType):
+    """Boxes with a class each: of torchvision's detectors, which compute their losses themselves.
+
+    In training the network gets images and targets and returns its losses by name; in evaluation it gets one image at
+    a time, so that nothing is padded and results do not depend on the batch, and returns `boxes` (K, 4) in pixels of
+    the image, `labels` (K,) from 1 and `scores` (K,), and with masks `masks` (K, 1, H, W).
+    """
+
+    spec = TaskByName("detection")
+    model_kind: ClassVar[ModelKind] = ModelKind.DETECTION
+
+    @classmethod
+    def for_data(cls, data: DatasetSplits) -> "Detection":
+        """Return the task. Raises MissingExtraError without a package that computes average precision."""
+        require_coco_package()
+        return cls(data.classes)
+
+    def prepare_data(self, data: DatasetSplits, model: nn.Module) -> DatasetSplits:
+        """Return images in [0, 1], which the network resizes and normalizes itself, with masks if it predicts any."""
+        data = replace(data, preprocess=unit_preprocess(data.preprocess))
+        if not getattr(getattr(model, "arch", None), "predicts_masks", False):
+            return data
+        splits = {name: replace(split, with_masks=True) for name, split in _box_splits(data).items()}
+        return replace(data, splits=splits)
+
+    def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> dict[str, Tensor]:
+        """Return the losses by name. Crowds and difficult objects are left out. Raises ValueError for other outputs."""
+        targets = [without_ignored(target) for target in y]
+        outputs = model(x, [{key: target[key] for key in _TRAINING_KEYS if key in target} for target in targets])
+        if not isinstance(outputs, Mapping) or not outputs:
+            required = "a detector that returns its losses by name in training mode, as torchvision's"
+            raise invalid(required, f"a {type(outputs).__name__}")
+        return dict(outputs)
+
+    def main_output(self, outputs: Any) -> Any:
+        """Return the losses of training by name."""
+        return outputs
+
+    def predict(self, model: Callable[..., Any], x: Any) -> list[dict[str, Tensor]]:
+        """Return the detections of each image."""
+        outputs = [model([image]) for image in x]
+        for output in outputs:
+            check_detections(output)
+        return [output[0] for output in outputs]
+
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise ValueError unless the outputs are detections of the classes of the data."""
+        check_detections(outputs)
+        largest = max((int(output["labels"].max()) for output in outputs if len(output["labels"])), default=0)
+        if largest > len(self.classes):
+            required = f"labels from 1 to {len(self.classes)}, the classes of the data"
+            raise invalid(required, f"label {largest}", next_step=f"build it with num_classes={len(self.classes) + 1}")
+
+    def example_targets(self, outputs: Any) -> Tensor:
+        """Raise ValueError: detectors compute their losses themselves."""
+        raise invalid("no loss of your own in detection", "loss=...", next_step="return other losses from the network")
+
+    def default_loss(self) -> None:
+        """Return None: detectors compute losses in training mode alone."""
+        return
+
+    def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
+        """Return the sum of the detector's losses. Raises ValueError for weights of classes."""
+        if recipe.class_weights:
+            raise invalid("no class_weights in detection", repr(recipe.class_weights), next_step="leave them out")
+        return build_loss(recipe.loss)
+
+    def decode(self, outputs: Any) -> Any:
+        """Return the detections as they are."""
+        return outputs
+
+    def batch_metrics(self, outputs: Mapping[str, Tensor], targets: Any) -> dict[str, Tensor]:
+        """Return the losses by name, as means over the micro-batches."""
+        return {name: loss.float().mean() for name, loss in outputs.items()}
+
+    def batch_result(self, outputs: Any, targets: Any, keep_predictions: bool) -> list[DetectedImage]:
+        """Return the objects and detections of each image."""
+        return pair_targets(outputs, targets)
+
+    def evaluate(
+        self,
+        batch_results: Sequence[Sequence[DetectedImage]],
+        loss: float | None,
+        split: str = "",
+        keep_predictions: bool = False,
+    ) -> DetectionEvaluation:
+        """Return average precision over all images."""
+        images = [image for images in batch_results for image in images]
+        return evaluate_detections(images, len(self.classes), split)
+
+    @classmethod
+    def results(cls, evaluation: DetectionEvaluation, val_evaluation: Any = None) -> TaskResults:
+        """Return average precision, errors by kind, and the worst images with their boxes."""
+        return DetectionResults()
+
+
+def _box_splits(data: DatasetSplits) -> dict[str, BoxImageDataset]:
+    return {name: split for name, split in data.splits.items() if isinstance(split, BoxImageDataset)}
