@@ -210,7 +210,7 @@ def test_published_weights_set_their_axes(monkeypatch) -> None:
     network = create_model("fasterrcnn_resnet50_fpn", pretrained="COCO_V1")
     assert fetched[0].url.endswith("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
     assert (network.arch.norm, network.arch.backbone.norm_eps) == ("frozen", 0.0)
-    assert (len(network.classes), network.classes[1]) == (91, "person")
+    assert (len(network.classes), network.classes[0]) == (90, "person")  # without the background
     assert network.preprocess == Preprocess(3, "", (0.0,) * 3, (1.0,) * 3)
     assert network.load_report.is_complete
     assert not network.backbone.fpn.inner_blocks[0][0].weight.any()
@@ -368,7 +368,7 @@ def test_a_file_alone_is_enough(name: str, tmp_path) -> None:
     axes = TINY_C4 if name.endswith("c4") else TINY
     torch.manual_seed(0)
     network = create_model(name, **axes, score_threshold=0.0, trainable_layers=3).eval()
-    network.set_metadata(classes=["background", "cat", "dog", "bird"], preprocess=Preprocess(3, "", (0,) * 3, (1,) * 3))
+    network.set_metadata(classes=["cat", "dog", "bird"], preprocess=Preprocess(3, "", (0,) * 3, (1,) * 3))
     path = tmp_path / "model.safetensors"
     save_weights(path, network)
     assert read_header(path)["kind"] == "detection"

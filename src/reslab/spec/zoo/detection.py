@@ -84,9 +84,7 @@ DETECTION: dict[str, DetectionArch] = {
         max_detections=100,
         **_SMALL,
     ),
-    "fasterrcnn_resnet18_c4_320": replace(
-        _C4, norm="", anchor_sizes=(12, 24, 48, 96, 192), **_SMALL
-    ),
+    "fasterrcnn_resnet18_c4_320": replace(_C4, norm="", anchor_sizes=(12, 24, 48, 96, 192), **_SMALL),
 }
 
 _FROZEN = {"norm": "frozen", "norm_eps": 0.0}
