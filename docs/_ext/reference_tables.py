@@ -10,11 +10,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import course_tables
+from markup import escape
+
 import reslab
 from reslab.report.format import markdown_table
 
 MARKER = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.M)
-_MARKUP = re.compile(r"[*_<\[\]$\\~]")
 _EXCEPTION = re.compile(r"^class (\w+)\([\w, ]*(?:Error|Exception|Interrupt)\b[\w, ]*\):", re.M)
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 
@@ -126,15 +128,6 @@ def _recipe(recipe: Any) -> str:
     table = markdown_table(["key", "value"], rest)
     parts.append(f":::{{dropdown}} The other values, which are the defaults\n{table}:::\n")
     return "\n\n".join(part for part in parts if part)
-
-
-def escape(text: str) -> str:
-    """Return plain text as Markdown: what would be markup outside of backticks becomes a character reference.
-
-    A backslash would be escaped once more in a cell of a table.
-    """
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else _MARKUP.sub(lambda m: f"&#{ord(m[0])};", part) for part in parts)
 
 
 def losses() -> str:
@@ -504,4 +497,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "checkpoint-limits": checkpoint_limits,
     "arch-limits": arch_limits,
     "cli": cli,
+    "coverage-counts": course_tables.coverage_counts,
+    "coverage-gaps": course_tables.coverage_gaps,
+    "coverage-by-source": course_tables.coverage_by_source,
+    "course-defects": course_tables.course_defects,
 }

@@ -1,6 +1,6 @@
 """Train every shortcut and order of chapter 9 on the digits with five seeds; write shortcuts_and_orders.csv beside it.
 
-python docs/course/prepare/shortcuts_and_orders.py    (about four minutes on one core)
+python docs/course/prepare/shortcuts_and_orders.py    (about five minutes on one core)
 """
 
 import csv
@@ -24,6 +24,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "original": {},
     "scale(0.5,0.5)": {"merge": "scale(0.5,0.5)"},
     "gate(0)": {"merge": "gate(0)"},
+    "gate(-1)": {"merge": "gate(-1)"},
+    "gate(-2)": {"merge": "gate(-2)"},
+    "gate(-4)": {"merge": "gate(-4)"},
     "gate(-6)": {"merge": "gate(-6)"},
     "shortcut-gate(0)": {"merge": "shortcut-gate(0)"},
     "shortcut-gate(-6)": {"merge": "shortcut-gate(-6)"},
