@@ -34,6 +34,14 @@ def test_pairs_are_sorted_by_count_then_by_fraction() -> None:
     ]
 
 
+def test_pairs_can_leave_out_the_background() -> None:
+    pairs = most_confused_pairs([[5, 2, 9], [3, 40, 2], [7, 0, 0]], ["a", "b", "background"], num_classes=2)
+    assert [(pair.true_class, pair.predicted_class, pair.count, pair.num_samples) for pair in pairs] == [
+        ("b", "a", 3, 45),
+        ("a", "b", 2, 16),
+    ]
+
+
 def test_a_matrix_that_does_not_fit_the_classes_is_an_error() -> None:
     with pytest.raises(ValueError, match="3 rows and columns"):
         per_class_metrics([[1, 0], [0, 1]], ["a", "b", "c"])

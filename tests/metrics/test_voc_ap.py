@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
-from reslab.metrics.voc_ap import Interpolation, voc_average_precision
+from reslab.metrics.voc_ap import Interpolation, best_f1_score, mean_ap, voc_average_precision
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,40 @@ def test_a_bad_threshold_is_an_error(make_detection_case: Any) -> None:
     case = make_detection_case(6)
     with pytest.raises(ValueError, match="an IoU threshold from 0 to 1; got: 50"):
         voc_average_precision(case.targets, case.predictions, case.num_classes, iou_threshold=50)
+
+
+def test_a_result_has_the_mean_of_both_interpolations(make_detection_case: Any) -> None:
+    case = make_detection_case(4, num_images=20, difficult=0.2)
+    for interpolation in Interpolation:
+        results = [
+            voc_average_precision(case.targets, case.predictions, case.num_classes, interpolation=one)
+            for one in (Interpolation.ALL_POINT, interpolation)
+        ]
+        assert mean_ap(results[0], interpolation) == results[1].mean_ap
+    empty = voc_average_precision([DetectionTarget("a", torch.zeros(0, 4), torch.zeros(0).long())], [], 2)
+    assert math.isnan(mean_ap(empty, Interpolation.ALL_POINT))
+
+
+@pytest.mark.parametrize("options", [{}, {"difficult": 0.3, "score_decimals": 1}, {"crowd": 0.1}])
+def test_no_score_has_a_higher_f1(options: dict[str, Any], make_detection_case: Any) -> None:
+    case = make_detection_case(4, num_images=20, **options)
+    result = voc_average_precision(case.targets, case.predictions, case.num_classes)
+    matched = [match_box_by_box(case, label, 0.5, 0.0) for label in range(case.num_classes)]
+    f1 = {}
+    for score in sorted({score for one in result.classes for score in one.scores}, reverse=True):
+        num_kept = [sum(own >= score for own in one.scores) for one in result.classes]
+        hits = 0
+        for detections, kept in zip(matched, num_kept, strict=True):
+            counted = [hit for counts, hit in zip(detections.counts, detections.is_hit, strict=True) if counts]
+            hits += sum(counted[:kept])
+        f1[score] = 2 * hits / (sum(num_kept) + sum(detections.num_objects for detections in matched))
+    best = best_f1_score(result)
+    assert f1[best] == max(f1.values())
+    assert all(value < f1[best] for score, value in f1.items() if score > best)
+
+
+def test_without_a_true_positive_no_score_is_the_best() -> None:
+    target = DetectionTarget("a", BOXES, torch.tensor([0, 0]))
+    for boxes in (BOXES[:0], BOXES + 100):
+        prediction = DetectionPrediction("a", boxes, torch.full((len(boxes),), 0.9), torch.zeros(len(boxes)).long())
+        assert math.isnan(best_f1_score(voc_average_precision([target], [prediction], 1)))

@@ -61,12 +61,17 @@ def macro_average(values: Sequence[float]) -> float:
     return ratio_or_nan(sum(defined), len(defined))
 
 
-def most_confused_pairs(confusion: ConfusionMatrix, classes: Sequence[str], max_pairs: int = 6) -> list[ConfusedPair]:
-    """Return the most confused pairs, sorted by count, then by fraction of the true class, then in class order."""
+def most_confused_pairs(
+    confusion: ConfusionMatrix, classes: Sequence[str], max_pairs: int = 6, num_classes: int | None = None
+) -> list[ConfusedPair]:
+    """Return the most confused pairs, sorted by count, then by fraction of the true class, then in class order.
+
+    With `num_classes`, only pairs of the first so many classes: the others are no classes, such as background.
+    """
     pairs = [
         ConfusedPair(classes[i], classes[j], count, sum(row))
-        for i, row in enumerate(confusion)
-        for j, count in enumerate(row)
+        for i, row in enumerate(confusion[:num_classes])
+        for j, count in enumerate(row[:num_classes])
         if i != j and count > 0
     ]
     return sorted(pairs, key=lambda pair: (-pair.count, pair.num_samples))[:max_pairs]

@@ -94,6 +94,36 @@ def voc_average_precision(
     return VocResult(classes, macro_average([one.ap for one in classes]))
 
 
+def mean_ap(result: VocResult, interpolation: Interpolation) -> float:
+    """Return the mean average precision of a result's curves by another interpolation; NaN without objects."""
+    interpolate = _INTERPOLATIONS[interpolation]
+    curves = [one for one in result.classes if one.num_objects]
+    return macro_average([interpolate(np.array(one.precision), np.array(one.recall)) for one in curves])
+
+
+def best_f1_score(result: VocResult) -> float:
+    """Return the score from which on the predictions of all classes have the highest F1; NaN without a true positive.
+
+    F1 = 2 TP / (predictions + objects), counted over all classes together. Of equal ones, the highest score.
+    """
+    scores = np.array([score for one in result.classes for score in one.scores])
+    if not len(scores):
+        return math.nan
+    order = rank_by_score(scores)
+    hits = np.concatenate([_true_positives(one) for one in result.classes])
+    scores, true_positives = scores[order], np.cumsum(hits[order])
+    num_objects = sum(one.num_objects for one in result.classes)
+    f1 = 2 * true_positives / (np.arange(1, len(scores) + 1) + num_objects)
+    f1[:-1][scores[1:] == scores[:-1]] = 0.0  # a threshold does not part equal scores
+    return float(scores[f1.argmax()]) if true_positives[-1] else math.nan
+
+
+def _true_positives(one: VocClassResult) -> Floats:
+    """Return 1 for each prediction that is a true positive, else 0."""
+    counts = np.round(np.array(one.precision) * np.arange(1, len(one.precision) + 1))
+    return np.diff(counts, prepend=0.0)
+
+
 def _find_objects(
     target: DetectionTarget, prediction: DetectionPrediction, iou_threshold: float, inclusive_pixels: bool
 ) -> NDArray[np.int64]:

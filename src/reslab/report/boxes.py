@@ -110,13 +110,13 @@ def _to_image(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def _draw_outline(drawing: ImageDraw.ImageDraw, mark: MarkedBox, width: int) -> None:
-    """Draw the outline between two white lines, all inside the box, or fill a box that has no room for that."""
+    """Draw the outline between two white or dark lines, all inside the box, or fill a box without room for that."""
     x1, y1, x2, y2 = mark.box
     left, top = round(x1), round(y1)
     right, bottom = max(left, round(x2) - 1), max(top, round(y2) - 1)
     edge = (width + 1) // 2
     if min(right - left, bottom - top) > 6 * width:
-        drawing.rectangle((left, top, right, bottom), outline=_WHITE, width=width + 2 * edge)
+        drawing.rectangle((left, top, right, bottom), outline=_contrast(mark.color), width=width + 2 * edge)
         left, top, right, bottom = left + edge, top + edge, right - edge, bottom - edge
     if min(right - left, bottom - top) < 2 * width:
         drawing.rectangle((left, top, right, bottom), fill=mark.color)
@@ -155,7 +155,7 @@ def _draw_label(
     place = min(rectangles, key=lambda rectangle: sum(_intersection(rectangle, other) for other in taken))
     left, top, right, bottom = place
     drawing.rectangle((left, top, right - 1, bottom - 1), fill=mark.color)
-    drawing.text((left + padding, top + padding // 4), mark.label, fill=_text_color(mark.color), font=font)
+    drawing.text((left + padding, top + padding // 4), mark.label, fill=_contrast(mark.color), font=font)
     return place
 
 
@@ -165,7 +165,7 @@ def _intersection(one: _Rectangle, other: _Rectangle) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def _text_color(ground: Color) -> Color:
+def _contrast(ground: Color) -> Color:
     """Return white or near black, whichever has the higher contrast (WCAG 2.1, relative luminance)."""
     white, ink, luminance = (_luminance(color) + 0.05 for color in (_WHITE, _INK, ground))
     return _INK if luminance / ink > white / luminance else _WHITE

@@ -23,14 +23,14 @@ class Thumbnail:
     is_tiny: bool
 
 
-def make_thumbnail(pixels: np.ndarray) -> Thumbnail:
-    """Shrink uint8 pixels (H, W), (H, W, 1) or (H, W, 3) to at most 192 pixels a side, as PNG or JPEG.
+def make_thumbnail(pixels: np.ndarray, max_side: int = MAX_THUMBNAIL_SIDE) -> Thumbnail:
+    """Shrink uint8 pixels (H, W), (H, W, 1) or (H, W, 3) to at most `max_side` pixels a side, as PNG or JPEG.
 
     Images above 64 pixels are stored in whichever format is smaller. Raises ValueError for another dtype or shape.
     """
     image = Image.fromarray(_check_pixels(pixels))
     is_tiny = max(image.size) <= MAX_TINY_SIDE
-    image.thumbnail((MAX_THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     data_uris = [_data_uri(image, "PNG", optimize=True)]
     if not is_tiny:
         data_uris.append(_data_uri(image, "JPEG", quality=85))

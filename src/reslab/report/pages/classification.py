@@ -233,10 +233,19 @@ def _class_name(index: int, classes: Sequence[str]) -> str:
     return str(classes[index]) if 0 <= index < len(classes) else f"class {index}"
 
 
-def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str], of_pixels: bool = False) -> dict[str, Any]:
+def confusion_context(
+    confusion: ConfusionMatrix,
+    classes: Sequence[str],
+    *,
+    noun: str = "images",
+    as_shares: bool = False,
+    num_classes: int | None = None,
+    note: str = "",
+) -> dict[str, Any]:
     """Return the confusion matrix, as a table up to 20 classes and as a plot above, and the most confused pairs.
 
-    It counts images; `of_pixels`, and the table has their shares of the true class.
+    `noun` is what it counts; with `as_shares` the table has shares of the true class. Rows from `num_classes` on are
+    no classes, such as background: they are in no pair. `note` is added to the caption.
     """
     if not len(confusion):
         return {"confusion": None, "confused_pairs": []}
@@ -248,11 +257,12 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str], of_pix
         "stacked": MAX_CLASSES_BESIDE < len(classes) <= MAX_CLASSES_IN_TABLE,
         "panel": None,
         "is_numbered": len(classes) > MAX_LABELED_CLASSES,
-        "noun": "pixels" if of_pixels else "images",
-        "unit_text": " (shares of its pixels)" if of_pixels else "",
+        "noun": noun,
+        "unit_text": f" (shares of its {noun})" if as_shares else "",
+        "note": note,
     }
     if len(classes) <= MAX_CLASSES_IN_TABLE:
-        matrix["rows"] = _confusion_rows(confusion, classes, as_shares=of_pixels)
+        matrix["rows"] = _confusion_rows(confusion, classes, as_shares=as_shares)
     else:
         from reslab.report.plots.matrices import plot_confusion_matrix
 
@@ -263,11 +273,11 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str], of_pix
         {
             "true_class": pair.true_class,
             "predicted_class": pair.predicted_class,
-            "times": f"{format_int(pair.count)} pixels" if of_pixels else format_times(pair.count),
+            "times": f"{format_int(pair.count)} {noun}" if as_shares else format_times(pair.count),
             "share": format_percent(pair.count / pair.num_samples, 1),
             "num_samples": format_int(pair.num_samples),
         }
-        for pair in most_confused_pairs(confusion, classes)
+        for pair in most_confused_pairs(confusion, classes, num_classes=num_classes)
     ]
     return {"confusion": matrix, "confused_pairs": pairs}
 

@@ -157,7 +157,8 @@ def metric_text(log: LogRecords, metric: LoggedMetric) -> str:
 
 
 def _range_text(name: str, metric: LoggedMetric, series: Series, *, final: float) -> str:
-    label = f"{name} {metric.name.lower()}"
+    is_abbreviation = metric.name[1:2].isupper()
+    label = f"{name} {metric.name if is_abbreviation else metric.name[:1].lower() + metric.name[1:]}"
     if len(series.x) == 1:
         return f"{label} {metric.format(final)}"
     return f"{label} from {metric.format(series.y[0])} to {metric.format(final)}"

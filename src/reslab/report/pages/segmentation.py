@@ -51,7 +51,7 @@ class SegmentationResults(TaskResults):
     def context(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the template. Raises ValueError where the confusion matrix does not fit the classes."""
         return {
-            **confusion_context(self.confusion_matrix, self.classes, of_pixels=True),
+            **confusion_context(self.confusion_matrix, self.classes, noun="pixels", as_shares=True),
             **iou_context(self.confusion_matrix, self.classes),
             **worst_context(self.worst, self.classes),
         }
