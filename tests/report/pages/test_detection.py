@@ -216,6 +216,12 @@ def test_without_objects_there_is_no_average_precision() -> None:
         assert {row["value"] for row in context["coco_rows"]} == {"–"}
 
 
+def test_results_that_were_not_built_have_no_section() -> None:
+    context = DetectionResults().context({})
+    assert not any(context[key] for _, key, _ in DetectionResults.sections)
+    assert_sound(render_page(RunPage("bare", results=DetectionResults())))
+
+
 def test_one_class_has_one_plot() -> None:
     targets = (target(1, [(20, 20, 120, 120)], [0]),)
     results = build(targets, (predicted(1, [(20, 20, 120, 120)], [0], [0.75]),), ("cell",))

@@ -36,7 +36,7 @@ class BoxImage:
 
 
 @dataclass(frozen=True)
-class DetectedImage:
+class ErrorImage:
     """An image with its objects, its predictions, and what became of both (`metrics.detection_errors`)."""
 
     image: BoxImage
@@ -52,7 +52,7 @@ def image_f1(target: DetectionTarget, outcomes: ImageOutcomes) -> float:
     return 2 * counts[Outcome.CORRECT] / total if total else 1.0
 
 
-def images_context(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str, Any]:
+def images_context(images: Sequence[ErrorImage], classes: Sequence[str]) -> dict[str, Any]:
     """Return each image with its boxes, what is wrong in it, and the legend of all the boxes."""
     kinds = {kind for image in images for kind, _ in _marks(image, classes)}
     return {
@@ -82,7 +82,7 @@ _IGNORED = _Kind("crowd or difficult: does not count", IGNORED_COLOR, True)
 _KINDS = (_IGNORED, _FOUND, _CORRECT, _WRONG, _MISSED)
 
 
-def _image_item(image: DetectedImage, classes: Sequence[str]) -> dict[str, Any]:
+def _image_item(image: ErrorImage, classes: Sequence[str]) -> dict[str, Any]:
     drawn = draw_outcomes(image, classes)
     errors = _error_text(image)
     f1 = format_percent(image_f1(image.target, image.outcomes), 1)
@@ -96,7 +96,7 @@ def _image_item(image: DetectedImage, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def draw_outcomes(image: DetectedImage, classes: Sequence[str]) -> Image.Image:
+def draw_outcomes(image: ErrorImage, classes: Sequence[str]) -> Image.Image:
     """Return the image, its longer side of `IMAGE_SIDE` pixels, with the boxes of its objects and predictions."""
     pixels = Image.fromarray(np.ascontiguousarray(image.image.pixels)).convert("RGB")
     factor = IMAGE_SIDE / max(pixels.size)
@@ -120,7 +120,7 @@ def draw_outcomes(image: DetectedImage, classes: Sequence[str]) -> Image.Image:
     )
 
 
-def _marks(image: DetectedImage, classes: Sequence[str]) -> list[tuple[_Kind, MarkedBox]]:
+def _marks(image: ErrorImage, classes: Sequence[str]) -> list[tuple[_Kind, MarkedBox]]:
     """Return the boxes of an image by kind, in its pixels, predictions by rising score."""
     target, prediction, outcomes = image.target, image.prediction, image.outcomes
     pairs = list(zip(outcomes.indices, outcomes.outcomes, outcomes.objects, strict=True))
@@ -140,7 +140,7 @@ def _mark(kind: _Kind, box: Tensor, label: str) -> MarkedBox:
     return MarkedBox(box.tolist(), kind.color, label, kind.is_dashed)
 
 
-def _error_text(image: DetectedImage) -> str:
+def _error_text(image: ErrorImage) -> str:
     """Return what is right and wrong in an image: `3 of 5 objects found; wrong: 1 duplicate, 1 background`."""
     counts = Counter(image.outcomes.outcomes)
     num_objects = int((~image.target.is_ignored).sum())

@@ -15,7 +15,7 @@ from reslab.metrics.voc_ap import Interpolation, VocResult, best_f1_score, mean_
 from reslab.report.format import format_int, format_percent, pluralize
 from reslab.report.pages.classification import MAX_CLASSES_IN_TABLE, MAX_LABELED_CLASSES, confusion_context
 from reslab.report.pages.components import make_panel, make_tile
-from reslab.report.pages.detected_images import BoxImage, DetectedImage, image_f1, images_context
+from reslab.report.pages.detected_images import BoxImage, ErrorImage, image_f1, images_context
 from reslab.report.pages.results import TaskResults
 from reslab.spec.task import TaskByName
 
@@ -67,7 +67,7 @@ class DetectionResults(TaskResults):
     num_objects: Sequence[int] = ()
     num_by_size: Mapping[str, int] | None = None
     errors: ErrorCounts | None = None
-    worst: Sequence[DetectedImage] = ()
+    worst: Sequence[ErrorImage] = ()
     num_imperfect: int = 0
 
     @classmethod
@@ -107,7 +107,7 @@ class DetectionResults(TaskResults):
             num_by_size=_count_by_size(targets),
             errors=errors,
             worst=[
-                DetectedImage(load_image(indices[target.image_id]), target, prediction, image)
+                ErrorImage(load_image(indices[target.image_id]), target, prediction, image)
                 for _, target, prediction, image in imperfect[:MAX_WORST_IMAGES]
             ],
             num_imperfect=len(imperfect),

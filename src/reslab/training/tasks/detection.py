@@ -11,6 +11,7 @@ from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import without_ignored
 from reslab.data.dataset import DatasetSplits
 from reslab.metrics.coco_ap import require_coco_package
+from reslab.report.pages.detected_images import IMAGE_SIDE, BoxImage
 from reslab.report.pages.detection import DetectionResults
 from reslab.report.pages.results import TaskResults
 from reslab.spec.dense import ModelKind
@@ -124,7 +125,25 @@ class Detection(TaskType):
     @classmethod
     def results(cls, evaluation: DetectionEvaluation, val_evaluation: Any = None) -> TaskResults:
         """Return average precision, errors by kind, and the worst images with their boxes."""
-        return DetectionResults()
+        return DetectionResults.build(
+            evaluation.targets,
+            evaluation.predictions,
+            evaluation.class_names,
+            coco=evaluation.coco,
+            voc=evaluation.voc,
+            masks=evaluation.mask_coco,
+            load_image=lambda i: _load_image(evaluation, i),
+        )
+
+
+def _load_image(evaluation: DetectionEvaluation, i: int) -> BoxImage:
+    """Return image i for a page; of a large one every k-th row and column."""
+    assert evaluation.dataset is not None, "evaluate with keep_predictions"
+    image = evaluation.dataset.preview(i).cpu()
+    stride = max(1, max(image.shape[-2:]) // IMAGE_SIDE)
+    pixels = image[:, ::stride, ::stride]
+    array = pixels[0].numpy() if len(pixels) != 3 else pixels.permute(1, 2, 0).contiguous().numpy()
+    return BoxImage(array, evaluation.sample_name(i), 1 / stride)
 
 
 def _box_splits(data: DatasetSplits) -> dict[str, BoxImageDataset]:
