@@ -1,5 +1,6 @@
 """The report of a run or an evaluation: its content as plain data, and the file report.html."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from reslab.nn.cost import layer_table
+from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.results import TaskResults
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
@@ -66,7 +68,8 @@ def _train_metrics(run: Run) -> dict[str, Any]:
 def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, Any]]:
     """Return the layers of the network as plain data; empty if a user's module cannot run on the meta device."""
     try:
-        table = layer_table(model, input_size)
+        # A copy, as other modules keep tensors that are no buffers (anchors), which would stay on the meta device.
+        table = layer_table(model if isinstance(model, ResidualNetwork) else copy.deepcopy(model), input_size)
     except Exception:
         # A user's module may do anything in its forward; the rest of the report does not depend on it.
         return []

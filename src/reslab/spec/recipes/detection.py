@@ -14,5 +14,6 @@ DETECTION: tuple[Recipe, ...] = (
         train_transform="flip",
         loss="detector",
         precision="auto",
+        channels_last=True,
     ),
 )
