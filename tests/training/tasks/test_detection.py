@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from detection_runs import CLASSES, TINY, boxes_run, write_coco, write_image, write_voc, write_yolo
+from detection_runs import (
+    CLASSES,
+    TINY,
+    boxes_run,
+    squares_run,
+    write_coco,
+    write_image,
+    write_squares,
+    write_voc,
+    write_yolo,
+)
 from launch import on_ranks
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -127,7 +137,7 @@ def test_a_run_from_a_folder_to_a_report(run: Run, voc: Path) -> None:
     assert isinstance(found, DetectionEvaluation)
     assert found.to_dict() == {name: result[name] for name in found.to_dict()}
     assert sum(len(prediction.boxes) for prediction in found.predictions) > 0
-    assert [target.image_id for target in found.targets] == ["04", "05"]
+    assert [target.image_id for target in found.targets] == ["JPEGImages/04.png", "JPEGImages/05.png"]
     assert found.targets[0].boxes.tolist() == [[30, 10, 60, 44], [2, 30, 11, 44]]  # in pixels of the file
     one_by_one = evaluate(run.weights_path, voc, batch_size=1)
     assert one_by_one.to_dict() == found.to_dict()
@@ -141,16 +151,30 @@ def test_a_run_from_a_folder_to_a_report(run: Run, voc: Path) -> None:
     assert run.report_path.read_text().count("COCO AP") > 0
 
 
-def test_two_ranks_evaluate_as_one(run: Run, tmp_path: Path) -> None:
+def test_two_ranks_train_and_evaluate_as_one(run: Run, tmp_path: Path) -> None:
+    """RetinaNet's loss is a mean over images: without batch norm, and with images of one size, that of the whole batch.
+
+    In float32, as torchvision's anchors are; the sums are in another order.
+    """
+    data = write_squares(tmp_path / "data")
     code = f"""
+from pathlib import Path
+from detection_runs import squares_run
 from reslab.training.evaluation.evaluate import evaluate
+squares_run(Path({str(data)!r}), Path({str(tmp_path)!r}) / "two")
 found = evaluate({str(run.path)!r}, distributed=True, device="cpu", batch_size=1)
 answer = found.to_dict(), [prediction.scores for prediction in found.predictions]
 """
-    one = evaluate(run, device="cpu")
-    for metrics, scores in on_ranks(code, tmp_path):
-        assert metrics == one.to_dict()
-        assert all(map(torch.equal, scores, [prediction.scores for prediction in one.predictions]))
+    results = on_ranks(code, tmp_path)
+    one, two = squares_run(data, tmp_path / "one"), Run(tmp_path / "two")
+    for key in ("loss", "classification", "bbox_regression"):
+        losses = [[line[key] for line in run.log.records() if line["kind"] == "train"] for run in (one, two)]
+        assert len(set(losses[0])) == 3
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    alone = evaluate(run, device="cpu")
+    for metrics, scores in results:
+        assert metrics == alone.to_dict()
+        assert all(map(torch.equal, scores, [prediction.scores for prediction in alone.predictions]))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
