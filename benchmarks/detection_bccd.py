@@ -1,4 +1,4 @@
-"""Detection of blood cells: RetinaNet and Faster R-CNN on ResNet-18, from scratch and from a network trained on CIFAR-10.
+"""Detection of blood cells: RetinaNet and Faster R-CNN on ResNet-18, from scratch or from a classification run.
 
 `python benchmarks/detection_bccd.py BCCD --output DIR`: BCCD is a folder with JPEGImages/, Annotations/ and ImageSets/.
 With `--tune` it trains on `train` and evaluates on `val`; otherwise it trains on both, with the weights of the last

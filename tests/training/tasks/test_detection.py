@@ -31,8 +31,8 @@ from reslab.nn.factory import create_model
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.detection import DetectionEvaluation
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.losses import build_loss
 from reslab.training.loop import TrainStep
+from reslab.training.losses import build_loss
 from reslab.training.run import Run
 from reslab.training.tasks.detection import Detection
 from reslab.training.train import train
@@ -198,7 +198,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 def test_masks_are_trained_and_evaluated(tmp_path: Path) -> None:
     """Objects are rectangles here, whose masks are their boxes."""
-    run = boxes_run(write_coco(tmp_path / "coco"), tmp_path / "run", detector="mask-rcnn", epochs=1, overrides={"model.max_detections": 5})
+    few, data = {"model.max_detections": 5}, write_coco(tmp_path / "coco")
+    run = boxes_run(data, tmp_path / "run", detector="mask-rcnn", epochs=1, overrides=few)
     assert run.result is not None
     found = evaluate(run)
     assert found.mask_ap == run.result["mask_ap"] is not None
