@@ -93,4 +93,8 @@ for edition in editions.LANGUAGES:
     if tags.has(edition):  # noqa: F821 (Sphinx defines it)
         language = edition
         include_patterns = [f"{page}.md" for page in editions.translated_pages(DOCS, edition)]
-        suppress_warnings = ["toc.excluded", "toc.not_readable"]
+        # MyST looks for anchors of other pages among the translated headings; the English build checks these links.
+        suppress_warnings = ["toc.excluded", "toc.not_readable", "myst.xref_missing"]
+        nb_code_prompt_show, nb_code_prompt_hide = (
+            editions.translate_prompt(prompt, edition) for prompt in (nb_code_prompt_show, nb_code_prompt_hide)
+        )

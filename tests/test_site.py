@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,4 +139,11 @@ def test_every_translated_page_exists_and_its_texts_are_in_the_page(language: st
         catalog = (DOCS / "locale" / language / "LC_MESSAGES" / f"{page}.po").read_text(encoding="utf-8")
         messages = re.findall(r'^msgid "(.+)"$', catalog, re.M)
         assert messages
-        assert [message for message in messages if message.replace('\\"', '"') not in text] == []
+        assert [message for message in messages if re.sub(r'\\(["\\])', r"\1", message) not in text] == []
+
+
+def test_the_prompts_of_folded_cells_are_translated() -> None:
+    page = ['mystnb:\n  code_prompt_show: "Answer to exercise 3"\n  code_prompt_hide: "Of no known kind"\n']
+    app = SimpleNamespace(config=SimpleNamespace(language="zh_CN"))
+    editions.translate_prompts(app, "course/00-start", page)  # type: ignore[arg-type]
+    assert page == ['mystnb:\n  code_prompt_show: "习题 3 的答案"\n  code_prompt_hide: "Of no known kind"\n']

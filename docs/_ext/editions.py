@@ -1,6 +1,7 @@
 """The edition in another language: the pages that have a catalog, with links to the English pages of the others."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,34 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 LANGUAGES = {"zh_CN": ("zh", "中文")}
 """The languages beside English: the folder of the edition in the site, and its name in the language itself."""
+
+PROMPTS = {
+    "zh_CN": {
+        r"Answer to exercise (\d+)": r"习题 \1 的答案",
+        r"Hide the answer to exercise (\d+)": r"收起习题 \1 的答案",
+        "Show the code": "显示代码",
+        "Hide the code": "收起代码",
+        "Imports and helpers": "导入与辅助函数",
+        "Hide the imports": "收起导入",
+    }
+}
+"""The prompts of folded cells, which are no texts of a catalog: patterns and their translations."""
+_PROMPT = re.compile(r'^(  code_prompt_(?:show|hide): ")([^"\n]*)(")$', re.M)
+
+
+def translate_prompt(prompt: str, language: str) -> str:
+    """Return the prompt of a folded cell in a language; unchanged where it has no translation."""
+    for pattern, translation in PROMPTS[language].items():
+        if re.fullmatch(pattern, prompt):
+            return re.sub(pattern, translation, prompt)
+    return prompt
+
+
+def translate_prompts(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Translate the prompts of the folded cells of a page."""
+    language = app.config.language
+    if language in LANGUAGES:
+        content[0] = _PROMPT.sub(lambda m: m[1] + translate_prompt(m[2], language) + m[3], content[0])
 
 
 def translated_pages(docs: Path, language: str) -> list[str]:
@@ -58,6 +87,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.add_post_transform(LinksToEnglish)
     app.connect("html-page-context", add_language_link)
+    app.connect("source-read", translate_prompts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
