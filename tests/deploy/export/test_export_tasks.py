@@ -19,6 +19,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.segmentation import SegmentationNetwork
 from reslab.spec.preprocess import Preprocess
+from reslab.training.model_source import load
 from reslab.training.tasks.multilabel import MultiLabel
 from reslab.training.tasks.regression import Regression
 
@@ -124,30 +125,91 @@ def test_an_error_that_rises_is_a_drop_in_percent() -> None:
     assert failed_checks(worse, "int8", 10) == ["50.00 percent of mean absolute error lost, at most 10 allowed"]
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch", "openvino"])
-def test_a_graph_of_a_segmentation_takes_any_size(tmp_path: Path, to: str) -> None:
+SMALL = {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)}
+
+
+UNET = {"backbone.depths": (1, 1, 1), "decoder_channels": 16}
+
+
+def build_segmentation(name: str = "fcn_resnet50", **axes: Any) -> SegmentationNetwork:
     torch.manual_seed(0)
-    small = {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)}
-    network = create_model("fcn_resnet50", num_classes=3, image_size=(64, 64), **small)
+    network = create_model(name, num_classes=3, image_size=(64, 64), **(axes or SMALL))
     assert isinstance(network, SegmentationNetwork)
     network.set_metadata(classes=NAMES, preprocess=Preprocess(3, "", (0.5,) * 3, (0.25,) * 3))
-    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((64, 64), (70, 91), (70, 91))]
-    masks = [torch.randint(3, image.shape[1:], dtype=torch.uint8) for image in images]
-    data = as_dataset(*[[(image, mask) for image, mask in zip(images, masks, strict=True)]] * 2, classes=NAMES)
-    made = export(network.eval(), to, tmp_path / "net", data=data)
+    return network.eval()
+
+
+def make_masks(*sizes: tuple[int, int]) -> tuple[DatasetSplits, list[Tensor]]:
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in sizes]
+    masks = [torch.randint(3, size, dtype=torch.uint8) for size in sizes]
+    pairs = list(zip(images, masks, strict=True))
+    return as_dataset(pairs, test=pairs, classes=NAMES), images
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch", "openvino", "safetensors"])
+def test_a_segmentation_takes_any_size(tmp_path: Path, to: str) -> None:
+    network = build_segmentation()
+    data, images = make_masks((64, 64), (70, 91), (70, 91))
+    made = export(network, to, tmp_path / "net", data=data)
     for row, expected in zip(predict(made.path, images), predict(network, images), strict=True):
         assert row.mask is not None
         assert expected.mask is not None
         assert float((row.mask == expected.mask).float().mean()) > 0.999
+        assert row.shares.keys() == expected.shares.keys()
     report = json.loads(made.report_path.read_text())
     assert (report["task"], report["agreement"], report["agreement_of"]) == ({"name": "segmentation"}, 1.0, "pixels")
     assert report["metric"] == "miou"
 
 
-def test_formats_and_precisions_that_a_segmentation_does_not_have(tmp_path: Path) -> None:
-    network = create_model("unet_resnet18", num_classes=3)
-    network.set_metadata(classes=NAMES, preprocess=Preprocess(3, "", (0.5,) * 3, (0.25,) * 3))
-    with pytest.raises(ValueError, match="--to onnx, torch or openvino"):
-        export(network, "safetensors", tmp_path / "net")
-    with pytest.raises(ValueError, match="int8"):
-        export(network, "onnx", tmp_path / "net", precision="int8")
+def test_the_folder_of_a_segmentation_says_what_it_is(tmp_path: Path) -> None:
+    network = build_segmentation(**SMALL, aux=True)
+    made = export(network, "safetensors", tmp_path / "net", data=make_masks((64, 64), (64, 64))[0])
+    config = json.loads((made.path / "config.json").read_text())
+    assert (config["reslab"]["kind"], config["label_names"]) == ("segmentation", list(NAMES))
+    assert "pipeline_tag: image-segmentation" in (made.path / "README.md").read_text()
+    again = load(made.path)
+    assert isinstance(again, SegmentationNetwork)
+    assert (again.arch, again.classes, again.preprocess) == (network.arch, NAMES, network.preprocess)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "num_float"),
+    [
+        # In float32: the stem, the convolutions of the first block, the last layer.
+        ("unet_resnet20_cifar", UNET, 4),
+        pytest.param("fcn_resnet50", {}, 6, marks=pytest.mark.soak),
+        pytest.param("deeplabv3_resnet50", {}, 6, marks=pytest.mark.soak),
+    ],
+)
+def test_int8_of_a_segmentation(tmp_path: Path, name: str, axes: dict[str, Any], num_float: int) -> None:
+    import onnx
+
+    network = build_segmentation(name, **axes)
+    sizes = ((64, 64),) * 18 + ((70, 91),) * 2
+    made = export(network, "onnx", tmp_path / "net.onnx", data=make_masks(*sizes)[0], precision="int8", max_drop=5)
+    graph = onnx.load(made.path).graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    is_float = [made_by.get(conv.input[1]) != "DequantizeLinear" for conv in convs]
+    assert is_float[0]
+    assert is_float[-1]
+    assert sum(is_float) == num_float < len(convs) / 2
+    report = json.loads(made.report_path.read_text())
+    assert (report["precision"], report["agreement_of"], report["num_images"]) == ("int8", "pixels", 20)
+    assert report["agreement"] > 0.9
+    assert report["num_calibration_images"] == 20
+
+
+def test_formats_and_precisions_that_a_dense_network_does_not_have(tmp_path: Path) -> None:
+    data, _ = make_masks((64, 64), (64, 64))
+    for to in ("torchvision", "timm"):
+        message = r"outputs for the whole image for the format \w+; got: fcn_resnet50 for .*; --to safetensors"
+        with pytest.raises(ValueError, match=message):
+            export(build_segmentation(), to, tmp_path / "net", data=data)
+    with pytest.raises(ValueError, match="at least 16 images to measure the scales of int8 on; got: 2"):
+        export(build_segmentation(), "onnx", tmp_path / "net", data=data, precision="int8")
+    detector = create_model("retinanet_resnet50_fpn", num_classes=3)
+    with pytest.raises(ValueError, match=r"for a network for detection; got: int8, .*--precision float32"):
+        export(detector, "onnx", tmp_path / "net", precision="int8")
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """`export`: write a trained network in another format and verify it on real images in that format's runtime."""
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
 from reslab.deploy.export.comparison import ExportComparison, compare_outputs, failed_checks
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
-from reslab.deploy.export.quantization import no_int8
+from reslab.deploy.export.quantization import check_int8
 from reslab.deploy.export.verify import VerificationData, load_verification_data
 from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.predictor import model_task
@@ -104,7 +105,7 @@ def export(
     target = _resolve_output(export_source, export_format, precision, output, force)
     num_requested = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
     verification_data = load_verification_data(export_source.network, export_source.run, data, data_dir, num_requested)
-    network = _fold(export_source.network) if export_format.is_graph else export_source.network
+    network = _fold(export_source.network) if export_format.is_graph else _with_task(export_source.network)
     calibration_images = verification_data.calibration_images() if precision == "int8" else None
     job = ExportJob(network, precision, export_source.header, calibration_images)
     with _temporary_folder(target) as folder, _disk_full_guard(target):
@@ -137,6 +138,18 @@ def _fold(network: AnyNetwork) -> AnyNetwork:
     return folded
 
 
+def _with_task(network: AnyNetwork) -> AnyNetwork:
+    """Return a network for segmentation or detection with its task, a copy with the same weights; others as they are.
+
+    Their weights alone do not tell the task.
+    """
+    if not isinstance(network, DenseNetwork):
+        return network
+    copied = copy.copy(network)
+    copied.set_metadata(task=model_task(network).to_dict())
+    return copied
+
+
 def _original_outputs(network: AnyNetwork, exported: AnyNetwork) -> ForwardFn:
     """Return the network's outputs as the exported one has them: decoded, if its last layer was changed for it."""
     task = model_task(network)
@@ -162,11 +175,15 @@ def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
 
 def _check_network(network: AnyNetwork, export_format: ExportFormat, precision: str) -> None:
     """Raise ValueError for a network that the format or the precision does not take."""
-    if isinstance(network, ModuleNetwork | DenseNetwork) and not export_format.is_graph:
-        required = f"a classification network of the zoo for the format {export_format.name}"
+    if isinstance(network, DenseNetwork) and not (export_format.is_graph or export_format.takes_dense):
+        required = f"a network with outputs for the whole image for the format {export_format.name}"
+        got = f"{network.arch.name} for {network.arch.kind}"
+        raise invalid(required, got, next_step="--to safetensors, onnx, torch or openvino")
+    if isinstance(network, ModuleNetwork) and not export_format.is_graph:
+        required = f"a network of the zoo for the format {export_format.name}"
         raise invalid(required, network.arch.name, next_step="--to onnx, torch or openvino take any network")
-    if isinstance(network, DenseNetwork) and precision == "int8":
-        raise no_int8(network)
+    if precision == "int8":
+        check_int8(network)
 
 
 def _get_format(to: str, precision: str) -> ExportFormat:

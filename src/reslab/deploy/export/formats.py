@@ -13,6 +13,7 @@ from reslab.deploy.export.writers import ExportJob
 class ExportFormat:
     """An export format: `suffix` of the file (empty for a folder), required `extra`, whether batch norms are folded.
 
+    `takes_dense`: the format holds the weights of networks for segmentation and detection, too.
     `write(job, path)` writes the file; `load(job, path)` loads it in the format's own runtime, as its users will.
     """
 
@@ -23,6 +24,7 @@ class ExportFormat:
     load: Callable[[ExportJob, Path], ForwardFn]
     extra: str = ""
     fold_bn: bool = False
+    takes_dense: bool = False
     precisions: tuple[str, ...] = ("float32",)
 
     @property
@@ -54,6 +56,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             description="a folder in the layout of the Hugging Face hub: weights, config.json, model card; "
             "reslab loads it",
             suffix="",
+            takes_dense=True,
             write=writers.write_safetensors,
             load=writers.load_safetensors,
         ),

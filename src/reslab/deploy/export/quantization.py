@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reslab.deploy.export.graphs import INPUT_NAME
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import ModuleNetwork
+from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.training.model_source import AnyNetwork
 
@@ -117,19 +118,15 @@ def quantize(model: Any, calibration_images: Tensor, network: AnyNetwork) -> Any
 
     QDQ format; weights int8, symmetric, with a scale per output channel; activations uint8 with ranges measured on
     normalized `calibration_images` (N, C, H, W; `measure_ranges`). Stem, first block, pooling and head stay in float32:
-    they are a small part of the computation, and their errors would affect everything after them, or the prediction.
-    Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images, and for a network that predicts each pixel.
+    they are a small part of the computation, and their errors would affect everything after them, or the prediction. Of
+    the head of a segmentation, which is a large part, only the last layer stays.
+    Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images, and for a network for detection.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     blocks = quantized_blocks(network)
-    if len(calibration_images) < MIN_CALIBRATION_IMAGES:
-        raise invalid(
-            f"at least {MIN_CALIBRATION_IMAGES} images to measure the scales on",
-            len(calibration_images),
-            str(MIN_CALIBRATION_IMAGES),
-        )
+    check_num_calibration_images(len(calibration_images))
     with tempfile.TemporaryDirectory() as folder, _quiet_logging():
         float_path, int8_path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, float_path)
@@ -151,10 +148,22 @@ def quantize(model: Any, calibration_images: Tensor, network: AnyNetwork) -> Any
         return onnx.load(int8_path)
 
 
+def check_num_calibration_images(num_images: int) -> None:
+    """Raise ValueError for too few images to measure the scales on."""
+    if num_images < MIN_CALIBRATION_IMAGES:
+        required = f"at least {MIN_CALIBRATION_IMAGES} images to measure the scales of int8 on"
+        raise invalid(required, num_images, str(MIN_CALIBRATION_IMAGES), "add training images, or --precision float32")
+
+
 def quantized_blocks(network: AnyNetwork) -> list[str]:
-    """Return the blocks to quantize, or the convolutions of another module: all but the first, or the only one."""
+    """Return the blocks to quantize, or the convolutions of another module: all but the first, or the only one.
+
+    Of a segmentation also the modules of the head but the last layer. Raises ValueError for a network for detection.
+    """
     if isinstance(network, DenseNetwork):
-        raise no_int8(network)
+        check_int8(network)
+        blocks = [f"backbone.{name}" for name, _ in network.residual_network.blocks()]
+        return [*(blocks[1:] or blocks), *_head_modules(network)]
     if isinstance(network, ModuleNetwork):
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     else:
@@ -162,11 +171,17 @@ def quantized_blocks(network: AnyNetwork) -> list[str]:
     return names[1:] or names
 
 
-def no_int8(network: DenseNetwork) -> ValueError:
-    """Return the error for a network whose head has no int8 form here."""
-    return invalid(
-        "a precision of float32 or bf16 for a network that predicts each pixel", f"int8, {network.arch.name}"
-    )
+def check_int8(network: AnyNetwork) -> None:
+    """Raise ValueError for a network that has no int8 form here."""
+    if isinstance(network, DenseNetwork) and network.arch.kind is not ModelKind.SEGMENTATION:
+        required = f"a precision of float32 or bf16 for a network for {network.arch.kind}"
+        raise invalid(required, f"int8, {network.arch.name}", next_step="--precision float32")
+
+
+def _head_modules(network: DenseNetwork) -> list[str]:
+    """Return the modules of a segmentation's head, without those that its last layers are in."""
+    names = [name for name, _ in network.named_modules() if name.startswith("classifier.")]
+    return [name for name in names if not any(f"{layer}.".startswith(f"{name}.") for layer in network.class_layers)]
 
 
 def nodes_of_modules(model: Any, modules: Sequence[str]) -> list[str]:

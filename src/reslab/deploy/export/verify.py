@@ -1,5 +1,6 @@
 """The images that an export is verified on, and those that calibrate int8."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
-from reslab.deploy.export.quantization import no_int8
-from reslab.nn.dense import DenseNetwork
+from reslab.deploy.export.quantization import check_int8, check_num_calibration_images
 from reslab.spec.errors import invalid
 from reslab.training.model_source import AnyNetwork
 from reslab.training.run import Run
@@ -43,10 +44,17 @@ class VerificationData:
             yield x, y
 
     def calibration_images(self) -> Tensor:
-        """Return a random sample of normalized training images (of the evaluation split if there is no training)."""
+        """Return a random sample of normalized training images (of the evaluation split if there is no training).
+
+        Where they have several sizes, all are resized to the most frequent one.
+        """
         split = "train" if "train" in self.data.splits else self.split
         sampled = _sample_images(self.data.split(split), self.num_calibration_images)
-        return torch.cat([x for x, _, _ in eval_loader(sampled, _BATCH_SIZE, self.data.preprocess, "cpu")])
+        check_num_calibration_images(len(sampled))
+        batches = [x for x, _, _ in eval_loader(sampled, _BATCH_SIZE, self.data.preprocess, "cpu")]
+        sizes = Counter(size for x in batches for size in [tuple(x.shape[-2:])] * len(x))
+        size = sizes.most_common(1)[0][0]
+        return torch.cat([_resized(x, size) for x in batches])
 
 
 def load_verification_data(
@@ -77,6 +85,10 @@ def load_verification_data(
     )
 
 
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x if x.shape[-2:] == size else functional.interpolate(x, size, mode="bilinear", antialias=True)
+
+
 def choose_num_calibration_images(image_size: tuple[int, int]) -> int:
     """Return 1,024 for images of up to 64x64 pixels, down to 256 for 128x128 and more, which have more values each."""
     height, width = image_size
@@ -88,8 +100,7 @@ def load_calibration_images(source: str | Path, network: AnyNetwork) -> Tensor:
 
     Raises ValueError if `source` is not a run's folder, its data is not available, or there is no int8 of the network.
     """
-    if isinstance(network, DenseNetwork):
-        raise no_int8(network)
+    check_int8(network)
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
         raise invalid("a run, whose training images calibrate int8", f"{source}, a weights file", next_step=step)

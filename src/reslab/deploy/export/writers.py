@@ -23,13 +23,15 @@ from reslab.nn.checkpoints.match_keys import match_by_name
 from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safetensors
-from reslab.nn.factory import load_network
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.factory import load_model
 from reslab.nn.graph_file import load_program
 from reslab.nn.module_network import ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_metric
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
@@ -56,8 +58,14 @@ class ExportJob:
         return self.network
 
     @property
+    def own_network(self) -> ResidualNetwork | DenseNetwork:
+        """The network, which is one of reslab in the format of its own weights."""
+        assert isinstance(self.network, ResidualNetwork | DenseNetwork)  # checked by `export`
+        return self.network
+
+    @property
     def arch(self) -> Arch:
-        """The network's arch."""
+        """The arch of a network of the zoo."""
         return self.zoo_network.arch
 
     @property
@@ -119,11 +127,12 @@ def load_openvino(job: ExportJob, path: Path) -> ForwardFn:
     return openvino_engine.openvino_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
 
 
-def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
+def hub_config(network: ResidualNetwork | DenseNetwork, architecture: str) -> dict[str, Any]:
     """Return config.json: timm's keys (architecture, num_classes, pretrained_cfg, label_names), transformers' id2label,
     and reslab's own description under `reslab`."""
     names = list(network.classes or ())
     preprocess = network.preprocess
+    kind = {"kind": str(network.arch.kind)} if isinstance(network.arch, DenseArch) else {}
     return {
         "architecture": architecture,
         "num_classes": network.arch.num_classes,
@@ -134,6 +143,7 @@ def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
         "pretrained_cfg": pretrained_cfg(network, preprocess) if preprocess else {},
         "reslab": {
             "arch": to_dict(network.arch),
+            **kind,
             "preprocess": to_dict(preprocess),
             "temperature": network.temperature,
             "task": network.task,
@@ -141,15 +151,18 @@ def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
     }
 
 
-def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str, Any]:
-    """Return the preprocessing in timm's format: input_size, crop_pct, mean, std, interpolation."""
+def pretrained_cfg(network: ResidualNetwork | DenseNetwork, preprocess: Preprocess) -> dict[str, Any]:
+    """Return the preprocessing in timm's format: input_size, crop_pct, mean, std, interpolation.
+
+    Of a network for segmentation or detection, input_size is the size it is described for: it takes any.
+    """
     height, width = network.arch.image_size
     values = {call.name: bind_args(call) for call in parse_transforms(preprocess.transform)}
     resize_size, squash_width, interpolation = values.get("resize", (0, 0, "bilinear"))
     (crop_size,) = values.get("center-crop", (height,))
     return {
         "input_size": [network.arch.in_channels, height, width],
-        "fixed_input_size": network.needs_fixed_size,
+        "fixed_input_size": isinstance(network, ResidualNetwork) and network.needs_fixed_size,
         "num_classes": network.arch.num_classes,
         "crop_pct": int(crop_size) / int(resize_size) if resize_size else 1.0,
         "crop_mode": "squash" if squash_width else "center",
@@ -157,12 +170,11 @@ def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "label_names": list(network.classes or ()) or None,
-        "first_conv": "conv1",
-        "classifier": "fc",
+        **({"first_conv": "conv1", "classifier": "fc"} if isinstance(network, ResidualNetwork) else {}),
     }
 
 
-def _num_features(network: ResidualNetwork) -> int | None:
+def _num_features(network: ResidualNetwork | DenseNetwork) -> int | None:
     weight = network.state_dict().get("fc.weight")
     return None if weight is None else int(weight.shape[1])
 
@@ -176,13 +188,13 @@ HUB_TAGS = {
 """The names of the tasks on the Hugging Face hub; it has none for numbers."""
 
 
-def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
+def model_card(network: ResidualNetwork | DenseNetwork, header: Mapping[str, Any]) -> str:
     """Return README.md: the network, its task, its metric and its use; the front matter is read by the hub."""
     arch = network.arch
     metrics = header.get("result") or header.get("metrics") or {}
     rows = [
         ("Network", f"{arch.name}: {arch.reference}"),
-        ("Weighted layers", format_int(arch.depth)),
+        ("Weighted layers", format_int(arch.depth) + " in the backbone" * isinstance(arch, DenseArch)),
         ("Parameters", format_int(sum(parameter.numel() for parameter in network.parameters()))),
         ("Input", "x".join(str(size) for size in arch.input_size)),
         ("Classes", f"{arch.num_classes}{': ' + ', '.join(network.classes[:20]) if network.classes else ''}"),
@@ -195,7 +207,7 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
     rows.append(("Task", f"{task.name}: {task.reference}"))
     if metrics.get(task.selection_metric.name) is not None:
         metric = task.selection_metric
-        rows.append((metric.title.capitalize(), format_metric(metric, metrics[metric.name])))
+        rows.append((metric.title[:1].upper() + metric.title[1:], format_metric(metric, metrics[metric.name])))
     table = "\n".join(f"| {name} | {text} |" for name, text in rows)
     tag = HUB_TAGS.get(task.target, "image-feature-extraction")
     front_matter = f"---\nlibrary_name: reslab\npipeline_tag: {tag}\ntags:\n- {tag}\n---\n"
@@ -261,16 +273,17 @@ def load_timm(job: ExportJob, path: Path) -> ForwardFn:
 
 def write_safetensors(job: ExportJob, path: Path) -> None:
     """Write model.safetensors with its header, config.json and the model card README.md."""
-    _write_folder(path, hub_config(job.zoo_network, job.arch.name), model_card(job.zoo_network, job.header))
+    network = job.own_network
+    _write_folder(path, hub_config(network, network.arch.name), model_card(network, job.header))
     reserved_keys = ("arch", "classes", "preprocess", "aliases")
     save_weights(
-        path / WEIGHTS_FILE, job.network, {key: job.header[key] for key in job.header if key not in reserved_keys}
+        path / WEIGHTS_FILE, network, {key: job.header[key] for key in job.header if key not in reserved_keys}
     )
 
 
 def load_safetensors(job: ExportJob, path: Path) -> ForwardFn:
     """Load the weights with reslab."""
-    return _make_forward(load_network(path / WEIGHTS_FILE))
+    return _make_forward(load_model(path / WEIGHTS_FILE))
 
 
 def _write_folder(path: Path, config: Mapping[str, Any], card: str) -> None:
