@@ -276,9 +276,7 @@ def write_safetensors(job: ExportJob, path: Path) -> None:
     network = job.own_network
     _write_folder(path, hub_config(network, network.arch.name), model_card(network, job.header))
     reserved_keys = ("arch", "classes", "preprocess", "aliases")
-    save_weights(
-        path / WEIGHTS_FILE, network, {key: job.header[key] for key in job.header if key not in reserved_keys}
-    )
+    save_weights(path / WEIGHTS_FILE, network, {key: job.header[key] for key in job.header if key not in reserved_keys})
 
 
 def load_safetensors(job: ExportJob, path: Path) -> ForwardFn:
