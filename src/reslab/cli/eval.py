@@ -282,7 +282,7 @@ def evaluate(
         _check_calibration_options(model_source, model, changed)
     if data is not None:
         require_dataset_name(data)
-    require_model_and_recipe(model, None)
+    require_model_and_recipe(model, None, task)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
     from reslab.training.evaluation.predictions_file import check_predictions_path
 
