@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from reslab.cli.app import main
 from tests.cli.conftest import Command
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from box_files import write_voc
 
 KEYS = {"top1", "top5", "loss", "num_samples", "num_correct"}
 
@@ -177,3 +181,40 @@ def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Pat
     for heading in ("Evaluation", "Confusion matrix", "Top losses", "Calibration"):
         assert heading in text
     assert "Training" not in text
+
+
+def test_a_file_of_detections_needs_no_network(command: Command, tmp_path: Path) -> None:
+    data = write_voc(tmp_path / "cells")
+    (tmp_path / "found.json").write_text(
+        json.dumps([{"image_id": "04", "category_id": 3, "bbox": [30, 10, 30, 34], "score": 0.5}])
+    )
+    arguments = ("eval", "--results", tmp_path / "found.json", "--data", data)
+    found = command(
+        *arguments, "--per-class", "--json", "--html", tmp_path / "a.html", "--predictions", tmp_path / "a.csv"
+    )
+    value = found.value
+    assert (value["task"], value["num_samples"], value["voc_map"]) == ("detection", 2, pytest.approx(1 / 3))
+    assert [row["voc_ap"] for row in value["classes"]] == [0, 0, 1]
+    assert "found.json on val" in (tmp_path / "a.html").read_text()
+    again = command("eval", "--results", tmp_path / "a.csv", "--data", data, "--per-class", "--json")
+    assert again.value == value
+    assert "33.3" in command(*arguments).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--results", "found.json"), "add --data FOLDER, or a .json file"),
+        (("RUN", "--results", "found.json", "--data", "x/"), "without a network; got: RUN"),
+        (("--results", "found.json", "--data", "x/", "--tta", "flip"), "without a network; got: --tta flip"),
+        (("--results", "found.json", "--data", "x/"), "x"),
+        (("--results", "found.json", "--data", "digits"), "labels for the task detection in digits"),
+    ],
+)
+def test_a_file_of_detections_with_other_options_is_an_error(
+    command: Command, trained: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    outcome = command("eval", *(trained if word == "RUN" else word for word in arguments))
+    assert outcome.code == 1
+    assert expected in outcome.err
+    assert "unexpected error" not in outcome.err

@@ -206,7 +206,16 @@ PredictionsFile = Annotated[
         "--predictions",
         metavar="FILE",
         rich_help_panel=Panel.OUTPUT,
-        help="Write all predictions to a .csv or .npz file, masks into a folder beside it.",
+        help="Write all predictions to a .csv or .npz file, masks into a folder beside it; detections also to a .json.",
+    ),
+]
+ResultsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        metavar="FILE",
+        rich_help_panel=Panel.DATA,
+        help="Detections to evaluate in place of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
     ),
 ]
 PerClassFlag = Annotated[
@@ -255,6 +264,7 @@ def evaluate(
     image_size: ImageSize = None,
     tta: TTAOption = "",
     predictions: PredictionsFile = None,
+    results: ResultsFile = None,
     per_class: PerClassFlag = False,
     calibration: CalibrationFlag = False,
     save_temperature: SaveTemperatureFlag = False,
@@ -274,6 +284,33 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
+    if results is not None:
+        of_network = {"RUN": runs, "--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
+        of_network |= {"--eval-transform": eval_transform, "--size": image_size, "--save-weights": save_weights}
+        of_network |= {"--calibration": calibration, "--save-temperature": save_temperature}
+        _check_without_network(results, data, of_network)
+    if predictions is not None:
+        from reslab.training.evaluation.predictions_file import check_predictions_path
+
+        check_predictions_path(predictions)
+    columns = named_columns(image_column, label_column, split_column)
+    if results is not None:
+        from reslab.training.evaluation.evaluate_results import evaluate_results
+
+        with limit_pixels(max_pixels):
+            found = evaluate_results(
+                results,
+                data,
+                split=split,
+                data_dir=data_dir,
+                val_fraction=val_fraction,
+                skip_bad_images=skip_bad_images,
+                columns=columns,
+                mask_values=mask_values,
+            )
+        _write_files(found, None, [results.name], predictions=predictions, html_path=html_path)
+        _print_evaluation(found, {}, [results.name], per_class=per_class, as_json=as_json)
+        return
     model_source = _resolve_model_source(runs or [], model, pretrained)
     _check_overrides(overrides, model)
     if save_temperature:
@@ -284,10 +321,7 @@ def evaluate(
         require_dataset_name(data)
     require_model_and_recipe(model, None, task)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
-    from reslab.training.evaluation.predictions_file import check_predictions_path
 
-    if predictions is not None:
-        check_predictions_path(predictions)
     needs_calibration = calibration or save_temperature or html_path is not None
     evaluate_split = functools.partial(
         evaluate_models,
@@ -312,7 +346,7 @@ def evaluate(
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
         task=task,
-        columns=named_columns(image_column, label_column, split_column),
+        columns=columns,
         mask_values=mask_values,
         device=device,
         workers=workers,
@@ -332,6 +366,18 @@ def evaluate(
     if read_distributed_env().is_main:
         _write_files(evaluation, val_evaluation, names, predictions=predictions, html_path=html_path)
     _print_evaluation(evaluation, calibration_payload, names, per_class=per_class, as_json=as_json)
+
+
+def _check_without_network(results: Path, data: str | None, of_network: dict[str, Any]) -> None:
+    """Raise ValueError for options of a network beside a file of detections, or without data."""
+    for option, value in of_network.items():
+        if value:
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise invalid("--results FILE without a network", f"{option} {shown}", next_step="leave one of them out")
+    if data is None:
+        required = f"the data whose images {results.name} is of"
+        raise invalid(required, "none", next_step="add --data FOLDER, or a .json file of COCO's annotations")
+    require_dataset_name(data)
 
 
 def _print_evaluation(

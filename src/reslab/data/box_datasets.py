@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from reslab.data.boxes import MIN_VISIBLE, BoxIssue, BoxTable, begin_transform, finish_transform, make_target
@@ -13,6 +14,8 @@ from reslab.data.image_datasets import ImageDataset
 from reslab.data.target_datasets import SampleTransform, TargetImageDataset
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
+
+_GRAY = 224
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,3 +117,15 @@ class BoxImageDataset(TargetImageDataset):
         errors = {new: self.errors[old] for new, old in enumerate(indices) if old in self.errors}
         images, table = self.images.subset(indices), self.table.subset(indices)
         return replace(self, images=images, table=table, issues=issues, errors=errors)
+
+
+class AnnotatedBoxDataset(BoxImageDataset):
+    """The boxes of images whose files need not be there."""
+
+    def preview(self, i: int) -> Tensor:
+        """Return image i, or gray pixels of its size where it cannot be read."""
+        try:
+            return super().preview(i)
+        except (OSError, ValueError):
+            height, width = self.table.sizes[i].tolist()
+            return torch.full((3, height, width), _GRAY, dtype=torch.uint8)

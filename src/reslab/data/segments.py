@@ -49,13 +49,18 @@ class RunLengths:
 
     def decode(self, height: int, width: int) -> np.ndarray:
         """Return the mask (H, W) bool. Raises ValueError for another size, or runs that do not fill it."""
+        runs = self.runs(height, width)
+        is_set = np.arange(len(runs)) % 2 == 1
+        return np.repeat(is_set, runs).reshape(width, height).T
+
+    def runs(self, height: int, width: int) -> list[int]:
+        """Return the length of each run. Raises ValueError for another size, or runs that do not fill it."""
         if (self.height, self.width) != (height, width):
             raise invalid(f"a segmentation of {height}x{width}, like the image", f"{self.height}x{self.width}")
         runs = _decode_text(self.counts) if isinstance(self.counts, bytes) else list(self.counts)
         if sum(runs) != height * width or min(runs, default=0) < 0:
             raise invalid(f"runs of {height * width} pixels in a segmentation", f"{sum(runs)} pixels")
-        is_set = np.arange(len(runs)) % 2 == 1
-        return np.repeat(is_set, runs).reshape(width, height).T
+        return runs
 
     def content(self) -> bytes:
         """Return what a hash of the annotations takes."""

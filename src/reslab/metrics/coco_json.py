@@ -1,14 +1,16 @@
-"""COCO's average precision from annotations and results in COCO's JSON format, as plain dictionaries.
+"""COCO's average precision from annotations and results in COCO's JSON format, as plain dictionaries, and its writer.
 
 The results of several processes are concatenated; their order matters only within an image, between equal scores.
 """
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from reslab.metrics.checks import check_unique, first_few
 from reslab.metrics.coco_ap import CocoData, CocoResult, OverlapKind, Record, evaluate_coco_data, mask_areas
+from reslab.metrics.detection import ImageId, Rle
 from reslab.spec.errors import invalid
 
 _SHAPE_KEYS = {OverlapKind.BOXES: "bbox", OverlapKind.MASKS: "segmentation"}
@@ -60,6 +62,32 @@ def evaluate_coco_json(
         ],
     )
     return evaluate_coco_data(data, overlap)
+
+
+def coco_result(
+    image_id: ImageId,
+    category_id: int,
+    box: Sequence[float],
+    score: float,
+    mask: Rle | None = None,
+) -> Record:
+    """Return a detection as COCO's record: `image_id`, `category_id`, `bbox` [x, y, width, height], `score`.
+
+    The box is (x1, y1, x2, y2). With a mask, its run lengths are `segmentation`, with `counts` as text.
+    """
+    x1, y1, x2, y2 = box
+    sides = [x1, y1, x2 - x1, y2 - y1]
+    result: Record = {"image_id": image_id, "category_id": category_id, "bbox": sides, "score": score}
+    if mask is None:
+        return result
+    counts = mask["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {**result, "segmentation": {"size": list(mask["size"]), "counts": text}}
+
+
+def encode_coco_results(results: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return COCO's results as JSON, numbers with all digits."""
+    return (json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _new_ids(

@@ -59,9 +59,11 @@ def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.csv or \.npz.*nearest valid: a\.csv"):
-        check_predictions_path(tmp_path / "a.json")
+        check_predictions_path(tmp_path / "a.txt")
     with pytest.raises(ValueError, match="kept its predictions"):
         save_predictions(tmp_path / "a.csv", evaluation(keep=False))
+    with pytest.raises(ValueError, match=r"\.csv or \.npz .* of the task classification.*nearest valid: a\.csv"):
+        save_predictions(tmp_path / "a.json", evaluation())
     assert list(tmp_path.iterdir()) == []
 
 

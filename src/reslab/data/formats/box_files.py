@@ -1,12 +1,13 @@
 """Image files with boxes as a dataset for object detection, whatever the format of the annotations."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.box_datasets import AnnotatedBoxDataset, BoxImageDataset
 from reslab.data.boxes import BoxIssue, ObjectRow
 from reslab.data.dataset import DatasetListing, DatasetSplits
 from reslab.data.formats.box_csv import read_box_csv
@@ -20,7 +21,7 @@ from reslab.data.formats.box_listing import (
     issue_messages,
     table_of,
 )
-from reslab.data.formats.coco_boxes import read_coco
+from reslab.data.formats.coco_boxes import read_coco, read_coco_file
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.file_scan import ScannedFile, scan_images
 from reslab.data.formats.instance_boxes import read_instances
@@ -121,6 +122,39 @@ def list_boxes(location: Path, read: Callable[[], BoxListing]) -> DatasetListing
         layout_error = str(error)
     name = _name(location)
     return DatasetListing(name, str(location), classes, splits, layout_error=layout_error, messages=messages, task=TASK)
+
+
+def open_coco_file(path: Path) -> DatasetSplits:
+    """Open one file of COCO's annotations to evaluate results: the files of its images need not be there.
+
+    Raises ValueError as `read_coco_file` does, and for annotations that cannot be used.
+    """
+    path = path.resolve()
+    listing = read_coco_file(path)
+    ((split, images),) = listing.splits.items()
+    classes = listing.find_classes()
+    fitted = [_fit_stated(listing.root, image, classes) for image in images]
+    collect_skipped(listing.root, {one.name: one.error for one in fitted if one.error}, SplitOptions(), ())
+    dataset = _to_dataset(listing, fitted)
+    fields = {one.name: getattr(dataset, one.name) for one in dataclasses.fields(dataset)}
+    return DatasetSplits(
+        name=path.stem,
+        source=f"annotations in {path}",
+        classes=classes,
+        preprocess=_PREPROCESS,
+        splits={split: AnnotatedBoxDataset(**fields)},
+        location=str(path),
+        messages=issue_messages(dataset.issues),
+        task=TASK,
+    )
+
+
+def _fit_stated(root: Path, image: AnnotatedImage, classes: Sequence[str]) -> _FittedImage:
+    """Return an image with the size that its annotations state."""
+    assert image.size is not None, image.path
+    name = relative_name(root, image.path)
+    rows, issues = fit_objects(image, name, image.size, classes)
+    return _FittedImage(image, name, image.size, rows, issues, image_error(image, image.size, issues))
 
 
 def _fit_images(

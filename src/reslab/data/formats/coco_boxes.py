@@ -63,6 +63,23 @@ def read_coco(root: Path) -> BoxListing:
     return BoxListing(root, ordered, tuple(first[1].values()), tuple(first[1]))
 
 
+def read_coco_file(path: Path) -> BoxListing:
+    """Return the annotated images of one file, with their stated sizes; the files of the images need not be there.
+
+    Raises ValueError for a file that is not COCO's JSON or too large, and an image without a height and width.
+    """
+    content = _load_json(path)
+    categories = _read_categories(path, content["categories"])
+    split = _split_of_file(path.stem) or split_of_folder(path.parent.name) or "test"
+    root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+    images = _read_images(root, path, split, content, categories)
+    without = [image for image in images if image.size is None]
+    if without:
+        got = f"{len(without):,} of {len(images):,} without, the first {without[0].path.name}"
+        raise invalid(f"a height and width of each image in {path}", got, next_step="name the folder of the images")
+    return BoxListing(root, {split: images}, tuple(categories.values()), tuple(categories))
+
+
 def _find_files(root: Path) -> list[tuple[Path, str]]:
     """Return the files of annotations with their splits."""
     exported = [(folder / _EXPORT_NAME, split_of_folder(folder.name)) for folder in subfolders(root)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.metrics.coco_ap import CocoResult, OverlapKind, coco_average_precision, encode_masks
+from reslab.metrics.coco_json import coco_result
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.metrics.voc_ap import VocResult, voc_average_precision
 from reslab.report.format import format_int, format_percent
@@ -127,13 +128,29 @@ class DetectionEvaluation(Evaluation):
         """Return name, class, score and box of each detection, by image and falling score."""
         names = self.names or [str(image.target.image_id) for image in self.images]
         rows = [
-            [name, self.class_names[label], f"{score:.6g}", *(f"{side:.2f}" for side in box)]
+            [name, self.class_names[label], *map(_exact, (score, *box))]
             for name, (_, prediction) in zip(names, self.images, strict=True)
             for box, score, label in zip(
                 prediction.boxes.tolist(), prediction.scores.tolist(), prediction.labels.tolist(), strict=True
             )
         ]
         return ["name", "class", "score", "x1", "y1", "x2", "y2"], rows
+
+    def coco_results(self) -> list[dict[str, Any]]:
+        """Return the detections as COCO's results, with COCO's ids of images and categories where the data has them.
+
+        Other images have the name of their file, other categories their number from 1.
+        """
+        category_ids = getattr(self.dataset, "category_ids", ()) or range(1, len(self.class_names) + 1)
+        results = []
+        for prediction in self.predictions:
+            boxes, scores, labels = (getattr(prediction, name).tolist() for name in ("boxes", "scores", "labels"))
+            masks = [None] * len(boxes) if prediction.masks is None else prediction.masks
+            results += [
+                coco_result(prediction.image_id, category_ids[label], box, score, mask)
+                for box, score, label, mask in zip(boxes, scores, labels, masks, strict=True)
+            ]
+        return results
 
     def prediction_arrays(self) -> dict[str, np.ndarray]:
         """Return the detections of all images in one row each: `image` (its index), `boxes`, `scores`, `labels`."""
@@ -159,12 +176,13 @@ def pair_targets(outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapp
     `outputs` are those of torchvision's detectors in evaluation: `boxes`, `labels` from 1, `scores`, and `masks`.
     """
     return [
-        DetectedImage(_make_target(target, "masks" in output), _make_prediction(output, target["image_id"]))
+        DetectedImage(make_target(target, "masks" in output), _make_prediction(output, target["image_id"]))
         for output, target in zip(outputs, targets, strict=True)
     ]
 
 
-def _make_target(target: Mapping[str, Any], with_masks: bool) -> DetectionTarget:
+def make_target(target: Mapping[str, Any], with_masks: bool) -> DetectionTarget:
+    """Return the objects of an image from its target in a dataset."""
     return DetectionTarget(
         image_id=target["image_id"],
         boxes=target["boxes"].cpu(),
@@ -209,6 +227,11 @@ def check_detections(outputs: Any) -> None:
         missing = [key for key in ("boxes", "labels", "scores") if key not in output]
         if missing:
             raise invalid(required, f"a dictionary without {missing[0]}")
+
+
+def _exact(value: float) -> str:
+    """Return the shortest text that is read as the same float32."""
+    return str(np.float32(value))
 
 
 def _defined(value: float) -> float | None:

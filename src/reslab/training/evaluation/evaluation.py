@@ -92,6 +92,10 @@ class Evaluation:
         """Return the targets and predictions of all samples as arrays by name."""
         raise NotImplementedError
 
+    def coco_results(self) -> list[dict[str, Any]] | None:
+        """Return the predictions as COCO's results of detection; None for another task."""
+        return None
+
     def predicted_masks(self) -> Iterable[np.ndarray]:
         """Return the predicted mask of each image, (H, W) uint8, if the task predicts masks; else nothing."""
         return ()

@@ -1,4 +1,4 @@
-"""Per-sample predictions of an evaluation as a CSV or npz file, and predicted masks as PNG files beside it."""
+"""Per-sample predictions of an evaluation as a CSV, npz or JSON file, and predicted masks as PNG files beside it."""
 
 import io
 import zipfile
@@ -8,20 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from reslab.data.mask_images import mask_image, unique_stems
+from reslab.metrics.coco_json import encode_coco_results
 from reslab.nn.checkpoints.read import check_zip
 from reslab.report.csv_file import encode_csv
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.evaluation import Evaluation
 
-PREDICTION_SUFFIXES = (".csv", ".npz")
+PREDICTION_SUFFIXES = (".csv", ".npz", ".json")
 
 
 def check_predictions_path(path: str | Path) -> Path:
-    """Return the path. Raises ValueError unless it ends in .csv or .npz."""
+    """Return the path. Raises ValueError unless it ends in .csv, .npz or .json."""
     path = Path(path)
     if path.suffix.lower() not in PREDICTION_SUFFIXES:
-        raise invalid("a file ending in .csv or .npz for the predictions", str(path), nearest=f"{path.stem}.csv")
+        required = "a file ending in .csv or .npz for the predictions, in detection also .json"
+        raise invalid(required, str(path), nearest=f"{path.stem}.csv")
     return path
 
 
@@ -30,8 +32,8 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
 
     CSV: the columns of the task, in classification `name,class,predicted,probability` and `p(CLASS)` for each class;
     texts that a spreadsheet would read as formulas begin with an apostrophe. npz: `names` (N,), `classes` (C,) and the
-    arrays of the task, in classification `labels` (N,) and `probabilities` (N, C). Raises ValueError if the evaluation
-    kept no predictions or the path has another suffix; DiskFullError.
+    arrays of the task, in classification `labels` (N,) and `probabilities` (N, C). JSON: COCO's results, of detection
+    alone. Raises ValueError if the evaluation kept no predictions or the path has another suffix; DiskFullError.
 
     Predicted masks are PNG files in the folder `PATH-masks` (without the suffix), of class numbers in the palette of
     PASCAL VOC and at the size of the evaluation; the column or array `mask` has their paths relative to the file.
@@ -40,6 +42,9 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
     if not evaluation.has_predictions:
         raise invalid("an evaluation that kept its predictions", "one that did not", "keep_predictions=True")
     assert len(evaluation.names) == evaluation.num_samples, (len(evaluation.names), evaluation.num_samples)
+    if path.suffix.lower() == ".json":
+        _save_coco_results(path, evaluation)
+        return
     masks = _save_masks(path, evaluation)
     if path.suffix.lower() == ".csv":
         columns, rows = evaluation.prediction_table()
@@ -50,6 +55,14 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
         names = {"names": np.array(evaluation.names), "classes": np.array(evaluation.classes)}
         mask_names = {"mask": np.array(masks)} if masks else {}
         write_atomic(path, _encode_npz({**names, **evaluation.prediction_arrays(), **mask_names}))
+
+
+def _save_coco_results(path: Path, evaluation: Evaluation) -> None:
+    results = evaluation.coco_results()
+    if results is None:
+        required = f"a file ending in .csv or .npz for the predictions of the task {evaluation.spec.name}"
+        raise invalid(required, str(path), nearest=f"{path.stem}.csv")
+    write_atomic(path, encode_coco_results(results))
 
 
 def _save_masks(path: Path, evaluation: Evaluation) -> list[str]:
