@@ -285,7 +285,8 @@ def evaluate(
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
     if results is not None:
-        of_network = {"RUN": runs, "--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
+        of_network: dict[str, Any] = {"RUN": runs}
+        of_network |= {"--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
         of_network |= {"--eval-transform": eval_transform, "--size": image_size, "--save-weights": save_weights}
         of_network |= {"--calibration": calibration, "--save-temperature": save_temperature}
         _check_without_network(results, data, of_network)
