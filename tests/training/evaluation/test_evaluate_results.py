@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
 
 from reslab.data.segments import RunLengths
 from reslab.metrics.coco_json import evaluate_coco_json
@@ -28,9 +29,10 @@ WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 class NoisyDetector(nn.Module):
     """Finds rectangles near the bright ones of `box_files`, others too, with scores of many digits, and masks."""
 
-    def __init__(self, with_masks: bool) -> None:
-        super().__init__()
-        self.with_masks = with_masks
+    with_masks = False
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         return [self.detect(image) for image in images]
@@ -53,10 +55,15 @@ class NoisyDetector(nn.Module):
         return {**found, "masks": masks} if self.with_masks else found
 
 
+class NoisyMaskDetector(NoisyDetector, MaskRCNN):
+    """The same with masks, by its class a network that predicts some."""
+
+    with_masks = True
+
+
 def written(data: Path, path: Path, with_masks: bool = False) -> DetectionEvaluation:
     """Evaluate the detector on the data, and save its detections."""
-    detector = NoisyDetector(with_masks)
-    detector.arch = type("Arch", (), {"predicts_masks": with_masks})()  # type: ignore[assignment]
+    detector = NoisyMaskDetector() if with_masks else NoisyDetector()
     evaluation = evaluate(detector, data, keep_predictions=True, device="cpu", workers=0, task="detection")
     save_predictions(path, evaluation)
     return evaluation
