@@ -7,7 +7,7 @@ import pytest
 from mask_files import write_mask
 from pycocotools import mask as reference
 
-from reslab.data.segments import InstanceNumber, Polygons, RunLengths, decode_segments, polygon_mask
+from reslab.data.segments import InstanceNumber, Polygons, RunLengths, decode_segments, encode_mask, polygon_mask
 
 # pycocotools 2.0.10 itself calls numpy in the old way
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -49,6 +49,18 @@ def test_run_lengths_are_those_of_pycocotools() -> None:
         runs = np.diff(np.flatnonzero(np.concatenate(([1], np.diff(mask.T.reshape(-1)) != 0, [1]))))
         counts = (0, *runs.tolist()) if mask[0, 0] else tuple(runs.tolist())
         assert np.array_equal(RunLengths(counts, 37, 53).decode(37, 53), mask)
+
+
+def test_masks_are_encoded_as_by_pycocotools() -> None:
+    generator = np.random.default_rng(2)
+    for height, width in ((37, 53), (1, 1), (400, 3)):
+        for density in (0.001, 0.02, 0.5, 0.98, 0, 1):
+            mask = generator.random((height, width)) < density
+            encoded = encode_mask(mask)
+            assert encoded.counts == reference.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+            assert (encoded.height, encoded.width) == (height, width)
+            assert np.array_equal(encoded.decode(height, width), mask)
+            assert encoded.to_dict() == {"size": [height, width], "counts": encoded.counts.decode()}
 
 
 @pytest.mark.parametrize(

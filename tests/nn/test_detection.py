@@ -195,7 +195,7 @@ def test_published_weights_set_their_axes(monkeypatch) -> None:
     from reslab.nn.checkpoints.read import unwrap_checkpoint
 
     with torch.device("meta"):
-        theirs = reference.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+        theirs = reference.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **SIZES)
     assert PUBLISHED_AXES["fasterrcnn_resnet50_fpn"] == {"norm": "frozen", "norm_eps": 0.0}
     state = {key: torch.zeros_like(value, device="cpu") for key, value in theirs.state_dict().items()}
     # As in the file of 2019, whose keys torchvision's modules rename.
@@ -441,3 +441,22 @@ def test_torchvisions_parts_take_our_backbones() -> None:
         maps = dict(zip(features.feature_info.module_name(), features(x), strict=True))
         levels = FeaturePyramidNetwork(features.feature_info.channels(), 32).double()(maps)
     assert [value.shape[2:] for value in levels.values()] == [(8, 12), (4, 6), (2, 3)]
+
+
+def test_the_first_image_changes_nothing_for_later_ones() -> None:
+    """torchvision sets the scales of the pooled maps by the first image, a low one would halve the strides."""
+    torch.manual_seed(0)
+    network = create_model("fasterrcnn_resnet50_fpn", **TINY)
+    assert isinstance(network, DenseNetwork)
+    pool = network.roi_heads.box_roi_pool
+    assert pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    assert (pool.map_levels.k_min, pool.map_levels.k_max) == (2, 5)
+    low, square = torch.rand(3, 40, 100), torch.rand(3, 64, 64)
+    with torch.no_grad():
+        network.eval()([low])
+    assert pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    theirs = reference.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **SIZES)
+    with torch.no_grad():
+        theirs.eval()([square])
+    assert theirs.roi_heads.box_roi_pool.scales == pool.scales
+    assert vars(theirs.roi_heads.box_roi_pool.map_levels) == vars(pool.map_levels)

@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
             "predict",
             USE,
             "predict:predict",
-            "Predict the classes, values or masks of images, by the task of the network.",
+            "Predict the classes, values, masks or boxes of images, by the task of the network.",
         ),
         Command(
             "export",

@@ -1,9 +1,10 @@
-"""`reslab predict`: what a trained network says of images: classes, values or masks."""
+"""`reslab predict`: what a trained network says of images: classes, values, masks or boxes."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,16 @@ def predict(
             "--top-k",
             metavar="INTEGER",
             min=1,
-            help="Number of classes per image (default 5; in multi-label tasks the classes above their thresholds).",
+            help="Number of classes per image (default 5; in multi-label tasks the classes above their thresholds), "
+            "or of boxes.",
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score",
+            metavar="FLOAT",
+            help="Leave out boxes of a lower score (default: 0.5 in the table and in images, none in files).",
         ),
     ] = None,
     output: Annotated[
@@ -67,7 +77,8 @@ def predict(
             "--output",
             metavar="FILE",
             rich_help_panel=Panel.OUTPUT,
-            help="Write the predictions to a .json, .csv or .parquet file.",
+            help="Write the predictions to a .json, .csv or .parquet file; boxes also as COCO's results (.coco.json) "
+            "or a folder of VOC's (.voc).",
         ),
     ] = None,
     resume: Annotated[
@@ -95,6 +106,10 @@ def predict(
             help="Write the mask of each image, NAME.png, and its overlay (segmentation).",
         ),
     ] = None,
+    boxes_dir: Annotated[
+        Path | None,
+        typer.Option("--boxes", metavar="DIR", help="Write each image with its boxes, NAME_boxes.png (detection)."),
+    ] = None,
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     compiled: Annotated[
@@ -117,7 +132,7 @@ def predict(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Predict the classes, values or masks of images, by the task of the network.
+    """Predict the classes, values, masks or boxes of images, by the task of the network.
 
     Unreadable files get an error row; exit code 1 if no file could be read.
     """
@@ -132,9 +147,11 @@ def predict(
         raise invalid("a model and at least one image", str(choice), next_step="reslab predict MODEL IMAGE")
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
-    from reslab.deploy.outputs import PredictionFile, check_output_path
+    from reslab.deploy.outputs import PredictionFile, check_output_format, check_output_path, find_result_ids
     from reslab.deploy.predict import PredictOptions, start_predictions
-    from reslab.deploy.predictor import saved_temperature
+    from reslab.deploy.predictor import model_task, saved_temperature
+    from reslab.deploy.results import DEFAULT_MIN_SCORE
+    from reslab.spec.task import TargetKind
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model
 
@@ -145,6 +162,7 @@ def predict(
     network = network if image_size is None else with_image_size(network, image_size)
     options = PredictOptions(
         top_k=top_k,
+        min_score=min_score,
         batch_size=batch_size or 64,
         device=device,
         use_temperature=use_temperature,
@@ -155,12 +173,16 @@ def predict(
         grad_cam_dir=grad_cam_dir,
         grad_cam_class=grad_cam_class,
         masks_dir=masks_dir,
+        boxes_dir=boxes_dir,
         calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )
     temperature = saved_temperature(network) if use_temperature else None
+    task = model_task(network)
+    has_boxes = task.spec.target is TargetKind.BOXES
     prediction_file = None
     if output is not None:
+        check_output_format(output, task.spec)
         metadata = {
             "weights": _weights_fingerprint(choice),
             "top_k": top_k,
@@ -168,8 +190,10 @@ def predict(
             "embeddings": embeddings,
             "precision": precision,
             **({} if image_size is None else {"image_size": image_size}),
+            **({"min_score": min_score} if has_boxes else {}),
         }
-        prediction_file = PredictionFile(output, items, metadata, resume)
+        ids = find_result_ids(output, choice.run, task.classes)
+        prediction_file = PredictionFile(output, items, metadata, resume, ids)
     remaining = items if prediction_file is None else prediction_file.remaining
     predictions: list[Prediction] = []
     summary: dict[str, Any] = {"temperature": temperature, "backend": None}
@@ -190,8 +214,14 @@ def predict(
         )
         summary["output"] = str(output)
     if output is None or as_json or as_csv:
+        if has_boxes and min_score is None and not (as_json or as_csv):
+            predictions = [_shown_boxes(prediction, DEFAULT_MIN_SCORE) for prediction in predictions]
         _print_predictions(predictions, summary, as_json, as_csv, top_k)
     _report_unreadable(predictions, as_json)
+
+
+def _shown_boxes(prediction: "Prediction", min_score: float) -> "Prediction":
+    return replace(prediction, boxes=tuple(box for box in prediction.boxes or () if box.score >= min_score))
 
 
 def _calibration_images(choice: ModelChoice, network: "Model", precision: str) -> "Tensor | None":

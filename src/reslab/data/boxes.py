@@ -273,6 +273,14 @@ def without_ignored(target: Mapping[str, Any]) -> dict[str, Any]:
     return select_objects(target, ~(target["crowd"] | target["difficult"]))
 
 
+def without_background(detections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the detections of an image without those of class 0, the background.
+
+    Only RetinaNet can have some: it has an output for class 0 too, which training drives to 0.
+    """
+    return select_objects(detections, detections["labels"] > 0)
+
+
 def _areas(boxes: Tensor) -> Tensor:
     plain = boxes.as_subclass(Tensor)
     return (plain[:, 2:] - plain[:, :2]).prod(1)

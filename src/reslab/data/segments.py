@@ -7,6 +7,7 @@ arXiv:1405.0312).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,11 @@ class RunLengths:
         if sum(runs) != height * width or min(runs, default=0) < 0:
             raise invalid(f"runs of {height * width} pixels in a segmentation", f"{sum(runs)} pixels")
         return runs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return COCO's `size` (height, width) and `counts`, as text or a list."""
+        counts = self.counts.decode("ascii") if isinstance(self.counts, bytes) else list(self.counts)
+        return {"size": [self.height, self.width], "counts": counts}
 
     def content(self) -> bytes:
         """Return what a hash of the annotations takes."""
@@ -152,3 +158,27 @@ def _decode_text(text: bytes) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
+
+
+def encode_mask(mask: np.ndarray) -> RunLengths:
+    """Return a mask (H, W) in COCO's run-length encoding, with the runs as text."""
+    pixels = np.asarray(mask).astype(bool).T.reshape(-1)
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    starts_with_object = [0] if len(pixels) and pixels[0] else []
+    bounds = [*starts_with_object, *changes.tolist(), len(pixels)]
+    runs = np.diff([0, *bounds]).tolist()
+    return RunLengths(_encode_text(runs), *mask.shape)
+
+
+def _encode_text(runs: Sequence[int]) -> bytes:
+    """Return the text that `_decode_text` reads."""
+    text = bytearray()
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        is_last = False
+        while not is_last:
+            bits = value & 0x1F
+            value >>= 5
+            is_last = value == (-1 if bits & 0x10 else 0)
+            text.append((bits if is_last else bits | 0x20) + 48)
+    return bytes(text)

@@ -4,10 +4,10 @@ import glob
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ def chunked(items: Sequence[InputItem], size: int) -> Iterator[Sequence[InputIte
 class PreparedImage(NamedTuple):
     """An image prepared for a network, uint8 (C, H, W), with the decoder's warning; or the error without pixels.
 
-    `original` are the pixels before the transform, where a mask is predicted for them.
+    `original` are the pixels before the transform, where a mask or boxes are predicted for them.
     """
 
     pixels: Tensor | None
@@ -270,14 +270,15 @@ class WholeImageTransform(InferenceTransform):
     """
 
     keeps_original = True
+    allowed: ClassVar[Collection[str]] = ("resize",)
+    required = "an evaluation transform that keeps the whole image for masks, such as resize(520)"
 
     def __init__(self, preprocess: Preprocess, check: Callable[[Tensor], None] | None = None) -> None:
         super().__init__(preprocess, None)
         self.check = check
         names = [call.name for call in parse_transforms(preprocess.transform)]
-        if set(names) - {"resize"}:
-            required = "an evaluation transform that keeps the whole image for masks, such as resize(520)"
-            raise invalid(required, preprocess.transform)
+        if set(names) - set(self.allowed):
+            raise invalid(self.required, preprocess.transform)
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if the network cannot take them."""
@@ -289,3 +290,10 @@ class WholeImageTransform(InferenceTransform):
         """Raise ValueError if the network cannot take prepared pixels (C, H, W) of this size."""
         if self.check is not None:
             self.check(torch.empty((1, *pixels.shape), device="meta"))
+
+
+class UnchangedImageTransform(WholeImageTransform):
+    """Prepares an image for a detector, which resizes it itself: there is no transform."""
+
+    allowed = ()
+    required = "an evaluation without a transform, because a detector itself resizes images"

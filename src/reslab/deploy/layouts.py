@@ -79,8 +79,16 @@ _SHARES = Layout(
     lambda prediction: list((prediction.shares or {}).items()),
     lambda entries: {"shares": dict(entries)},
 )
+_BOXES = Layout(
+    "boxes",
+    (_NAME, Column("score", "scores"), *(Column(side, side) for side in ("x1", "y1", "x2", "y2"))),
+    lambda prediction: prediction.boxes is not None,
+    lambda prediction: [(box.name, box.score, *box.box) for box in prediction.boxes or ()],
+    lambda entries: {"boxes": [{"name": name, "score": score, "box": box} for name, score, *box in entries]},
+    has_rank=True,
+)
 # The first that suits is used: one that has fewer columns comes later.
-LAYOUTS = (_VALUES, _SHARES, _LABELS, _CLASSES)
+LAYOUTS = (_BOXES, _VALUES, _SHARES, _LABELS, _CLASSES)
 
 
 def choose_layout(predictions: Sequence[Prediction]) -> Layout:

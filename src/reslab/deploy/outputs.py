@@ -1,7 +1,11 @@
-"""Prediction files: JSON, CSV or Parquet by suffix, written atomically and resumable."""
+"""Prediction files, their format by the ending of the name: JSON, CSV, Parquet, of boxes COCO or PASCAL VOC.
+
+They are written atomically, and an interrupted command can resume them.
+"""
 
 import contextlib
 import csv
+import difflib
 import io
 import json
 import os
@@ -10,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reslab.deploy.box_results import BOX_FORMATS, BoxFormat, ResultIds, find_ids, write_folder
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.layouts import LAYOUTS, choose_layout
 from reslab.deploy.prediction import Prediction, prediction_from_dict
@@ -17,6 +22,7 @@ from reslab.report.csv_file import encode_csv, original_cell
 from reslab.runtime.extras import require_extra
 from reslab.runtime.files import atomic_path, disk_full_guard
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind, Task
 
 
 class PartialResults:
@@ -80,7 +86,7 @@ _OPTIONAL_COLUMNS = {
 
 
 def format_csv(predictions: Iterable[Prediction]) -> str:
-    """Return one line per class, target or share: path, rank, class, probability, error in classification.
+    """Return one line per class, target, share or box: path, rank, class, probability, error in classification.
 
     If any row has the file of a mask, an embedding, a Grad-CAM path or a warning, the first line of each image has them
     in further columns. Texts that a spreadsheet would read as formulas begin with an apostrophe.
@@ -111,7 +117,7 @@ def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata)
 
 
 def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
-    """Return one row per image, with lists of classes and probabilities, targets and values, or classes and shares.
+    """Return one row per image, with lists of classes and probabilities, targets and values, shares, or boxes.
 
     Further columns are embedding, the paths of mask, overlay and Grad-CAM, warning and error. The metadata is under the
     key `reslab`.
@@ -199,6 +205,19 @@ PREDICTION_FORMATS = {
     ".csv": PredictionFormat(lambda rows, metadata: format_csv(rows).encode(), _read_csv),
     ".parquet": PredictionFormat(format_parquet, _read_parquet),
 }
+_FORMATS: dict[str, PredictionFormat | BoxFormat] = {**PREDICTION_FORMATS, **BOX_FORMATS}
+
+
+def _find_ending(path: Path) -> str | None:
+    """Return the ending of a format that the name has, the longest if several; None without one."""
+    endings = sorted(_FORMATS, key=len, reverse=True)
+    return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+
+
+def _find_format(path: Path) -> PredictionFormat | BoxFormat:
+    ending = _find_ending(path)
+    assert ending is not None, path  # checked by check_output_path
+    return _FORMATS[ending]
 
 
 class PredictionFile:
@@ -206,14 +225,20 @@ class PredictionFile:
 
     Every row is appended at once to `FILE.part`; at the end the file is written atomically and `FILE.part` deleted.
     With `resume` the rows of both files are reused, except those with an error, and `remaining` lists the items still
-    to compute. Raises ValueError for an unknown suffix, an existing file without `resume`, and rows that were made with
+    to compute; of COCO's and VOC's results only `FILE.part` can be resumed. `ids` are those of classes and images in
+    these. Raises ValueError for an unknown ending, an existing file without `resume`, and rows that were made with
     other options.
     """
 
     def __init__(
-        self, path: Path, items: Sequence[InputItem], metadata: PredictionMetadata, resume: bool = False
+        self,
+        path: Path,
+        items: Sequence[InputItem],
+        metadata: PredictionMetadata,
+        resume: bool = False,
+        ids: ResultIds | None = None,
     ) -> None:
-        self.path, self.items, self.metadata = path, items, metadata
+        self.path, self.items, self.metadata, self.ids = path, items, metadata, ids or ResultIds()
         check_output_path(path, resume)
         partial_path = _partial_path(path)
         self.completed: dict[str, Prediction] = {}
@@ -250,27 +275,56 @@ class PredictionFile:
         requested = {item.path for item in self.items}
         earlier = [prediction for path, prediction in self.completed.items() if path not in requested]
         predictions = [self.completed[path] for path in dict.fromkeys(item.path for item in self.items)]
-        encode = PREDICTION_FORMATS[self.path.suffix.lower()].encode
         saved = _saved_rows(self.partial.num_rows, self.partial.path)
-        with disk_full_guard(self.path, saved, _RESUME_STEP), atomic_path(self.path) as temp_path:
-            temp_path.write_bytes(encode([*earlier, *predictions], self.metadata))
+        with disk_full_guard(self.path, saved, _RESUME_STEP):
+            self._write([*earlier, *predictions])
         self.partial.delete()
         return predictions
+
+    def _write(self, predictions: Sequence[Prediction]) -> None:
+        output_format = _find_format(self.path)
+        if isinstance(output_format, BoxFormat):
+            content = output_format.encode(predictions, self.ids)
+        else:
+            content = output_format.encode(predictions, self.metadata)
+        if isinstance(content, Mapping):
+            write_folder(self.path, content)
+            return
+        with atomic_path(self.path) as temp_path:
+            temp_path.write_bytes(content)
 
 
 def check_output_path(path: Path, resume: bool) -> None:
     """Raise ValueError if the file cannot be written, before anything is computed."""
-    suffix = path.suffix.lower()
-    if suffix not in PREDICTION_FORMATS:
-        raise invalid(f"a file that ends in {', '.join(PREDICTION_FORMATS)}", path.name, path.with_suffix(".csv").name)
-    if suffix == ".parquet":
+    ending, suffixes = _find_ending(path), "".join(path.suffixes[-2:]).lower()
+    # `.cooc.json` would be read as `.json`.
+    misspelled = difflib.get_close_matches(suffixes, [known for known in _FORMATS if known.count(".") > 1], 1, 0.85)
+    if ending is None or (misspelled and misspelled[0] != ending):
+        nearest = misspelled or difflib.get_close_matches(path.suffix.lower(), _FORMATS, 1, 0.5) or [".csv"]
+        name = f"{path.name.partition('.')[0]}{nearest[0]}"
+        raise invalid(f"a file that ends in {', '.join(_FORMATS)}", path.name, name)
+    if ending == ".parquet":
         require_extra("parquet", "a .parquet file")
-    if path.is_dir() or (path.exists() and not resume):
-        raise invalid("a new file", f"{path}, which exists", next_step="add --resume to continue it")
+    can_resume = resume and not isinstance(_FORMATS[ending], BoxFormat)
+    if path.exists() and (path.is_dir() or not can_resume):
+        step = "name another" if isinstance(_FORMATS[ending], BoxFormat) else "add --resume to continue it"
+        raise invalid("a new file", f"{path}, which exists", next_step=step)
     partial_path = _partial_path(path)
     if partial_path.exists() and not resume:
         step = f"add --resume to continue it, or delete {partial_path.name}"
         raise invalid("a new file", f"{partial_path}, rows of an interrupted command", next_step=step)
+
+
+def check_output_format(path: Path, task: Task) -> None:
+    """Raise ValueError if the predictions of a task cannot be written in the format of the file."""
+    if isinstance(_find_format(path), BoxFormat) and task.target is not TargetKind.BOXES:
+        nearest = f"{path.name.partition('.')[0]}.json"
+        raise invalid(f"a network for detection for {path.name}", f"one for {task.name}", nearest)
+
+
+def find_result_ids(path: Path, source: Path, classes: Sequence[str]) -> ResultIds | None:
+    """Return the ids for the results in this file, from the data of the run `source`; None if its format has none."""
+    return find_ids(source, classes) if isinstance(_find_format(path), BoxFormat) else None
 
 
 def _partial_path(path: Path) -> Path:
@@ -278,10 +332,11 @@ def _partial_path(path: Path) -> Path:
 
 
 def _read_existing(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
-    if not path.exists():
+    output_format = _find_format(path)
+    if not path.exists() or isinstance(output_format, BoxFormat):
         return [], None
     try:
-        return PREDICTION_FORMATS[path.suffix.lower()].read(path)
+        return output_format.read(path)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise invalid(f"a file written by `reslab predict` in {path}", f"other content ({error})") from error
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
-from reslab.deploy.backends.backend import Backend
+from reslab.deploy.backends.backend import BackendSettings
+from reslab.deploy.box_files import BoxWriter
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
 from reslab.deploy.inputs import (
     ImageInput,
     InferenceTransform,
     InputItem,
     PreparedImage,
+    UnchangedImageTransform,
     WholeImageTransform,
     chunked,
     list_inputs,
@@ -27,8 +29,8 @@ from reslab.deploy.inputs import (
 )
 from reslab.deploy.mask_files import MaskWriter
 from reslab.deploy.prediction import Prediction
-from reslab.deploy.predictor import ImageOutput, Predictor, build_predictor
-from reslab.deploy.results import result_rules
+from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
+from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel
 from reslab.spec.errors import invalid, unknown_name
@@ -45,10 +47,11 @@ _NON_FINITE_ERROR = "the network's output is not finite: its weights have diverg
 class PredictOptions:
     """The options of a prediction; the arguments of `predict` without the model and the images.
 
-    Raises ValueError for `top_k` or `batch_size` below 1.
+    Raises ValueError for `top_k` or `batch_size` below 1, and a `min_score` that is not from 0 to 1.
     """
 
     top_k: int | None = None
+    min_score: float | None = None
     batch_size: int = 64
     device: str | torch.device = "auto"
     use_temperature: bool = True
@@ -59,6 +62,7 @@ class PredictOptions:
     grad_cam_dir: Path | None = None
     grad_cam_class: str = ""
     masks_dir: Path | None = None
+    boxes_dir: Path | None = None
     calibration_images: Tensor | None = None
     limits: DecodeLimits = DEFAULT_LIMITS
 
@@ -66,6 +70,13 @@ class PredictOptions:
         for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise invalid(f"{name} of at least 1", value, nearest="1")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise invalid("a min_score from 0 to 1", self.min_score, nearest="0" if self.min_score < 0 else "1")
+
+    @property
+    def result_limits(self) -> ResultLimits:
+        """How much of an output a prediction has."""
+        return ResultLimits(self.top_k, self.min_score or 0.0)
 
 
 DEFAULT_OPTIONS = PredictOptions()
@@ -76,6 +87,7 @@ def predict(
     images: ImageInput | Iterable[ImageInput],
     *,
     top_k: int | None = None,
+    min_score: float | None = None,
     batch_size: int = 64,
     device: str | torch.device = "auto",
     use_temperature: bool = True,
@@ -85,6 +97,7 @@ def predict(
     grad_cam_dir: str | Path | None = None,
     grad_cam_class: str = "",
     masks_dir: str | Path | None = None,
+    boxes_dir: str | Path | None = None,
     calibration_images: Tensor | None = None,
     image_size: int | None = None,
     weights: Any = None,
@@ -96,25 +109,28 @@ def predict(
     whose p = sigmoid(network(image)) reaches their thresholds, or the `top_k` most probable ones. Regression: the
     values of the targets in their unit. Segmentation: the mask of each image at its own size, and the share of the
     pixels of each class; `masks_dir` is a folder for masks (`NAME.png`, in the palette of PASCAL VOC) and overlays.
+    Detection: the boxes of each image with class, score and, of Mask R-CNN, mask, the highest score first: all that the
+    detector keeps, those from `min_score`, or the `top_k` highest; `boxes_dir` is a folder for images with their boxes
+    drawn (`NAME_boxes.png`), by default from a score of 0.5.
 
     `model` is anything that `load` takes, with `weights` for a name, a factory or a module: a run or its folder, a
     `model.safetensors`, an exported graph, a name, or a network with its preprocessing. `images` are files,
     folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
     `list_inputs`); for a network of signals or volumes, arrays and tensors of floats (N, C, T) or (N, C, D, H, W).
-    Images are prepared as in evaluation; except in segmentation an image of another size than the network's is resized
-    by its shorter side and center-cropped. T is the temperature saved with
-    the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
-    `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
-    (normalized). `embeddings` adds the input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM
-    heatmaps of `grad_cam_class`, a class or target by name, or else of the top class or the first target. `image_size`
-    (pixels) replaces the network's own size. A file that cannot be read, or is larger than the `limits`, becomes a row
-    with an error.
+    Images are prepared as in evaluation; except in segmentation and detection an image of another size than the
+    network's is resized by its shorter side and center-cropped. T is the temperature saved with the weights (`reslab
+    eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or `use_temperature` is false. `backend`
+    and `precision` are those of `open_backend`; int8 needs `calibration_images` (normalized). `embeddings` adds the
+    input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM heatmaps of `grad_cam_class`, a class or
+    target by name, or else of the top class or the first target. `image_size` (pixels) replaces the network's own size.
+    A file that cannot be read, or is larger than the `limits`, becomes a row with an error.
 
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
     """
     options = PredictOptions(
         top_k=top_k,
+        min_score=min_score,
         batch_size=batch_size,
         device=device,
         use_temperature=use_temperature,
@@ -124,6 +140,7 @@ def predict(
         grad_cam_dir=None if grad_cam_dir is None else Path(grad_cam_dir),
         grad_cam_class=grad_cam_class,
         masks_dir=None if masks_dir is None else Path(masks_dir),
+        boxes_dir=None if boxes_dir is None else Path(boxes_dir),
         calibration_images=calibration_images,
         limits=limits,
     )
@@ -137,7 +154,7 @@ def predict(
 
 def start_predictions(
     network: Model, items: Sequence[InputItem], options: PredictOptions
-) -> tuple[Backend, Iterator[Prediction]]:
+) -> tuple[BackendSettings, Iterator[Prediction]]:
     """Open the backend; return it with an iterator that computes one prediction per item, in order.
 
     Raises ValueError like `build_predictor`.
@@ -158,19 +175,23 @@ def start_predictions(
 
 
 def iter_predictions(
-    network: Model, predictor: Predictor, items: Sequence[InputItem], options: PredictOptions = DEFAULT_OPTIONS
+    network: Model, predictor: AnyPredictor, items: Sequence[InputItem], options: PredictOptions = DEFAULT_OPTIONS
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
+    paths = [item.path for item in items]
+    if options.min_score is not None:
+        _check_form(predictor, OutputForm.BOXES, "a network for detection, whose boxes have scores")
     writers = _Writers(
         _GradCamWriter(network, predictor, options) if options.grad_cam_dir is not None else None,
-        _mask_writer(predictor, items, options.masks_dir) if options.masks_dir is not None else None,
+        _mask_writer(predictor, paths, options.masks_dir) if options.masks_dir is not None else None,
+        _box_writer(predictor, paths, options) if options.boxes_dir is not None else None,
     )
     transform = input_transform(network, predictor)
     for chunk, images in _prefetch(items, options.batch_size, partial(transform, limits=options.limits)):
-        yield from _predict_batch(chunk, images, predictor, options.top_k, writers)
+        yield from _predict_batch(chunk, images, predictor, options.result_limits, writers)
 
 
-def input_transform(network: Model, predictor: Predictor) -> Callable[..., PreparedImage]:
+def input_transform(network: Model, predictor: AnyPredictor) -> Callable[..., PreparedImage]:
     """Return the function that prepares an item for the network. Raises ValueError if it would crop below a mask."""
     assert network.preprocess is not None
     if network.arch.dims != 2:
@@ -178,19 +199,40 @@ def input_transform(network: Model, predictor: Predictor) -> Callable[..., Prepa
     return image_transform(network, predictor)
 
 
-def image_transform(network: Model, predictor: Predictor) -> InferenceTransform:
-    """Return the transform of images for the network, which are whole where each pixel is predicted."""
+def image_transform(network: Model, predictor: AnyPredictor) -> InferenceTransform:
+    """Return the transform of images for the network, which are whole where pixels or boxes are predicted."""
     assert network.preprocess is not None
-    if not predictor.has_map:
+    if predictor.form is OutputForm.VECTOR:
         return InferenceTransform(network.preprocess, network.arch.height_width)
+    if predictor.form is OutputForm.BOXES:
+        return UnchangedImageTransform(network.preprocess, partial(check_detector_input, network.arch))
     check = network.residual_network.check_input if isinstance(network, DenseNetwork) else None
     return WholeImageTransform(network.preprocess, check)
 
 
-def _mask_writer(predictor: Predictor, items: Sequence[InputItem], folder: Path) -> MaskWriter:
-    if not predictor.has_map:
-        raise invalid("a network for segmentation, which predicts masks", predictor.task.spec.name)
-    return MaskWriter(folder, [item.path for item in items])
+def check_detector_input(arch: Any, x: Tensor) -> None:
+    """Raise ValueError for images (N, C, H, W) that the detector would resize to a side of no pixel."""
+    shorter, longer = sorted(x.shape[-2:])
+    if shorter * arch.max_size < longer:
+        required = f"an image whose longer side is at most {arch.max_size} times the shorter one"
+        raise invalid(required, f"{x.shape[-1]}x{x.shape[-2]}", next_step="crop it")
+
+
+def _check_form(predictor: AnyPredictor, form: OutputForm, required: str) -> None:
+    if predictor.form is not form:
+        raise invalid(required, predictor.task.spec.name)
+
+
+def _mask_writer(predictor: AnyPredictor, paths: Sequence[str], folder: Path) -> MaskWriter:
+    _check_form(predictor, OutputForm.MAP, "a network for segmentation, which predicts masks")
+    return MaskWriter(folder, paths)
+
+
+def _box_writer(predictor: AnyPredictor, paths: Sequence[str], options: PredictOptions) -> BoxWriter:
+    _check_form(predictor, OutputForm.BOXES, "a network for detection, which predicts boxes")
+    assert options.boxes_dir is not None
+    min_score = DEFAULT_MIN_SCORE if options.min_score is None else options.min_score
+    return BoxWriter(options.boxes_dir, paths, predictor.task.classes, min_score)
 
 
 def _prefetch(
@@ -218,13 +260,14 @@ class _Writers:
 
     grad_cams: "_GradCamWriter | None" = None
     masks: MaskWriter | None = None
+    boxes: BoxWriter | None = None
 
 
 def _predict_batch(
     items: Sequence[InputItem],
     images: Sequence[PreparedImage],
-    predictor: Predictor,
-    top_k: int | None,
+    predictor: AnyPredictor,
+    limits: ResultLimits,
     writers: _Writers,
 ) -> Iterator[Prediction]:
     read = [(item.path, image) for item, image in zip(items, images, strict=True) if image.pixels is not None]
@@ -240,9 +283,11 @@ def _predict_batch(
         if not output.is_finite:
             yield Prediction(item.path, error=_NON_FINITE_ERROR, **no_result)
             continue
-        fields: dict[str, Any] = predictor.result(output, top_k)
+        fields: dict[str, Any] = predictor.result(output, limits)
         if writers.masks is not None and image.original is not None:
             fields |= writers.masks(item.path, image.original, output.decoded)
+        if writers.boxes is not None and image.original is not None:
+            fields |= writers.boxes(item.path, image.original, fields["boxes"])
         yield Prediction(item.path, **fields, embedding=output.embedding, grad_cam=grad_cam, warning=image.warning)
 
 
@@ -252,7 +297,7 @@ class _GradCamWriter:
     Raises ValueError for an exported graph, a task whose outputs are not numbers of the image, and an unknown class.
     """
 
-    def __init__(self, network: Model, predictor: Predictor, options: PredictOptions) -> None:
+    def __init__(self, network: Model, predictor: AnyPredictor, options: PredictOptions) -> None:
         assert options.grad_cam_dir is not None
         self.folder, class_name = options.grad_cam_dir, options.grad_cam_class
         task, self.main_outputs = predictor.task, result_rules(predictor.task).main_outputs

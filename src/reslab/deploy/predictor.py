@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.deploy.backends.backend import Backend
+from reslab.data.boxes import without_background
+from reslab.data.segments import encode_mask
+from reslab.deploy.backends.backend import Backend, DetectionBackend
+from reslab.deploy.backends.detection import open_detection_backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.inputs import PreparedImage
-from reslab.deploy.results import result_rules
+from reslab.deploy.prediction import DetectedBox, as_box
+from reslab.deploy.results import NO_LIMITS, OutputForm, ResultLimits, result_rules
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel
@@ -39,10 +43,11 @@ class ModelOutput:
 class ImageOutput:
     """What a network says of one image: `decoded` by the task, whether the output `is_finite`, and the `embedding`.
 
-    `output` is the network's own; None for a map, which is large.
+    `decoded` is a tensor, of a detector a tuple of `DetectedBox`. `output` is the network's own; None for a map, which
+    is large, and for boxes.
     """
 
-    decoded: Tensor
+    decoded: Any
     is_finite: bool
     embedding: tuple[float, ...] = ()
     output: Tensor | None = None
@@ -74,31 +79,20 @@ class Predictor:
 
     def compute(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
         """Return the output of each image; those of one size are computed together, at most 2**20 pixels of a map."""
-        outputs: list[ImageOutput | None] = [None] * len(images)
-        for indices in self._batches([tuple(image.read_pixels.shape) for image in images]):
-            batch = [images[i] for i in indices]
-            for i, output in zip(indices, self._compute_batch(batch), strict=True):
-                outputs[i] = output
-        return [output for output in outputs if output is not None]
+        return compute_by_shape(images, self._compute_batch, self._batch_size)
 
-    def _batches(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-        """Yield the positions of images of one shape, for each shape in the order of the first."""
-        positions: dict[tuple[int, ...], list[int]] = {}
-        for i, shape in enumerate(shapes):
-            positions.setdefault(shape, []).append(i)
-        for shape, group in positions.items():
-            size = max(1, _MAX_MAP_PIXELS // math.prod(shape[1:])) if self.has_map else len(group)
-            yield from (group[start : start + size] for start in range(0, len(group), size))
+    def _batch_size(self, shape: tuple[int, ...]) -> int | None:
+        return max(1, _MAX_MAP_PIXELS // math.prod(shape[1:])) if self.form is OutputForm.MAP else None
 
     @property
-    def has_map(self) -> bool:
-        """Whether an output is a map, of the size of the image."""
-        return result_rules(self.task).is_map
+    def form(self) -> OutputForm:
+        """The form of an output."""
+        return result_rules(self.task).form
 
     def _compute_batch(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
         output = self([image.read_pixels for image in images])
         is_finite = output.outputs.isfinite().flatten(1).all(1).tolist()
-        if self.has_map:
+        if self.form is OutputForm.MAP:
             sizes = [image.original_size for image in images]
             maps = [self._decode_map(*pair) for pair in zip(output.outputs, sizes, strict=True)]
             return [ImageOutput(*pair) for pair in zip(maps, is_finite, strict=True)]
@@ -111,9 +105,76 @@ class Predictor:
         resized = functional.interpolate(outputs[None].float(), size, mode="bilinear", align_corners=False)
         return self.decode(resized)[0]
 
-    def result(self, output: ImageOutput, top_k: int | None = None) -> dict[str, Any]:
-        """Return the fields of `Prediction` that say what was predicted; `top_k` is the number of classes."""
-        return result_rules(self.task).fields(self.task, output.decoded, top_k)
+    def result(self, output: ImageOutput, limits: ResultLimits = NO_LIMITS) -> dict[str, Any]:
+        """Return the fields of `Prediction` that say what was predicted, within the limits."""
+        return result_rules(self.task).fields(self.task, output.decoded, limits)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionPredictor:
+    """A detector ready to predict: the boxes that its backend finds, with the class names of the `task`."""
+
+    backend: DetectionBackend
+    task: TaskType
+
+    @property
+    def form(self) -> OutputForm:
+        """The form of an output."""
+        return OutputForm.BOXES
+
+    def compute(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
+        """Return the boxes of each image; only images of one size share a batch, so padding changes no result."""
+        return compute_by_shape(images, self._compute_batch, lambda shape: self.backend.max_batch)
+
+    def _compute_batch(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
+        found = self.backend(torch.stack([image.read_pixels for image in images]))
+        return [ImageOutput(detected_boxes(one, self.task.classes), self.backend.is_finite) for one in found]
+
+    def result(self, output: ImageOutput, limits: ResultLimits = NO_LIMITS) -> dict[str, Any]:
+        """Return the fields of `Prediction` that say what was predicted, within the limits."""
+        return result_rules(self.task).fields(self.task, output.decoded, limits)
+
+
+AnyPredictor = Predictor | DetectionPredictor
+_MASK_THRESHOLD = 0.5  # of the probability of a pixel (He et al. 2017, Sec. 3.1)
+
+
+def detected_boxes(found: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[DetectedBox, ...]:
+    """Return what a detector found in one image as boxes with the names of classes, the highest score first."""
+    found = without_background(found)
+    order = found["scores"].argsort(descending=True, stable=True).tolist()
+    boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
+    masks = found.get("masks")
+    return tuple(
+        DetectedBox(
+            classes[labels[i] - 1],
+            scores[i],
+            as_box(boxes[i]),
+            None if masks is None else encode_mask((masks[i, 0] > _MASK_THRESHOLD).numpy()),
+        )
+        for i in order
+    )
+
+
+def compute_by_shape(
+    images: Sequence[PreparedImage],
+    compute: Callable[[Sequence[PreparedImage]], list[ImageOutput]],
+    batch_size: Callable[[tuple[int, ...]], int | None],
+) -> list[ImageOutput]:
+    """Return the output of each image, in order; images of one shape are computed together.
+
+    `batch_size(shape)` is the largest number of images of a shape; None: any.
+    """
+    positions: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        positions.setdefault(tuple(image.read_pixels.shape), []).append(i)
+    outputs: dict[int, ImageOutput] = {}
+    for shape, group in positions.items():
+        size = batch_size(shape) or len(group)
+        for start in range(0, len(group), size):
+            indices = group[start : start + size]
+            outputs.update(zip(indices, compute([images[i] for i in indices]), strict=True))
+    return [outputs[i] for i in range(len(images))]
 
 
 def build_predictor(
@@ -127,7 +188,7 @@ def build_predictor(
     compiled: bool = False,
     calibration_images: Tensor | None = None,
     num_images: int | None = None,
-) -> Predictor:
+) -> AnyPredictor:
     """Return a predictor that runs the network with a backend (see `open_backend`), its task and its temperature.
 
     `embeddings` adds the input of the last linear layer to the output. Raises ValueError like `open_backend`, for a
@@ -146,6 +207,9 @@ def build_predictor(
         raise invalid("a network with its layers for embeddings", f"{network.path}, an exported graph")
     if embeddings and isinstance(network, DenseNetwork):
         raise invalid("a network whose last layer is linear for embeddings", network.arch.name)
+    if result_rules(task).form is OutputForm.BOXES:
+        assert isinstance(network, DenseNetwork)
+        return DetectionPredictor(open_detection_backend(network, backend, precision, device, compiled=compiled), task)
     backbone: Model = network
     head = None
     if embeddings and not isinstance(network, GraphModel | DenseNetwork):
@@ -182,7 +246,8 @@ def saved_temperature(network: Model) -> float | None:
 
 def class_names(network: Model) -> tuple[str, ...]:
     """Return the network's class names, or `class 0`, `class 1`, ... if it has none."""
-    return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes))
+    num_background = network.arch.num_background if isinstance(network.arch, DenseArch) else 0
+    return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes - num_background))
 
 
 def split_head(network: Network) -> tuple[Network, nn.Linear]:

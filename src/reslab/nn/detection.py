@@ -4,6 +4,7 @@ Anchors and proposals are sampled for the losses with torch's global generator, 
 trainer that seeds it at every step gets the same losses again.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import initLevelMapper
 
 from reslab.nn.dense import DenseNetwork, FeatureBackbone
 from reslab.nn.network import ResidualNetwork
@@ -41,6 +43,7 @@ class PyramidBody(FeatureBackbone):
     def __init__(self, arch: Arch, stages: tuple[int, ...], norm_layer: NormLayer | None = None) -> None:
         super().__init__(arch, norm_layer)
         self.level_names = {f"layer{stage}": str(level) for level, stage in enumerate(stages)}
+        self.level_strides = tuple(self.strides[name] for name in self.level_names)
         last = self.stage_names[stages[-1] - 1]
         if last != self.stage_names[-1]:
             self.truncate(stages[-1], self.strides[last])
@@ -174,6 +177,7 @@ def build_detector(arch: DetectionArch, norm_layer: NormLayer | None = None) -> 
     backbone_arch = arch.backbone_arch
     network = _DETECTORS[arch.detector](arch, backbone_arch, norm_layer)
     network.arch = arch
+    _set_scales(network)
     _freeze_layers(network, arch.trainable_layers)
     return network
 
@@ -225,6 +229,22 @@ def _retinanet(arch: DetectionArch, backbone_arch: Arch, norm_layer: NormLayer |
         nms_thresh=arch.nms_threshold,
         detections_per_img=arch.max_detections,
     )
+
+
+def _set_scales(network: DenseNetwork) -> None:
+    """Set the scales of the maps that regions are pooled from, by the strides of the backbone.
+
+    torchvision derives them from the first batch, by the size of its images without their padding, so that a small
+    first image would give wrong scales for all later ones.
+    """
+    body = network.residual_network
+    strides = body.level_strides if isinstance(body, PyramidBody) else (getattr(body, "out_stride", 1),)
+    levels = [round(math.log2(stride)) for stride in strides]
+    for module in network.modules():
+        if isinstance(module, MultiScaleRoIAlign):
+            module.scales = [2.0**-level for level in levels]
+            sizes = module.canonical_scale, module.canonical_level
+            module.map_levels = initLevelMapper(levels[0], levels[-1], *sizes)
 
 
 _DETECTORS: dict[str, Callable[[DetectionArch, Arch, NormLayer | None], DenseNetwork]] = {

@@ -1,4 +1,4 @@
-"""The interface of every backend: images in, logits out."""
+"""The interface of every backend: images in, logits out, of a detector boxes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +11,8 @@ from reslab.spec.errors import invalid
 from reslab.training.model_source import Model
 
 ForwardFn = Callable[[Tensor], Tensor]
+DetectFn = Callable[[Tensor], list[dict[str, Tensor]]]
+"""From images (N, C, H, W) in [0, 1] to `boxes`, `labels`, `scores` and, of Mask R-CNN, `masks` of each."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,24 @@ class BackendOptions:
 
 
 @dataclass(frozen=True)
-class Backend:
-    """A network ready for inference: logits = backend(x), float32 (N, num_classes) on the CPU.
-
-    uint8 pixels (N, C, H, W) are normalized by the network's preprocessing; float input must be normalized already.
-    `name` is a key of BACKENDS.
-    """
+class BackendSettings:
+    """What a backend computes with: its `name` (a key of BACKENDS), precision and device."""
 
     name: str
     precision: str
     device: torch.device
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.precision}, on {self.device}"
+
+
+@dataclass(frozen=True)
+class Backend(BackendSettings):
+    """A network ready for inference: logits = backend(x), float32 (N, num_classes) on the CPU.
+
+    uint8 pixels (N, C, H, W) are normalized by the network's preprocessing; float input must be normalized already.
+    """
+
     forward_fn: ForwardFn
     normalize: Normalize | None = None
     compiled: bool = False
@@ -49,6 +59,24 @@ class Backend:
 
     def __str__(self) -> str:
         return f"{self.name}{', compiled' * self.compiled}, {self.precision}, on {self.device}"
+
+
+@dataclass(frozen=True)
+class DetectionBackend(BackendSettings):
+    """A detector ready for inference: backend(x) returns boxes, labels, scores and masks of each image, on the CPU.
+
+    x are uint8 pixels (N, C, H, W) of at most `max_batch` images. The values are those of `reslab.nn.detection`, in
+    pixels of x; `is_finite` is False if weights of the detector are NaN or infinite, and so find nothing.
+    """
+
+    detect_fn: DetectFn
+    normalize: Normalize
+    max_batch: int = 1
+    is_finite: bool = True
+
+    def __call__(self, x: Tensor) -> list[dict[str, Tensor]]:
+        found = self.detect_fn(self.normalize(x.to(self.device)))
+        return [{name: values.cpu() for name, values in image.items()} for image in found]
 
 
 def make_normalize(network: Model, device: torch.device) -> Normalize | None:

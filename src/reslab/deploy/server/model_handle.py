@@ -11,7 +11,7 @@ from pathlib import Path
 from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.predict import image_transform
-from reslab.deploy.predictor import ImageOutput, Predictor, build_predictor, class_names
+from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor, class_names
 from reslab.deploy.server.ablation import AnalysisModel
 from reslab.deploy.server.batching import DynamicBatcher
 from reslab.deploy.server.errors import HTTPError, http_error
@@ -58,7 +58,7 @@ class LoadedModel:
 
     network: Model
     classes: tuple[str, ...]
-    predictor: Predictor
+    predictor: AnyPredictor
     transform: InferenceTransform
     batcher: DynamicBatcher[PreparedImage, ImageOutput]
     layers: AnalysisModel | None

@@ -24,17 +24,35 @@ class ClassScoreSchema(BaseModel):
     threshold: float | None = None
 
 
+class MaskSchema(BaseModel):
+    """A mask in COCO's run-length encoding: `size` is height and width."""
+
+    size: list[int]
+    counts: str
+
+
+class BoxSchema(BaseModel):
+    """An object in an image: its class, score and `box` (x1, y1, x2, y2) in pixels; of Mask R-CNN also its mask."""
+
+    name: str
+    score: float
+    box: list[float]
+    segmentation: MaskSchema | None = None
+
+
 class ImagePrediction(BaseModel):
     """The prediction for one image, or its error; it has what the task of the network predicts.
 
     Classification: the most probable `classes`. Multi-label: the `classes` above their thresholds, or the most probable
     ones. Regression: `values` by target, in their unit. Segmentation: `mask`, a PNG of class numbers at the image's own
     size, and `overlay`, the mask over the image, as data URIs; `shares` are the fractions of the pixels by class.
+    Detection: `boxes`, the highest score first.
     """
 
     classes: list[ClassScoreSchema] | None = None
     values: dict[str, float] | None = None
     shares: dict[str, float] | None = None
+    boxes: list[BoxSchema] | None = None
     mask: str | None = None
     overlay: str | None = None
     error: str = ""
@@ -150,7 +168,7 @@ class ModelInfo(BaseModel):
     """A served model for a `task`, whose predictions have the form `target`.
 
     `metric` is that of the task, a key of `metrics`. `thresholds` are those of the classes in a multi-label task,
-    `class_colors` those of masks (#rrggbb; empty for a class that is not drawn); null in other tasks.
+    `class_colors` those of masks and boxes (#rrggbb; empty for a class that is not drawn); null in other tasks.
 
     `finished`: it has final weights. `checkpoint_step`: the step of its weights while its run is in training.
     `problem`: what is wrong with its files, empty if nothing is. `eval_split`: the split that it is evaluated on,

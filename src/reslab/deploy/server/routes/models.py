@@ -1,7 +1,7 @@
 """`GET /v1/models`: the served models with their stages and blocks, and the drawing of a block."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
@@ -12,8 +12,9 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
+from reslab.data.masks import Color
 from reslab.deploy.predictor import class_names, model_task
-from reslab.deploy.results import result_rules
+from reslab.deploy.results import OutputForm, result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
 from reslab.deploy.server.schemas import (
@@ -31,6 +32,7 @@ from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
+from reslab.report.boxes import box_color
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
 from reslab.report.format import format_split
@@ -110,7 +112,7 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         target=task.spec.target,
         metric=MetricInfo(name=metric.name, title=metric.title, is_fraction=metric.is_fraction),
         thresholds=list(task.used_thresholds) if isinstance(task, MultiLabel) else None,
-        class_colors=_class_colors(len(classes)) if result_rules(task).is_map else None,
+        class_colors=_class_colors(result_rules(task).form, len(classes)),
         reference=arch.reference,
         classes=classes,
         input_size=list(arch.input_size),
@@ -140,9 +142,14 @@ def _recorded_task(handle: ModelHandle, header: Mapping[str, Any]) -> Mapping[st
     return header.get("task") or (handle.run.metadata["task"] if handle.run else default)
 
 
-def _class_colors(num_classes: int) -> list[str]:
-    """Return the colors in which the masks of classes are drawn."""
-    colors = [class_color(number) for number in range(num_classes)]
+_COLORS: dict[OutputForm, Callable[[int], Color | None]] = {OutputForm.MAP: class_color, OutputForm.BOXES: box_color}
+
+
+def _class_colors(form: OutputForm, num_classes: int) -> list[str] | None:
+    """Return the colors in which the masks or boxes of classes are drawn; None where nothing is drawn."""
+    if form not in _COLORS:
+        return None
+    colors = map(_COLORS[form], range(num_classes))
     return ["" if color is None else "#{:02x}{:02x}{:02x}".format(*color) for color in colors]
 
 

@@ -17,7 +17,7 @@ from reslab.deploy.inputs import PreparedImage
 from reslab.deploy.mask_files import overlay_image
 from reslab.deploy.prediction import Prediction
 from reslab.deploy.predictor import ImageOutput
-from reslab.deploy.results import result_rules
+from reslab.deploy.results import ResultLimits, result_rules
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,
     AblationRequest,
@@ -44,7 +44,9 @@ from reslab.spec.errors import unknown_name
 from reslab.training.model_source import Network
 
 _MAX_TOP_K = 1000
-_TOP_K_DESCRIPTION = "Number of classes to return: 5 by default, in multi-label tasks those above their thresholds."
+_TOP_K_DESCRIPTION = (
+    "Number of classes to return: 5 by default, in multi-label tasks those above their thresholds; or of boxes."
+)
 
 
 def predict_routes(state: AppState) -> APIRouter:
@@ -58,20 +60,22 @@ def predict_routes(state: AppState) -> APIRouter:
         request: Request,
         model: ModelQuery = "",
         top_k: Annotated[int | None, Query(ge=1, le=_MAX_TOP_K, description=_TOP_K_DESCRIPTION)] = None,
+        min_score: Annotated[float, Query(ge=0, le=1, description="The lowest score of boxes.")] = 0.0,
     ) -> PredictResponse:
-        """Predict one or more images, by the task of the network: classes, values or masks.
+        """Predict one or more images, by the task of the network: classes, values, masks or boxes.
 
         An unreadable image among others becomes a row with an error.
         """
         started = time.perf_counter()
         handle = state.get_model(model)
+        limits = ResultLimits(top_k, min_score)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)
             if not body.images:
                 raise http_error(
                     422, "at least one image", "none", "send it as the body, as a form's image, or in JSON"
                 )
-            rows = await asyncio.gather(*(_predict_image(state, loaded, content, top_k) for content in body.images))
+            rows = await asyncio.gather(*(_predict_image(state, loaded, content, limits) for content in body.images))
         _raise_if_all_failed(rows)
         return PredictResponse(
             model=handle.name,
@@ -85,20 +89,20 @@ def predict_routes(state: AppState) -> APIRouter:
 
 
 async def _predict_image(
-    state: AppState, loaded: LoadedModel, content: bytes, top_k: int | None
+    state: AppState, loaded: LoadedModel, content: bytes, limits: ResultLimits
 ) -> ImagePrediction | HTTPError:
     try:
         image, output = await state.predict(content, loaded)
-        return await asyncio.to_thread(_describe_prediction, loaded, image, output, top_k)
+        return await asyncio.to_thread(_describe_prediction, loaded, image, output, limits)
     except HTTPError as error:
         return error
 
 
 def _describe_prediction(
-    loaded: LoadedModel, image: PreparedImage, output: ImageOutput, top_k: int | None
+    loaded: LoadedModel, image: PreparedImage, output: ImageOutput, limits: ResultLimits
 ) -> ImagePrediction:
     require_finite(output.is_finite)
-    prediction = Prediction("", **loaded.predictor.result(output, top_k))
+    prediction = Prediction("", **loaded.predictor.result(output, limits))
     row = {name: value for name, value in prediction.to_dict().items() if name != "path"}
     if prediction.mask is not None and image.original is not None:
         row["mask"] = image_data_uri(mask_image(prediction.mask.numpy()))

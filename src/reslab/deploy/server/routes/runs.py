@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
+from reslab.deploy.predictor import Predictor
 from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import encode_png
@@ -131,6 +132,7 @@ def _evaluate_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the predicted class, its probability, and the loss of each image."""
     if loaded.layers is None:  # an exported graph
+        assert isinstance(loaded.predictor, Predictor)  # the task has a confusion matrix
         probabilities = loaded.predictor.decode(loaded.predictor.backend(sample_set.load_batch(indices)))
     else:
         analysis_model = loaded.analysis_model
