@@ -3,7 +3,7 @@
 import pytest
 
 from reslab.cli.app import join_channel_values
-from reslab.cli.options import parse_channel_values, parse_overrides, parse_pretrained
+from reslab.cli.options import parse_channel_values, parse_overrides, parse_pretrained, require_model_and_recipe
 
 
 def test_overrides_are_parsed() -> None:
@@ -51,3 +51,26 @@ def test_channel_values_are_parsed() -> None:
     assert parse_channel_values(None, "--mean") is None
     with pytest.raises(ValueError, match="--mean as numbers"):
         parse_channel_values("0.5,x", "--mean")
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "nearest"),
+    [
+        ("segmentation", "unet_resnt18", "'unet_resnet18'"),
+        ("segmentation", "resnt18", "'resnet18'"),
+        ("detection", "fasterrcn_resnet18", "'fasterrcnn_resnet"),
+        ("classification", "unet_resnt18", "'seresnet18'"),
+        (None, "maskrcnn_resnet50_fpm", "'maskrcnn_resnet50_fpn'"),
+    ],
+)
+def test_the_nearest_models_are_those_for_the_task(task: str | None, model: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model '{model}'; nearest: {nearest}"):
+        require_model_and_recipe(model, None, task)
+
+
+def test_models_of_other_tasks_are_not_suggested() -> None:
+    with pytest.raises(ValueError, match="unknown model 'fcn_resnt50'") as error:
+        require_model_and_recipe("fcn_resnt50", None, "detection")
+    assert "fcn_resnet50" not in str(error.value)
+    with pytest.raises(ValueError, match="unknown task 'segmentatoin'; nearest: 'segmentation'"):
+        require_model_and_recipe(None, None, "segmentatoin")

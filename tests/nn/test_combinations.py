@@ -163,7 +163,13 @@ def test_invalid_axes_are_an_error_when_the_network_is_built(axes, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("resnet5", "resnet50"), ("resnt20_cifar", "resnet20"), ("ResNet81", "resnet18")]
+    ("name", "near"),
+    [
+        ("resnet5", "resnet50"),
+        ("resnt20_cifar", "resnet20"),
+        ("ResNet81", "resnet18"),
+        ("unet_resnt18", "unet_resnet18"),
+    ],
 )
 def test_unknown_models_name_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"unknown model '{name}'.*{near}.*reslab models"):

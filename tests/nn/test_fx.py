@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from agreement import images
 from torch import fx
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -48,6 +49,20 @@ def test_every_kind_of_layer_can_be_traced(axes):
 def test_networks_of_several_paths_can_be_traced(name):
     torch.manual_seed(0)
     assert_traceable(create_model(name))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_graph_has_the_nodes_of_torchvisions(name):
+    with torch.device("meta"):
+        networks = create_model(name), torchvision.models.get_model(name, weights=None)
+    ours, theirs = (fx.symbolic_trace(network).graph.nodes for network in networks)
+    assert len(ours) == len(theirs)
+    kinds = [
+        [type(network.get_submodule(node.target)) for node in nodes if node.op == "call_module"]
+        for network, nodes in zip(networks, (ours, theirs), strict=True)
+    ]
+    kinds[0].remove(torch.nn.Flatten)  # a function in torchvision's
+    assert kinds[0] == kinds[1]
 
 
 def test_a_traced_network_draws_anew_in_each_call():

@@ -22,7 +22,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.toml_files import is_toml
-from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import model_names
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.model_forms import MODEL_FORMS
@@ -162,7 +162,7 @@ def parse_target(
     base, separator, step = text.rpartition("@")
     path = Path(base) if separator and not Path(text).exists() else Path(text)
     if not path.exists():
-        candidates = [*ARCHS, *(str(run.path) for run in list_runs())]
+        candidates = [*model_names(), *(str(run.path) for run in list_runs())]
         step = f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names"
         raise unknown_name("run, weights file or model", name, candidates, step)
     _check_no_overrides(text, arch_overrides)

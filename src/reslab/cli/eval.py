@@ -320,7 +320,7 @@ def evaluate(
         _check_calibration_options(model_source, model, changed)
     if data is not None:
         require_dataset_name(data)
-    require_model_and_recipe(model, None)
+    require_model_and_recipe(model, None, task)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
 
     needs_calibration = calibration or save_temperature or html_path is not None

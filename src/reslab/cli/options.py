@@ -335,12 +335,19 @@ def _as_option(argument: str) -> str:
     return f"--model {argument}" if argument in ARCHS else f"--recipe {argument}" if argument in RECIPES else argument
 
 
-def require_model_and_recipe(model: str | None, recipe: str | None) -> None:
-    """Raise ValueError for an unknown model or recipe, before anything is imported that takes time."""
+def require_model_and_recipe(model: str | None, recipe: str | None, task: str | None = None) -> None:
+    """Raise ValueError for an unknown model or recipe, before anything is imported that takes time.
+
+    The error for an unknown model names the nearest ones for the task.
+    """
+    from reslab.spec.task import find_task
     from reslab.spec.toml_files import find_recipe
-    from reslab.spec.zoo.dense import find_dense_arch
+    from reslab.spec.zoo.dense import find_dense_arch, require_model
     from reslab.spec.zoo.resolve import get_arch
 
+    if task is not None:
+        find_task(task)
+    require_model(model, task)
     if model is not None and find_dense_arch(model) is None:
         get_arch(model)
     if recipe is not None:

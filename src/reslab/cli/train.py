@@ -155,7 +155,7 @@ def train(
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     keep_freed_memory()
     dataset = resolve_data_option(data_argument, data)
-    require_model_and_recipe(model, recipe)
+    require_model_and_recipe(model, recipe, task)
     from reslab.training.options import parse_batch_size
     from reslab.training.seeds import train_seeds
     from reslab.training.train import train as train_run

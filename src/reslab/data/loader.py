@@ -39,6 +39,9 @@ KeyedIndex = tuple[int, int]
 """A sample's index and its key, a hash: its pixels depend on nothing else."""
 
 
+_NUM_TRIED = 4
+
+
 class TrainLoader:
     """Endless training batches (x, y, indices): normalized float32 (n, C, H, W), int64 (n,), int64 (n,).
 
@@ -92,7 +95,8 @@ class TrainLoader:
         self.num_classes = resolve_num_outputs(dataset.labels, dataset.target_kind, num_classes)
         if isinstance(dataset, TensorImageDataset):
             # Try one image: a transform that does not fit should fail here, not when training has started.
-            self._transform_in_memory(dataset.images[:1].to(device), torch.zeros(1, dtype=torch.int64, device=device))
+            few = dataset.images[:_NUM_TRIED].to(device)  # several, as a random size would differ between them
+            self._transform_in_memory(few, torch.arange(len(few), device=device))
         elif self.normalize.per_pixel:
             raise invalid("small images of one size for a mean of each pixel", "images in files")
         if isinstance(dataset, TargetImageDataset):

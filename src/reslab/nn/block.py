@@ -6,6 +6,7 @@ y = post( merge( shortcut(p), branch(p) ) )
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from reslab.nn.layers import make_conv, make_layer
 from reslab.nn.merge import make_combination, make_merge
@@ -113,7 +114,9 @@ class ResidualBlock(nn.Module):
         p = self.pre(x)
         y = self.branch(p)
         if self.downsample is not None and self.merge is not None:
-            y = self.merge(p, self.downsample(p), y)
+            is_traced_identity = isinstance(p, Proxy) and isinstance(self.downsample, nn.Identity)
+            # torch.fx would record the identity as a node, which torchvision's graph does not have.
+            y = self.merge(p, p if is_traced_identity else self.downsample(p), y)
         return self.post(y)
 
     def last_norms(self) -> tuple[nn.Module, ...]:

@@ -21,7 +21,7 @@ from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.zoo.dense import arch_from_dict, find_dense_arch, match_all_names
+from reslab.spec.zoo.dense import arch_from_dict, find_dense_arch, match_all_names, require_model
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import AXIS_ALIASES, resolve_arch
 
@@ -89,6 +89,7 @@ def create_model(
         overrides["in_channels"] = in_channels
     if out_indices is not None and not features_only:
         raise invalid("features_only=True with out_indices", "features_only=False", "features_only=True")
+    require_model(model)
     dense_arch = find_dense_arch(model)
     if dense_arch is not None:
         if features_only or allow_extra:

@@ -129,6 +129,8 @@ def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale
     for layer in module.modules():
         if isinstance(layer, layer_type):
             assert isinstance(layer.weight, Tensor)
+            if layer.weight.is_meta:  # no values, and each draw would cost a millisecond
+                continue
             _INIT_RULES[rule](layer.weight, scale)
             if isinstance(layer.bias, Tensor) and rule in ("zeros", "fixup", "normal-small", "trunc-normal"):
                 nn.init.zeros_(layer.bias)

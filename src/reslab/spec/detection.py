@@ -123,11 +123,6 @@ class DetectionArch(DenseArch):
         """What the network predicts."""
         return ModelKind.DETECTION
 
-    @property
-    def predicts_masks(self) -> bool:
-        """True if the network predicts a mask for each object, and is trained with masks."""
-        return self.detector == Detector.MASK_RCNN
-
     def size_axes(self, size: int) -> dict[str, Any]:
         """Return a shorter side of `size`, and the longest in the same ratio as before."""
         return {"min_size": size, "max_size": round(size * self.max_size / self.min_size)}

@@ -1,5 +1,6 @@
 """Expressions of operations: `pad(4) crop(32) flip`, `conv norm act drop(0.3)`, `se(0.25, of=in)`."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
     return [*parts, text[start:]]
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_ops(expression: str) -> tuple[Op, ...]:
     """Return the operations of an expression, which are separated by spaces.
 

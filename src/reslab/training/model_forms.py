@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import model_names
 from reslab.spec.zoo.names import parse_model_name
 from reslab.training.run import Run
 
@@ -35,4 +35,5 @@ def unknown_model(name: str) -> ValueError:
     """Return the error for a text that names no model: the nearest names, and the forms that are accepted."""
     if Path(name).suffix in (*GRAPH_SUFFIXES, ".safetensors", ".pth", ".pt") or "/" in name:
         return invalid(MODEL_FORMS, f"{name} (no such file)", next_step="`reslab models` and `reslab runs` list names")
-    return unknown_name("model", name, ARCHS, f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names")
+    next_step = f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names"
+    return unknown_name("model", name, model_names(), next_step)

@@ -32,7 +32,7 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.task import Task
 from reslab.spec.toml_files import find_recipe
-from reslab.spec.zoo.dense import dense_arch_for
+from reslab.spec.zoo.dense import dense_arch_for, require_model
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.dense_model import build_dense_model, load_messages
@@ -101,6 +101,7 @@ def setup_run(
     if output is not None:
         require_empty_dir(Path(output))
     options, default_messages = apply_recipe_defaults(options)
+    require_model(options.model, options.task)
     dims = described_dims(options.model, options.arch_overrides)
     if dims != 2:  # the transforms are of images; signals and volumes go to the network as they are
         options = _without_image_options(options)

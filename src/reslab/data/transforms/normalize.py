@@ -63,8 +63,9 @@ def compute_mean_image(dataset: "ImageDataset") -> Tensor:
     from reslab.data.image_datasets import TensorImageDataset  # here, because it imports the decoders of images
 
     if not isinstance(dataset, TensorImageDataset) or dataset.images.dtype != torch.uint8:
+        kind = "floats" if isinstance(dataset, TensorImageDataset) else "images in files, or with masks or boxes"
         next_step = "set normalize.per_pixel_mean=false for a mean of each channel"
-        raise invalid("small images of one size for a mean of each pixel", "others", next_step=next_step)
+        raise invalid("uint8 images of one size in memory for a mean of each pixel", kind, next_step=next_step)
     total = sum(chunk.to(torch.int64).sum(0) for chunk in dataset.images.split(4096))
     assert isinstance(total, Tensor)
     return (total.double() / (255 * len(dataset))).float()

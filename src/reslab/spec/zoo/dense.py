@@ -12,8 +12,11 @@ from reslab.spec.detection import DetectionArch, Detector
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.segmentation import SegmentationArch, own_stride
+from reslab.spec.task import TargetKind, find_task
+from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.detection import DETECTION
+from reslab.spec.zoo.names import find_model_name, unknown_model
 from reslab.spec.zoo.resolve import get_arch
 from reslab.spec.zoo.segmentation import LONG2015, SEGMENTATION
 
@@ -23,6 +26,8 @@ DENSE_ARCHS: Table[DenseArch] = Table(
     {name: replace(arch, name=name) for table in _TABLES for name, arch in table.items()},
     is_saved=False,
 )
+KIND_OF_TARGET = {TargetKind.MASK: ModelKind.SEGMENTATION, TargetKind.BOXES: ModelKind.DETECTION}
+"""The kind of the networks that predict targets of a form; others are predicted by networks for classification."""
 ARCH_TYPES: dict[ModelKind, type[Arch] | type[DenseArch]] = {
     ModelKind.CLASSIFICATION: Arch,
     ModelKind.SEGMENTATION: SegmentationArch,
@@ -54,6 +59,22 @@ def find_dense_arch(model: object) -> DenseArch | None:
         return None
     name = model.strip().removeprefix("torchvision/").lower().replace("-", "_")
     return DENSE_ARCHS.get(model) or DENSE_ARCHS.get(name)
+
+
+def model_names(task: str | None = None) -> list[str]:
+    """Return the names of all networks; with a task, of those that can be trained for it, its own kind first.
+
+    A network for classification can be trained for every task: others take it as the backbone.
+    """
+    kind = None if task is None else KIND_OF_TARGET.get(find_task(task).target, ModelKind.CLASSIFICATION)
+    return [*(name for name, arch in DENSE_ARCHS.items() if kind in (None, arch.kind)), *ARCHS]
+
+
+def require_model(model: object, task: str | None = None) -> None:
+    """Raise ValueError for a text that names no network, with the nearest names; with a task, those for it."""
+    is_other = not isinstance(model, str) or is_toml(model) or find_dense_arch(model) is not None
+    if not is_other and find_model_name(str(model)) is None:
+        raise unknown_model(str(model), model_names(task))
 
 
 def _default_segmentation(backbone: Arch, image_size: tuple[int, int], axes: Mapping[str, Any]) -> SegmentationArch:

@@ -1,6 +1,7 @@
 """Names that torchvision, timm, mmpretrain and the Hugging Face hub give to the networks of the zoo."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reslab.spec.errors import unknown_name
@@ -114,8 +115,8 @@ def _find_mmpretrain(name: str) -> ModelName | None:
     return ModelName(arch, tag) if arch else None
 
 
-def unknown_model(name: str) -> ValueError:
-    """Return the error for an unknown name, with the nearest ones, and with the CIFAR network of that depth."""
+def unknown_model(name: str, known_names: Iterable[str] = ARCHS) -> ValueError:
+    """Return the error for an unknown name, with the nearest known ones, and with the CIFAR network of that depth."""
     step = "`reslab models` lists them all"
     simple = _simplify(name)
     if cifar := _NAMES.get(f"{simple}cifar"):
@@ -126,7 +127,7 @@ def unknown_model(name: str) -> ValueError:
         axes = {"stem": "conv3(64) norm act", "image_size": (32, 32), "num_classes": 10}
         step = f"{found.arch} with {', '.join(f'{axis}={value!r}' for axis, value in axes.items())}; {step}"
         return unknown_name("model", name, [found.arch], step)
-    return unknown_name("model", name, ARCHS, step)
+    return unknown_name("model", name, known_names, step)
 
 
 def arch_of_file_name(stem: str) -> str | None:

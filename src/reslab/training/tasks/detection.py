@@ -52,7 +52,7 @@ class Detection(TaskType):
     def prepare_data(self, data: DatasetSplits, model: nn.Module) -> DatasetSplits:
         """Return images in [0, 1], which the network resizes and normalizes itself, with masks if it predicts any."""
         data = replace(data, preprocess=unit_preprocess(data.preprocess))
-        if not getattr(getattr(model, "arch", None), "predicts_masks", False):
+        if not _predicts_masks(model):
             return data
         splits = {name: replace(split, with_masks=True) for name, split in _box_splits(data).items()}
         return replace(data, splits=splits)
@@ -144,6 +144,12 @@ def _load_image(evaluation: DetectionEvaluation, i: int) -> BoxImage:
     pixels = image[:, ::stride, ::stride]
     array = pixels[0].numpy() if len(pixels) != 3 else pixels.permute(1, 2, 0).contiguous().numpy()
     return BoxImage(array, evaluation.sample_name(i), 1 / stride)
+
+
+def _predicts_masks(model: nn.Module) -> bool:
+    from torchvision.models.detection import MaskRCNN  # here, because it takes a second to import
+
+    return any(isinstance(module, MaskRCNN) for module in model.modules())
 
 
 def _box_splits(data: DatasetSplits) -> dict[str, BoxImageDataset]:
