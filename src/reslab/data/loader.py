@@ -213,12 +213,17 @@ def _normalize_batch(normalize: Normalize, pixels: Tensor | list[Tensor]) -> Ten
 
 def _equal_size_spans(dataset: TargetImageDataset, batch_size: int, preprocess: Preprocess) -> list[range]:
     """Return the batches of an evaluation: neighbors whose transformed images have one size, up to `batch_size`."""
-    sizes = [_output_size(preprocess.transform, preprocess.channels, *size) for size in dataset.image_sizes()]
+    sizes = eval_sizes(dataset, preprocess)
     starts = [0] if sizes else []
     for i in range(1, len(sizes)):
         if sizes[i] != sizes[i - 1] or i - starts[-1] == batch_size:
             starts.append(i)
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+def eval_sizes(dataset: TargetImageDataset, preprocess: Preprocess) -> list[tuple[int, ...]]:
+    """Return height and width of each image as it is evaluated."""
+    return [_output_size(preprocess.transform, preprocess.channels, *size) for size in dataset.image_sizes()]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -125,7 +125,8 @@ def _check_mode(image: Image.Image) -> None:
         raise ImageError(str(invalid(required, got, next_step="export the masks as PNG")), ImageErrorKind.FORMAT)
     if image.mode not in (*_NUMBER_MODES, "RGB", "RGBA", "LA"):
         required = f"a mask of numbers ({', '.join(_NUMBER_MODES[:5])}) or colors (RGB)"
-        raise ImageError(str(invalid(required, f"mode {image.mode}")), ImageErrorKind.PIXELS)
+        next_step = "save the numbers of the classes as PNG in mode L"
+        raise ImageError(str(invalid(required, f"mode {image.mode}", next_step=next_step)), ImageErrorKind.PIXELS)
 
 
 def _to_stored(image: Image.Image, bit_depth: int) -> StoredMask:

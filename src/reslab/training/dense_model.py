@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.loader import eval_sizes
+from reslab.data.target_datasets import TargetImageDataset
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.dense import DenseNetwork, is_whole_network, load_backbone, load_dense_weights
@@ -47,7 +49,7 @@ def build_dense_model(
         pretrained, messages = _try_published_backbone(network)
     elif pretrained:
         load_initial_weights(network, pretrained, tuple(options.arch_overrides))
-    check_input(network, input_size)
+    check_input(network, data, input_size)
     return network, describe_pretrained(pretrained), (*messages, *load_messages(network))
 
 
@@ -84,9 +86,23 @@ def _try_published_backbone(network: DenseNetwork) -> tuple[Any, tuple[str, ...]
     return True, (f"the backbone {name} starts from published weights, the head is new",)
 
 
-def check_input(network: DenseNetwork, input_size: tuple[int, ...]) -> None:
-    """Raise ValueError if the backbone cannot take images of this size (C, H, W)."""
-    network.residual_network.check_input(torch.empty((1, *network.arch.smallest_input(input_size)), device="meta"))
+def check_input(network: DenseNetwork, data: DatasetSplits, input_size: tuple[int, ...]) -> None:
+    """Raise ValueError if the backbone cannot take images of this size (C, H, W), or one of the data's, naming it."""
+    _check_size(network, input_size)
+    for dataset in data.splits.values():
+        if not isinstance(dataset, TargetImageDataset):
+            continue
+        sizes = eval_sizes(dataset, data.preprocess)
+        for size in dict.fromkeys(sizes):
+            try:
+                _check_size(network, (input_size[0], *size))
+            except ValueError as error:
+                step = "leave it out, or enlarge the images, such as --set 'eval_transform=resize(64)'"
+                raise ValueError(f"{dataset.name(sizes.index(size))}: {error}; {step}") from error
+
+
+def _check_size(network: DenseNetwork, size: tuple[int, ...]) -> None:
+    network.residual_network.check_input(torch.empty((1, *network.arch.smallest_input(size)), device="meta"))
 
 
 def load_messages(model: ResidualNetwork | DenseNetwork) -> tuple[str, ...]:

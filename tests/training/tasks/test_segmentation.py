@@ -12,7 +12,7 @@ import pytest
 import torch
 from launch import on_ranks
 from PIL import Image
-from segmentation_runs import CLASSES, TINY, cells_run, pixel_run, write_cells
+from segmentation_runs import CLASSES, TINY, cells_run, disk, pixel_run, write_cells, write_image, write_mask
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation import fcn_resnet50
@@ -421,3 +421,15 @@ def test_the_values_of_masks_are_stated_and_recorded(cells: Path, tmp_path: Path
     masks = (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.int64))
     with pytest.raises(ValueError, match="a path, where mask_values is given; got: a tuple; pass masks of the numbers"):
         train(data=masks, mask_values=values)
+
+
+def test_an_image_that_is_too_small_is_named_before_training(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(3):
+            sizes = (1, 1) if (split, i) == ("val", 1) else (32, 32)
+            write_image(tmp_path / "data" / split / "images" / f"{i}.png", disk(*sizes))
+            write_mask(tmp_path / "data" / split / "masks" / f"{i}.png", disk(32, 32)[: sizes[0], : sizes[1]])
+    message = r"val/images/1\.png: required: images of at least 4x4.*got: 1x1.*leave it out"
+    with pytest.raises(ValueError, match=message):
+        train(data=tmp_path / "data", output=tmp_path / "run", overrides=TINY)
+    assert not (tmp_path / "run").exists()

@@ -141,7 +141,8 @@ def _scan_mask(path: Path) -> list[Any]:
         return [0, 0, str(error).removeprefix(f"{path}: "), {}, {}]
     counts = _count_values(stored)
     if len(counts) > _MAX_VALUES:
-        reason = f"{len(counts):,} different values, so it is not a mask"
+        required = f"at most {_MAX_VALUES:,} different values in a mask"
+        reason = str(invalid(required, f"{len(counts):,}", next_step="is it a photograph, or was it smoothed?"))
         return [stored.height, stored.width, reason, {}, {}]
     palette = {}
     if stored.palette is not None:
@@ -182,9 +183,10 @@ def _mask_error(image: ScannedFile, mask: ScannedMask, encoding: MaskEncoding) -
     if mask.error:
         return mask.error
     if (mask.height, mask.width) != (image.height, image.width):
-        size = f"required: the size of the image, {image.height}x{image.width}; got: {mask.height}x{mask.width}"
         is_turned = (mask.width, mask.height) == (image.height, image.width)
-        return size + ("; EXIF may rotate the image: export the mask of the rotated one" if is_turned else "")
+        next_step = "EXIF may rotate the image: export the mask of the rotated one" if is_turned else ""
+        required, got = f"the size of the image, {image.height}x{image.width}", f"{mask.height}x{mask.width}"
+        return str(invalid(required, got, next_step=next_step or "export the mask at that size, without smoothing"))
     try:
         count_classes(mask, encoding)
     except ValueError as error:
