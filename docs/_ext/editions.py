@@ -21,15 +21,16 @@ PROMPTS = {
         "Hide the code": "收起代码",
         "Imports and helpers": "导入与辅助函数",
         "Hide the imports": "收起导入",
+        "Download as a notebook": "下载 notebook",
     }
 }
-"""The prompts of folded cells, which are no texts of a catalog: patterns and their translations."""
+"""Prompts of folded cells and texts of links, which no catalog has: patterns and their translations."""
 _PROMPT = re.compile(r'^(  code_prompt_(?:show|hide): ")([^"\n]*)(")$', re.M)
 
 
 def translate_prompt(prompt: str, language: str) -> str:
-    """Return the prompt of a folded cell in a language; unchanged where it has no translation."""
-    for pattern, translation in PROMPTS[language].items():
+    """Return the prompt of a folded cell in a language; unchanged where it has no translation, and in English."""
+    for pattern, translation in PROMPTS.get(language, {}).items():
         if re.fullmatch(pattern, prompt):
             return re.sub(pattern, translation, prompt)
     return prompt

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import docstrings
+import editions
 import jupytext
 import reference_tables
 from sphinx.application import Sphinx
@@ -117,7 +118,8 @@ def add_notebook_link(app: Sphinx, pagename: str, templatename: str, context: di
     """Put the link to the notebook below the heading of a chapter."""
     match = _CHAPTER.match(pagename)
     if match and "body" in context:
-        link = f'<p class="notebook-link"><a href="{match[1]}.ipynb" download>Download as a notebook</a></p>'
+        text = editions.translate_prompt("Download as a notebook", app.config.language)
+        link = f'<p class="notebook-link"><a href="{match[1]}.ipynb" download>{text}</a></p>'
         context["body"] = context["body"].replace("</h1>", f"</h1>\n{link}", 1)
 
 
