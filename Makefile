@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 SPHINX := -b html -W --keep-going -n -q
 
-.PHONY: setup demo test lint format check docs lock zoo soak wheel-test versions
+.PHONY: setup demo examples test lint format check docs lock zoo soak wheel-test versions
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -28,6 +28,15 @@ $(STAMP): pyproject.toml requirements.lock
 
 demo: setup
 	$(BIN)/reslab demo
+
+# The two networks that `reslab serve` shows without a run; the package has them.
+EXAMPLES := src/reslab/deploy/examples
+EXAMPLE := train --data digits --model resnet20_cifar --set model.widths=8,16,32 --set "model.stem=conv3(8) norm act" --seed 0
+examples: setup
+	rm -rf $(EXAMPLES)/residual $(EXAMPLES)/plain
+	OMP_NUM_THREADS=1 $(BIN)/reslab $(EXAMPLE) --set model.merge=add --output $(EXAMPLES)/residual
+	OMP_NUM_THREADS=1 $(BIN)/reslab $(EXAMPLE) --set model.merge=none --output $(EXAMPLES)/plain
+	rm -rf $(EXAMPLES)/*/checkpoint $(EXAMPLES)/*/report.html $(EXAMPLES)/*/.lock
 
 test: setup
 	$(PYTEST) -n $(JOBS) --dist loadfile

@@ -6,7 +6,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from reslab.analysis.surgery import block_shape, block_slots, disabled_blocks, reordered_blocks, swapped_blocks
+from reslab.analysis.surgery import (
+    block_shape,
+    block_slots,
+    disabled_blocks,
+    reordered_blocks,
+    scaled_branches,
+    swapped_blocks,
+)
 from reslab.nn.block import ResidualBlock
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -213,4 +220,61 @@ def test_a_bare_convolution_of_a_plain_network_becomes_the_identity_where_shapes
     with pytest.raises(ValueError, match=r"changes the shape \(3 to 4 channels\)"), disabled_blocks(model, ["0"]):
         pass
     with pytest.raises(ValueError, match="equal channels"), swapped_blocks(model, "0", "1"):
+        pass
+
+
+@pytest.mark.parametrize("mix", ["add", "scale(0.5,0.5)", "gate(-1)"])
+@pytest.mark.parametrize("order", ["original", "full-preact"])
+def test_a_scaled_branch_is_multiplied_ahead_of_the_merge(mix: str, order: str) -> None:
+    model, x = network(merge=mix, order=order, shortcut="project"), images()
+    block = model.get_submodule("layer2.0")
+    assert isinstance(block, ResidualBlock)
+    with torch.no_grad():
+        p = block.pre(model.layer1(model.forward_stem(x)))
+        merged = block.merge(p, block.downsample(p), 0.3 * block.branch(p))  # type: ignore[misc]
+        expected = model.forward_tail(model.layer2[1](block.post(merged)))
+        whole = model(x)
+        with scaled_branches(model, {"layer2.0": 0.3}):
+            assert torch.equal(model(x), expected)
+        with scaled_branches(model, {"layer2.0": 1.0}):
+            assert torch.equal(model(x), whole)
+        with scaled_branches(model, {"layer2.0": 0.0}):
+            zero = model(x)
+        with disabled_blocks(model, ["layer2.0"]):
+            assert torch.equal(zero, model(x))
+        assert torch.equal(model(x), whole)
+
+
+def test_one_call_of_a_shared_block_is_scaled() -> None:
+    torch.manual_seed(0)
+    model, x = create_model("book_resdeep", depths=(3,)).eval(), torch.rand(2, 3, 32, 32)
+    assert isinstance(model, ResidualNetwork)
+    slots = [slot.name for slot in block_slots(model)]
+    [block] = {slot.block for slot in block_slots(model)}
+    outputs: list[Tensor] = []
+    with torch.no_grad():
+        with scaled_branches(model, {slots[1]: 2.0}):
+            for _ in range(2):  # the calls are counted anew in each forward pass
+                handle = block.register_forward_hook(lambda module, args, output: outputs.append(output))
+                model(x)
+                handle.remove()
+        assert isinstance(block, ResidualBlock)
+        first, second, third = outputs[:3]
+        assert torch.equal(second, block.merge(first, block.downsample(first), 2 * block.branch(first)))  # type: ignore[misc]
+        assert torch.equal(third, block(second))
+        assert all(torch.equal(one, other) for one, other in zip(outputs[:3], outputs[3:], strict=True))
+
+
+def test_a_block_without_a_shortcut_has_no_branch_to_scale() -> None:
+    with (
+        pytest.raises(ValueError, match=r"layer1\.0: it has no shortcut"),
+        scaled_branches(network(merge="none"), {"layer1.0": 0.5}),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="BasicBlock"),
+        scaled_branches(torchvision.models.resnet18(), {"layer1.0": 0.5}),
+    ):
+        pass
+    with pytest.raises(ValueError, match=r"layer1\.2"), scaled_branches(network(), {"layer1.2": 0.5}):
         pass

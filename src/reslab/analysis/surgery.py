@@ -1,8 +1,9 @@
-"""Switch blocks off and reorder them, for as long as a `with` block lasts."""
+"""Switch blocks off, scale their branches and reorder them, for as long as a `with` block lasts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -156,6 +157,59 @@ def forward_without_branch(block: ResidualBlock, x: Tensor) -> Tensor:
     p = block.pre(x)
     shortcut = block.downsample(p)
     return block.post(block.merge(p, shortcut, torch.zeros_like(shortcut)))
+
+
+def scale_obstacle(block: nn.Module) -> str | None:
+    """Return a text that says why the branch of a block cannot be scaled, or None if it can.
+
+    A branch can be scaled if it is added to a shortcut, in a block of a residual network of reslab.
+    """
+    if not isinstance(block, ResidualBlock):
+        return f"the branch of a {type(block).__name__} is not known"
+    return "it has no shortcut" if block.merge is None else None
+
+
+@contextmanager
+def scaled_branches(model: nn.Module, factors: Mapping[str, float]) -> Iterator[nn.Module]:
+    """Multiply the branch of each named block: y = post(merge(shortcut(p), factor * branch(p))), p = pre(x).
+
+    A factor of 0 gives what `disabled_blocks` gives, 1 the block as it is. `model` itself changes and is restored at
+    the end, also after an exception; give each thread a copy. Raises ValueError for an unknown block, and for one
+    without a shortcut.
+    """
+    factors_by_block: dict[ResidualBlock, dict[int, float]] = {}
+    num_repeats: dict[ResidualBlock, int] = {}
+    for slot in find_slots(model, list(factors)):
+        obstacle = scale_obstacle(slot.block)
+        if obstacle is not None:
+            raise invalid("a block with a shortcut, whose branch can be scaled", f"{slot.name}: {obstacle}")
+        assert isinstance(slot.block, ResidualBlock)
+        factors_by_block.setdefault(slot.block, {})[slot.repeat_index] = factors[slot.name]
+        num_repeats[slot.block] = slot.num_repeats
+    with ExitStack() as stack:
+        for block, factors_by_repeat in factors_by_block.items():
+            stack.enter_context(_scaled_block(block, factors_by_repeat, num_repeats[block]))
+        yield model
+
+
+@contextmanager
+def _scaled_block(block: ResidualBlock, factors: Mapping[int, float], num_repeats: int) -> Iterator[None]:
+    calls, original_forward = count(), block.forward
+
+    def forward(x: Tensor) -> Tensor:
+        factor = factors.get(next(calls) % num_repeats)
+        return original_forward(x) if factor is None else forward_with_scaled_branch(block, x, factor)
+
+    with _replaced_forward(block, forward):
+        yield
+
+
+def forward_with_scaled_branch(block: ResidualBlock, x: Tensor, factor: float) -> Tensor:
+    """Return post(merge(shortcut(p), factor * branch(p))) of a block with a shortcut."""
+    assert block.merge is not None
+    assert block.downsample is not None
+    p = block.pre(x)
+    return block.post(block.merge(p, block.downsample(p), factor * block.branch(p)))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from reslab.cli.options import (
     Panel,
 )
 from reslab.cli.output import echo_err, print_json
+from reslab.deploy.examples import example_runs
 from reslab.spec.errors import invalid
 from reslab.training.model_forms import check_model_source
 
@@ -117,7 +118,10 @@ def serve(
     ] = 30.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /."""
+    """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /.
+
+    Without a run, two example networks are served: a residual one for 8x8 digits and its plain twin.
+    """
     token_text = os.environ.get(_TOKEN_VARIABLE, "") if token is None else token
     _check_token(token, host, token_text, insecure)
     for run in runs or []:
@@ -157,10 +161,13 @@ def serve(
 def _served_models(
     runs: list[str], model: str | None, weights: str | None, allow_code: bool
 ) -> "list[str | Run | Path | ServedModel]":
-    """Return the models to serve: the runs, and with --model that network with its weights."""
+    """Return the models to serve: with --model that network, then the runs; without any, the two examples."""
     if model is None:
         if weights is not None:
             raise invalid("--model NAME with --weights", f"--weights {weights} alone")
+        if not runs:
+            echo_err("no run given: two example networks, trained on 8x8 digits (reslab serve RUN serves yours)")
+            return list(example_runs())
         return list(runs)
     from reslab.deploy.server.model_handle import ServedModel
     from reslab.training.model_source import open_model

@@ -114,3 +114,30 @@ def test_a_block_is_drawn(client: TestClient, network: ResidualNetwork) -> None:
         missing = client.get(f"/v1/models/{path}")
         assert missing.status_code == 404
     assert "layer1.0" in client.get(f"/v1/models/{model}/blocks/layer1.9.svg").text
+
+
+def test_the_parts_of_a_block_are_shown_in_the_gray_scale_of_the_whole_block(
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str
+) -> None:
+    sent = {"image": text, "scale": {"layer1.1": 0.5}}
+    found = client.post("/v1/block", params={"block": "layer1.1"}, json=sent).json()
+    with torch.no_grad(), record_block_calls(network) as calls:
+        network(x)
+    with torch.no_grad():
+        parts = decompose_block(network.layer1[1], calls[1].input)
+        output = network.layer1[1].post(parts.shortcut + 0.5 * parts.branch)
+    shown = found["parts"]
+    channel = int((parts.shortcut + parts.branch)[0].square().mean((1, 2)).argmax())
+    assert (shown["channel"], shown["factor"]) == (channel, 0.5)
+    whole = torch.stack([part[0, channel] for part in (parts.shortcut, parts.branch, parts.output)])
+    wanted = {"shortcut": parts.shortcut, "branch": 0.5 * parts.branch, "output": output}
+    for name, part in wanted.items():
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[name].partition(",")[2]))), dtype=float)
+        gray = (255 * (part[0, channel] - whole.min()) / (whole.max() - whole.min())).clamp(0, 255)
+        assert np.abs(image - gray.numpy()).max() <= 0.52
+    assert found["branch_std"] == pytest.approx(float((0.5 * parts.branch).std(correction=0)), rel=1e-4)
+
+
+def test_a_plain_block_has_no_parts(client: TestClient, png: bytes) -> None:
+    found = client.post("/v1/block", params={"block": "layer1.1", "model": "plain"}, content=png).json()
+    assert found["parts"] is None

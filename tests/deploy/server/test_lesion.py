@@ -9,7 +9,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from reslab.analysis.blocks import record_block_calls
-from reslab.analysis.surgery import disabled_blocks, swapped_blocks
+from reslab.analysis.surgery import disabled_blocks, scaled_branches, swapped_blocks
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -71,6 +71,11 @@ def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -
         {"off": [1]},
         {"swap": [["layer1.0"]]},
         {"swap": {"a": 1}},
+        {"scale": ["layer1.0"]},
+        {"scale": {"layer1.0": "0.5"}},
+        {"scale": {"layer1.0": True}},
+        {"scale": {"layer1.0": 10.5}},
+        {"scale": {"layer1.9": 0.5}},
         {"off": None},
         {"off": ["layer1.0"] * 1001},
         {"swap": [["layer1.0", "layer1.1"]] * 1001},
@@ -147,3 +152,12 @@ def same(found: object, wanted: object) -> bool:
     names = [[row["name"] for row in each["classes"]] for each in (left, right)]
     numbers = [[row["probability"] for row in each["classes"]] for each in (left, right)]
     return names[0] == names[1] and numbers[0] == pytest.approx(numbers[1], abs=1e-5)
+
+
+def test_branches_are_scaled(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
+    sent = {"image": text, "off": ["layer1.1"], "scale": {"layer2.1": 0.5, "layer1.1": 2}}
+    found = client.post("/v1/lesion", json=sent).json()
+    with scaled_branches(network, {"layer2.1": 0.5}), disabled_blocks(network, ["layer1.1"]):
+        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+    plain = client.post("/v1/lesion", params={"model": "plain"}, json={"image": text, "scale": {"layer1.1": 0.5}})
+    assert plain.json()["rejected"] == [{"block": "layer1.1", "reason": "it has no shortcut"}]

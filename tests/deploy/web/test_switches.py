@@ -136,3 +136,28 @@ def test_heat_map_that_takes_long_waits_to_be_asked_for(page: Page) -> None:
 
 
 SLOW_CLOCK = "() => { let now = 0; performance.now = () => (now += 10000); }"
+
+
+def test_the_branch_of_an_open_block_is_scaled(page: Page) -> None:
+    values = top_values(page)
+    page.locator("[data-block='layer2.1'] .block").click()
+    parts = page.locator(".block-parts")
+    expect(parts.locator("img")).to_have_count(3)
+    expect(parts).to_contain_text("x + λ F(x)")
+    slider = parts.get_by_role("slider")
+    slider.fill("0.2")
+    expect(page.locator(".ablation")).to_contain_text("1 block scaled")
+    expect(page.locator(".block-details figcaption")).to_contain_text("1 block scaled")
+    expect(verdict(page)).to_contain_text("was ")
+    assert top_values(page) != values
+    parts.get_by_role("button", name="λ = 1").click()
+    expect(page.locator(".ablation")).to_contain_text("Every block is on")
+    expect(verdict(page)).not_to_contain_text("was ")
+    expect(slider).to_have_value("1")
+    assert top_values(page) == values
+
+
+def test_five_things_to_try_stand_on_the_page(page: Page) -> None:
+    expect(page.locator(".try li")).to_have_count(5)
+    page.locator(".try summary").click()
+    expect(page.locator(".try li").first).to_be_hidden()

@@ -1,4 +1,4 @@
-"""Ablations of a served network: blocks switched off or swapped in a copy, their effect on the predictions."""
+"""Ablations of a served network: blocks switched off, scaled or swapped in a copy, their effect on the predictions."""
 
 import copy
 import math
@@ -19,6 +19,8 @@ from reslab.analysis.surgery import (
     disabled_blocks,
     find_slots,
     reordered_blocks,
+    scale_obstacle,
+    scaled_branches,
 )
 from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.predictor import model_task, saved_temperature
@@ -79,21 +81,28 @@ class AnalysisModel:
         return self.decode(network, x)
 
 
-ABLATION_FIELDS = ("off", "swap")
+ABLATION_FIELDS = ("off", "swap", "scale")
 _MAX_BLOCKS = 1000
+_MAX_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
 class AblationRequest:
-    """An ablation: first the pairs of blocks to `swap`, in order; then the positions whose branch is `off`."""
+    """An ablation: first the pairs of blocks to `swap`, in order; then the positions whose branch is `off`, and the
+    factors that `scale` the branches of others."""
 
     off: tuple[str, ...] = ()
     swap: tuple[tuple[str, str], ...] = ()
+    scale: Mapping[str, float] = field(default_factory=dict)
 
 
 def parse_ablation(fields: Mapping[str, Any]) -> AblationRequest:
-    """Parse the ablation from a request's fields. Raises HTTPError (422) for other values than names and pairs."""
-    return AblationRequest(_parse_names(fields.get("off", [])), _parse_pairs(fields.get("swap", [])))
+    """Parse the ablation from a request's fields. Raises HTTPError (422) for other values."""
+    return AblationRequest(
+        off=_parse_names(fields.get("off", [])),
+        swap=_parse_pairs(fields.get("swap", [])),
+        scale=_parse_factors(fields.get("scale", {})),
+    )
 
 
 def _parse_names(value: Any) -> tuple[str, ...]:
@@ -107,6 +116,17 @@ def _parse_pairs(value: Any) -> tuple[tuple[str, str], ...]:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise http_error(422, 'swap as a list of pairs such as [["layer1.1", "layer1.2"]]', repr(value)[:80])
     return tuple((first, second) for first, second in map(_parse_names, _check_length("swap", pairs)))
+
+
+def _parse_factors(value: Any) -> dict[str, float]:
+    is_valid = isinstance(value, dict) and all(
+        type(factor) in (int, float) and abs(factor) <= _MAX_FACTOR for factor in value.values()
+    )
+    if not is_valid:
+        required = f'scale as a factor from -{_MAX_FACTOR:g} to {_MAX_FACTOR:g} by block, such as {{"layer2.1": 0.5}}'
+        raise http_error(422, required, repr(value)[:80])
+    _check_length("scale", list(value))
+    return {str(name): float(factor) for name, factor in value.items()}
 
 
 def _check_length(field_name: str, values: list[Any]) -> list[Any]:
@@ -125,9 +145,11 @@ class AblationMeasurement:
 
 @dataclass(frozen=True)
 class AppliedAblation:
-    """The blocks that are `off`, and the parts of the request that were `rejected`, (block, reason)."""
+    """The blocks that are `off`, the factors that `scale` branches, and the parts of the request that were `rejected`,
+    (block, reason)."""
 
     off: set[str] = field(default_factory=set)
+    scale: dict[str, float] = field(default_factory=dict)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def describe_rejected(self) -> list[RejectedBlock]:
@@ -164,7 +186,7 @@ def apply_ablation(network: Network, ablation: AblationRequest) -> Iterator[Appl
     Blocks that cannot be ablated are left as they are, with the reason. Raises HTTPError (422) for an unknown block.
     """
     try:
-        find_slots(network, [*ablation.off, *(name for pair in ablation.swap for name in pair)])
+        find_slots(network, [*ablation.off, *(name for pair in ablation.swap for name in pair), *ablation.scale])
     except ValueError as error:
         raise HTTPError(422, str(error)) from None
     applied = AppliedAblation()
@@ -178,6 +200,13 @@ def apply_ablation(network: Network, ablation: AblationRequest) -> Iterator[Appl
         reasons = {name: deletion_obstacle(blocks[name]) for name in dict.fromkeys(ablation.off)}
         applied.rejected.extend((name, reason) for name, reason in reasons.items() if reason)
         applied.off.update(name for name, reason in reasons.items() if not reason)
+        for name, factor in ablation.scale.items():
+            reason = scale_obstacle(blocks[name])
+            if reason:
+                applied.rejected.append((name, reason))
+            else:
+                applied.scale[name] = factor
+        stack.enter_context(scaled_branches(network, applied.scale))
         stack.enter_context(disabled_blocks(network, sorted(applied.off)))
         yield applied
 

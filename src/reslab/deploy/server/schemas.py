@@ -119,9 +119,20 @@ class LesionCurveResponse(BaseModel):
     num_images: int
 
 
+class BlockPartMaps(BaseModel):
+    """One channel of a block's shortcut, of its branch with its factor, and of its output, as images of one gray scale:
+    that of the three without a factor."""
+
+    channel: int
+    factor: float
+    shortcut: str
+    branch: str
+    output: str
+
+
 class BlockDetailsResponse(BaseModel):
     """The strongest feature maps of a block; standard deviations of output, branch and shortcut; the norm of the top
-    class's gradient with respect to the output."""
+    class's gradient with respect to the output; maps of the parts, which plain blocks do not have."""
 
     block: str
     feature_maps: list[str]
@@ -131,6 +142,7 @@ class BlockDetailsResponse(BaseModel):
     branch_std: float | None
     shortcut_std: float | None
     gradient_norm: float | None
+    parts: BlockPartMaps | None
     rejected: list[RejectedBlock]
 
 
@@ -321,6 +333,11 @@ _BASE64_SCHEMA = {"type": "string", "contentEncoding": "base64", "examples": [EX
 _OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Blocks to switch off (branch zero)."}
 _PAIR_SCHEMA = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 _SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of blocks to swap."}
+_SCALE_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {"type": "number", "minimum": -10, "maximum": 10},
+    "description": "Factors of branches by block: 0 leaves the shortcut alone, 1 changes nothing.",
+}
 _ABLATION_EXAMPLE = '{"off": ["layer1.1"]}'
 
 
@@ -365,10 +382,12 @@ OPTIONAL_IMAGE_BODY = _request_body(
     required=False,
 )
 ABLATION_BODY = _request_body(
-    _object_schema({"image": _BASE64_SCHEMA, "off": _OFF_SCHEMA, "swap": _SWAP_SCHEMA}, ["image"]),
+    _object_schema(
+        {"image": _BASE64_SCHEMA, "off": _OFF_SCHEMA, "swap": _SWAP_SCHEMA, "scale": _SCALE_SCHEMA}, ["image"]
+    ),
     _object_schema(
         {"image": _BINARY_SCHEMA, "ablation": {"type": "string", "examples": [_ABLATION_EXAMPLE]}}, ["image"]
     ),
-    {"image": EXAMPLE_IMAGE, "off": [], "swap": []},
+    {"image": EXAMPLE_IMAGE, "off": [], "swap": [], "scale": {}},
     required=True,
 )

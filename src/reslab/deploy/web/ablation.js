@@ -1,24 +1,29 @@
-// The blocks that are switched off or swapped, and the controls for them.
+// The blocks that are switched off, swapped or scaled, and the controls for them.
 
 import { element, keepFocus } from "./elements.js";
 
 /** The ablation of one network; `onChange()` is called after every change. */
 export function makeAblation(onChange) {
   const off = new Set();
+  const scales = new Map();
   let swaps = [];
   const changed = (action) => (...args) => { action(...args); onChange(); };
   return {
     off,
     get swaps() { return swaps; },
-    get isEmpty() { return off.size === 0 && swaps.length === 0; },
-    request: () => ({ off: [...off], swap: swaps }),
+    get isEmpty() { return off.size === 0 && swaps.length === 0 && scales.size === 0; },
+    request: () => ({ off: [...off], swap: swaps, scale: Object.fromEntries(scales) }),
+    /** The factor of a block's branch: 1 as trained, 0 the shortcut alone. */
+    factor: (name) => (off.has(name) ? 0 : scales.get(name) ?? 1),
+    numScaled: () => scales.size,
     /** Describe the ablation: "all blocks on", "2 blocks off and 1 swap". */
-    describe: () => [plural(off.size, "block", " off"), plural(swaps.length, "swap")].filter(Boolean).join(" and ") || "all blocks on",
+    describe: () => [plural(off.size, "block", " off"), plural(swaps.length, "swap"), plural(scales.size, "block", " scaled")].filter(Boolean).join(" and ") || "all blocks on",
     toggle: changed((name) => { if (!off.delete(name)) off.add(name); }),
     // A block has one position, so a new swap undoes the earlier swaps of its blocks.
     swap: changed((a, b) => { swaps = [...swaps.filter((pair) => !pair.includes(a) && !pair.includes(b)), [a, b]]; }),
     undoSwap: changed((a) => { swaps = swaps.filter((pair) => !pair.includes(a)); }),
-    clear: changed(() => { off.clear(); swaps = []; }),
+    scale: changed((name, factor) => { off.delete(name); if (factor === 1) scales.delete(name); else scales.set(name, factor); }),
+    clear: changed(() => { off.clear(); scales.clear(); swaps = []; }),
   };
 }
 
@@ -36,7 +41,9 @@ export function makeAblationControls(blocks, ablation) {
   function update() {
     clear.setAttribute("aria-disabled", String(ablation.isEmpty));
     const total = blocks.filter((block) => block.can_disable).length;
-    status.textContent = ablation.off.size ? `${ablation.off.size} of ${total} blocks off` : "Every block is on.";
+    const scaled = plural(ablation.numScaled(), "block", " scaled");
+    const on = ablation.off.size ? `${ablation.off.size} of ${total} blocks off` : scaled ? "" : "Every block is on.";
+    status.textContent = [on, scaled].filter(Boolean).join(", ");
     const swapped = ablation.swaps.join(" ");
     if (chips.dataset.swaps === swapped) return;
     chips.dataset.swaps = swapped;

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { formatCount, element, formatNumber } from "./elements.js";
+import { makeBlockParts } from "./block_parts.js";
 import { shapeChanges } from "./network_diagram.js";
 
 /** The details of a clicked block; `fetchDetails(name)` requests them under `ablation`, `onClose(name)` is called after closing. */
@@ -11,16 +12,18 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
   const title = element("h3", { tabindex: "-1" });
   const shape = element("div");
   const drawing = element("img", { class: "block-drawing", hidden: true });
-  const body = element("div", { class: "details-body" });
+  const body = element("div");
+  const parts = makeBlockParts(ablation);
   const status = element("p", { class: "visually-hidden", role: "status" });
   const top = element("div", { class: "row between" }, element("div", {}, title, shape), element("button", { type: "button", class: "button", onclick: close }, "Close"));
-  const node = element("section", { class: "block-details", hidden: true, "aria-label": `Block details of ${model.name}`, onkeydown: (event) => event.key === "Escape" && close() }, top, element("div", { class: "details" }, drawing, body), status);
+  const node = element("section", { class: "block-details", hidden: true, "aria-label": `Block details of ${model.name}`, onkeydown: (event) => event.key === "Escape" && close() }, top, element("div", { class: "details" }, drawing, element("div", { class: "details-body" }, parts.node, body)), status);
   let openBlock = null;
 
   /** Open another block and move the focus to its name; Escape or Close returns the focus. */
   async function open(name) {
     openBlock = name;
     node.hidden = false;
+    parts.show(name, null);
     if (title.textContent !== `Block ${name}`) body.replaceChildren(element("p", { class: "note" }, "The measurements appear once there is an image."));
     title.textContent = `Block ${name}`;
     shape.replaceChildren(...describeBlock(blocks.get(name)));
@@ -48,6 +51,7 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
     const response = await attempt(() => fetchDetails(name));
     if (openBlock !== name) return null;
     body.setAttribute("aria-busy", "false");
+    parts.show(name, response);
     if (response) body.replaceChildren(...measures(response, ablationText));
     return response;
   }

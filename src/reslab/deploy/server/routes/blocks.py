@@ -8,7 +8,7 @@ import torch
 from fastapi import APIRouter, Query, Request
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import decompose_block
+from reslab.analysis.blocks import BlockParts, decompose_block
 from reslab.analysis.surgery import BlockSlot, block_slots
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,
@@ -30,6 +30,7 @@ from reslab.deploy.server.schemas import (
     INFERENCE_ERRORS,
     OPTIONAL_IMAGE_BODY,
     BlockDetailsResponse,
+    BlockPartMaps,
     BlockResponseStd,
     ClassScoreSchema,
     LesionCurveResponse,
@@ -79,7 +80,14 @@ def _measure_block(
     with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
         slot = next(slot for slot in block_slots(network) if slot.name == block_name)
         block_input, output, gradient = _record_block(network, slot, x)
-        branch, shortcut = _branch_and_shortcut(slot.block, block_input, block_name in applied.off)
+        assert isinstance(slot.block, ResidualBlock)
+        has_shortcut = slot.block.merge is not None
+        with torch.no_grad():
+            parts = decompose_block(slot.block, block_input)
+    factor = 0.0 if block_name in applied.off else applied.scale.get(block_name, 1.0)
+    branch = factor * parts.branch
+    # A plain block that is off is the identity.
+    shortcut = parts.shortcut if has_shortcut or factor else block_input
     return BlockDetailsResponse(
         block=block_name,
         feature_maps=[_map_data_uri(channel_map) for channel_map in _strongest_maps(output[0])],
@@ -89,19 +97,18 @@ def _measure_block(
         branch_std=_std(branch),
         shortcut_std=_std(shortcut),
         gradient_norm=finite_or_none(float(gradient.double().norm())),
+        parts=_part_maps(parts, branch, output, factor) if has_shortcut else None,
         rejected=applied.describe_rejected(),
     )
 
 
-@torch.no_grad()
-def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) -> tuple[Tensor, Tensor]:
-    """Return the outputs of branch and shortcut. If the block is off, the branch is zero and a plain block is the
-    identity."""
-    assert isinstance(block, ResidualBlock)
-    parts = decompose_block(block, block_input)
-    if not is_off:
-        return parts.branch, parts.shortcut
-    return torch.zeros_like(parts.branch), block_input if block.merge is None else parts.shortcut
+def _part_maps(parts: BlockParts, branch: Tensor, output: Tensor, factor: float) -> BlockPartMaps:
+    """Return the channel of the most energy in the sum, without the factor, of shortcut, branch and output."""
+    channel = int(_strongest_channels((parts.shortcut + parts.branch)[0])[0])
+    unscaled = torch.cat([part[0, channel].flatten() for part in (parts.shortcut, parts.branch, parts.output)])
+    images = [_map_data_uri(part[0, channel], unscaled) for part in (parts.shortcut, branch, output)]
+    shortcut_map, branch_map, output_map = images
+    return BlockPartMaps(channel=channel, factor=factor, shortcut=shortcut_map, branch=branch_map, output=output_map)
 
 
 def _record_block(network: Network, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +155,11 @@ def _strongest_maps(maps: Tensor) -> Tensor:
     return maps[_strongest_channels(maps)]
 
 
-def _map_data_uri(values: Tensor) -> str:
-    """Encode a map (h, w) as a gray image, its minimum black and its maximum white."""
-    low, high = values.min(), values.max()
-    gray = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
+def _map_data_uri(values: Tensor, scale: Tensor | None = None) -> str:
+    """Encode a map (h, w) as a gray image: the minimum of `scale`, by default the map itself, is black, the maximum
+    white."""
+    low, high = (values if scale is None else scale).aminmax()
+    gray = ((values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)).clamp(0, 1) * 255
     return png_data_uri(gray.nan_to_num().round().to(torch.uint8).cpu()[None])
 
 
