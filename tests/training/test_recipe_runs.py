@@ -14,6 +14,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.recipes import RECIPES
+from reslab.spec.recipes.detection import DETECTION
 from reslab.spec.recipes.segmentation import SEGMENTATION
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run
@@ -30,6 +31,7 @@ SHAPES = {
 FOR = {"digits": "digits", "fashion": "fashion-mnist", "cifar": "cifar10", "photos": "imagenet"}
 FOR |= {"photos-scratch": "imagenet", "finetune": "imagenet"}
 FOR_MASKS = {recipe.name for recipe in SEGMENTATION}  # which tasks/test_segmentation.py runs
+FOR_BOXES = {recipe.name for recipe in DETECTION}  # which tasks/test_detection_recipes.py runs
 BATCH, NUM_STEPS = 4, 3
 
 
@@ -85,7 +87,7 @@ def dry_run(name: str, output: Path, **more: Any) -> Run:
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"finetune"} - FOR_MASKS))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"finetune"} - FOR_MASKS - FOR_BOXES))
 def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     run = dry_run(name, tmp_path / "run", **({} if not recipe.pretrained else {"pretrained": False}))

@@ -59,6 +59,7 @@ REFUSED = {
         for name in ("segmentation", "torchvision-segmentation")
         for task in ("multi-label", "regression")
     },
+    **{("lsj", task): "unknown axis 'min_size'" for task in NETWORKS},
 }
 
 

@@ -1,7 +1,6 @@
 """Boxes in the result formats of COCO and PASCAL VOC, which their evaluation tools read."""
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -9,17 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.mask_images import unique_stems
 from reslab.deploy.prediction import Prediction
+from reslab.metrics.coco_json import coco_result, encode_coco_results
 from reslab.metrics.detection import ImageId
+from reslab.training.evaluation.result_files import VOC_RESULT_FILE
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
-
-VOC_FILE = "comp4_det_test_{}.txt"
-"""The name of VOC's results of a class, of detectors trained on any data (Everingham et al., VOC2012 Devkit)."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +73,9 @@ def encode_coco(predictions: Sequence[Prediction], ids: ResultIds) -> bytes:
     results = []
     for prediction, image_id in zip(predictions, image_ids, strict=True):
         for box in prediction.boxes or ():
-            x1, y1, x2, y2 = box.box
-            result: dict[str, Any] = {
-                "image_id": image_id,
-                "category_id": ids.category_id(box.name),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": box.score,
-            }
-            if box.segment is not None:
-                result["segmentation"] = box.segment.to_dict()
-            results.append(result)
-    return (json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n").encode()
+            mask = None if box.segment is None else box.segment.to_dict()
+            results.append(coco_result(image_id, ids.category_id(box.name), box.box, box.score, mask))
+    return encode_coco_results(results)
 
 
 def encode_voc(predictions: Sequence[Prediction], ids: ResultIds) -> dict[str, bytes]:
@@ -101,7 +90,7 @@ def encode_voc(predictions: Sequence[Prediction], ids: ResultIds) -> dict[str, b
             x1, y1, x2, y2 = box.box
             sides = " ".join(f"{side:.6f}" for side in (x1 + 1, y1 + 1, x2, y2))
             lines[box.name].append(f"{stems[prediction.path]} {box.score:.6f} {sides}\n")
-    return {VOC_FILE.format(name.replace("/", "_")): "".join(rows).encode() for name, rows in lines.items()}
+    return {VOC_RESULT_FILE.format(name.replace("/", "_")): "".join(rows).encode() for name, rows in lines.items()}
 
 
 @dataclass(frozen=True)
