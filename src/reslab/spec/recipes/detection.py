@@ -5,13 +5,13 @@ from dataclasses import replace
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import Recipe
 
-_WARMUP = {"warmup": "1k steps", "warmup_factor": 1e-3}
-
 _TORCHVISION = Recipe(
     name="torchvision-detection",
     reference="torchvision references/detection, README.md and the defaults of train.py: Faster R-CNN and Mask R-CNN",
     optimizer=OptimizerConfig(lr=0.02, momentum=0.9, weight_decay=1e-4),
-    schedule=ScheduleConfig("multistep", milestones=("16 epochs", "22 epochs"), gamma=0.1, **_WARMUP),
+    schedule=ScheduleConfig(
+        "multistep", warmup="1k steps", warmup_factor=1e-3, milestones=("16 epochs", "22 epochs"), gamma=0.1
+    ),
     duration="26 epochs",
     batch_size=16,
     train_transform="flip",
