@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_image
+from reslab.deploy.grad_cam import GradCam, draw_grad_cam
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile
 from reslab.deploy.predict import predict
@@ -184,11 +185,39 @@ def test_images_that_a_network_for_masks_cannot_take(masks: SegmentationNetwork)
         predict(masks, [large])
 
 
+def test_grad_cam_of_a_class_of_pixels(masks: SegmentationNetwork, images: list[Path], tmp_path: Path) -> None:
+    """By the gradient of the sum over pixels, written out; images of different sizes keep theirs."""
+    pixels = torch.randint(256, (40, 56, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "large.png")
+    paths = [tmp_path / "large.png", images[0]]
+    classes = masks.classes
+    assert classes is not None
+    rows = predict(masks, paths, grad_cam_dir=tmp_path / "maps", grad_cam_class=classes[2], batch_size=2)
+    assert [Path(row.grad_cam).is_file() for row in rows] == [True, True]
+    heatmap = GradCam(masks, torch.device("cpu"))(read_image(paths[0])[None], torch.tensor([2]))[0]
+    kept: list[Tensor] = []
+    last = list(masks.backbone.blocks())[-1][1]
+    handle = last.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    logits = masks(((read_image(paths[0]) / 255 - mean) / std)[None])
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, 2].sum(), kept[0])
+    expected = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()
+    expected = torch.nn.functional.interpolate(expected, (40, 56), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(heatmap, (expected / expected.max()).detach(), rtol=1e-4, atol=1e-5)
+    with Image.open(rows[0].grad_cam) as drawn:
+        assert np.array_equal(np.array(drawn), np.array(draw_grad_cam(read_image(paths[0]), heatmap)))
+    shares = rows[0].shares
+    assert shares is not None
+    main = next((name for name in shares if name != classes[0]), classes[0])
+    (by_default,) = predict(masks, paths[0], grad_cam_dir=tmp_path / "default")
+    (by_name,) = predict(masks, paths[0], grad_cam_dir=tmp_path / "named", grad_cam_class=main)
+    assert Path(by_default.grad_cam).read_bytes() == Path(by_name.grad_cam).read_bytes()
+
+
 def test_options_without_a_meaning_for_the_task(
     masks: SegmentationNetwork, labels: ResidualNetwork, images: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="Grad-CAM"):
-        predict(masks, images, grad_cam_dir=tmp_path / "maps")
     with pytest.raises(ValueError, match="embeddings"):
         predict(masks, images, embeddings=True)
     with pytest.raises(ValueError, match="segmentation"):

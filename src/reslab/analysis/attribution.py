@@ -20,7 +20,10 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
     """Return relu(sum_k a_k A_k) with a_k the mean over positions of d y_target / d A_k; (N, C, H, W) to (N, h, w).
 
     A_k are the maps of `layer` (a name or a module), h and w their size. Selvaraju et al. 2017, arXiv:1610.02391, Eqs.
-    1 and 2. Raises ValueError for an unknown layer and for one without maps.
+    1 and 2. Of a network with logits for each pixel (N, classes, H, W), y_target is the sum over all pixels of the
+    logit of the class (Vinogradova et al. 2020, arXiv:2002.11434, Eq. 2).
+
+    Raises ValueError for an unknown layer and for one without maps.
     """
     module = get_layer(model, layer) if isinstance(layer, str) else layer
     activations: list[Tensor] = []
@@ -98,7 +101,8 @@ def _window_starts(length: int, size: int, stride: int) -> range:
 
 
 def _class_scores(logits: Tensor, target: Tensor) -> Tensor:
-    """Return each sample's score of its class, (N, classes) to (N,)."""
+    """Return each sample's score of its class, (N, classes) to (N,); logits of pixels (N, classes, H, W) are summed."""
+    logits = logits.sum((2, 3)) if logits.ndim == 4 else logits
     return logits.gather(1, target[:, None])[:, 0]
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.layers import default_layers
 from reslab.data.transforms.normalize import Normalize
-from reslab.nn.module_network import ModuleNetwork
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.dense import DenseNetwork
+from reslab.training.model_source import Network
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55
@@ -22,13 +22,17 @@ _COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (2
 
 
 class GradCam:
-    """Grad-CAM at the output of the last block (Selvaraju et al. 2017), computed by torch in float32."""
+    """Grad-CAM at the output of the last block (Selvaraju et al. 2017), computed by torch in float32.
 
-    def __init__(self, network: ResidualNetwork | ModuleNetwork, device: torch.device) -> None:
+    Of a segmentation, it is the last block of the backbone, for the sum over the pixels of the class's logit
+    (Vinogradova et al. 2020).
+    """
+
+    def __init__(self, network: Network | DenseNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
         self.network = copy.deepcopy(network).to(device).eval()  # the caller's network keeps its device and mode
         self.normalize = Normalize(network.preprocess, device)
-        self.layer = default_layers(network)[-1]
+        self.layer = _last_block(self.network)
 
     def __call__(self, images: Tensor, target_classes: Tensor) -> Tensor:
         """Return heatmaps (N, H, W) of uint8 images (N, C, H, W) for classes (N,), scaled so that each maximum is 1."""
@@ -37,6 +41,12 @@ class GradCam:
         scaled = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         max_values = scaled.amax((1, 2), keepdim=True)
         return (scaled / max_values.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp(0, 1).cpu()
+
+
+def _last_block(network: Network | DenseNetwork) -> str | nn.Module:
+    if isinstance(network, DenseNetwork):
+        return list(network.residual_network.blocks())[-1][1]
+    return default_layers(network)[-1]
 
 
 def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:

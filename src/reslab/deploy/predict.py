@@ -122,8 +122,9 @@ def predict(
     eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or `use_temperature` is false. `backend`
     and `precision` are those of `open_backend`; int8 needs `calibration_images` (normalized). `embeddings` adds the
     input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM heatmaps of `grad_cam_class`, a class or
-    target by name, or else of the top class or the first target. `image_size` (pixels) replaces the network's own size.
-    A file that cannot be read, or is larger than the `limits`, becomes a row with an error.
+    target by name, or else of the top class, the first target, or of a mask the class of the most pixels other than
+    class 0. `image_size` (pixels) replaces the network's own size. A file that cannot be read, or is larger than the
+    `limits`, becomes a row with an error.
 
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
@@ -294,7 +295,7 @@ def _predict_batch(
 class _GradCamWriter:
     """Writes the Grad-CAM heatmaps of images into a folder and returns their paths.
 
-    Raises ValueError for an exported graph, a task whose outputs are not numbers of the image, and an unknown class.
+    Raises ValueError for an exported graph, a task without an output for each class or target, and an unknown class.
     """
 
     def __init__(self, network: Model, predictor: AnyPredictor, options: PredictOptions) -> None:
@@ -303,21 +304,32 @@ class _GradCamWriter:
         task, self.main_outputs = predictor.task, result_rules(predictor.task).main_outputs
         if isinstance(network, GraphModel):
             raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
-        if self.main_outputs is None or isinstance(network, DenseNetwork):
-            raise invalid("a task with one output a class of the image for Grad-CAM", task.spec.name)
+        if self.main_outputs is None:
+            raise invalid("a task with an output for each class or target for Grad-CAM", task.spec.name)
         if class_name and class_name not in task.classes:
             raise unknown_name(task.output_noun, class_name, task.classes)
         self.label = task.classes.index(class_name) if class_name else None
+        self.form = predictor.form
         self.folder.mkdir(parents=True, exist_ok=True)
         self.grad_cam = GradCam(network, predictor.backend.device)
 
     def __call__(self, images: Sequence[tuple[str, PreparedImage]], outputs: Sequence[ImageOutput]) -> list[str]:
         """Write the heatmaps of images, each with the path that names it."""
-        assert self.main_outputs is not None
-        labels = self.main_outputs(torch.stack([output.output for output in outputs if output.output is not None]))
-        labels = labels if self.label is None else torch.full_like(labels, self.label)
-        heatmaps = self.grad_cam(torch.stack([image.read_pixels for _, image in images]), labels)
         paths = [grad_cam_path(self.folder, name) for name, _ in images]
-        for path, (_, image), heatmap in zip(paths, images, heatmaps, strict=True):
-            draw_grad_cam(image.read_pixels, heatmap).save(path)
+        # The images of maps have sizes of their own.
+        group_size = 1 if self.form is OutputForm.MAP else len(images)
+        for start in range(0, len(images), group_size):
+            group = slice(start, start + group_size)
+            pixels = [image.read_pixels for _, image in images[group]]
+            heatmaps = self.grad_cam(torch.stack(pixels), self._labels(outputs[group]))
+            for path, image, heatmap in zip(paths[group], pixels, heatmaps, strict=True):
+                draw_grad_cam(image, heatmap).save(path)
         return [str(path) for path in paths]
+
+    def _labels(self, outputs: Sequence[ImageOutput]) -> Tensor:
+        """Return the class or target to explain of each image: the requested one, or the main one of its output."""
+        assert self.main_outputs is not None
+        if self.label is not None:
+            return torch.full((len(outputs),), self.label)
+        values = [output.decoded if output.output is None else output.output for output in outputs]
+        return self.main_outputs(torch.stack(values))

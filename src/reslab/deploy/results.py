@@ -48,8 +48,8 @@ class ResultRules:
     `fields(task, decoded, limits)` returns fields of `Prediction` from what `TaskType.decode` returns for one image, of
     a detector from its boxes. `no_fields` are those of an image that could not be read. `has_temperature`: a
     temperature divides the logits; `has_probabilities`: the decoded output is a probability of each class;
-    `has_confusion`: one class is predicted. `main_outputs` returns the output (N,) that Grad-CAM explains by default;
-    None if an output is not one number.
+    `has_confusion`: one class is predicted. `main_outputs` returns the output (N,) that Grad-CAM explains by default,
+    of a map from the decoded masks (N, H, W); None if there is no such output.
     """
 
     fields: Callable[[Any, Any, ResultLimits], dict[str, Any]]
@@ -105,6 +105,14 @@ def _boxes(task: TaskType, boxes: Sequence[DetectedBox], limits: ResultLimits) -
     return {"boxes": tuple(box for box in boxes if box.score >= limits.min_score)[: limits.top_k]}
 
 
+def _largest_class(masks: Tensor) -> Tensor:
+    """Return the class of the most pixels of masks (N, H, W), other than class 0 if there is another."""
+    num_classes = int(masks.max()) + 1
+    counts = torch.stack([torch.bincount(mask.flatten().long(), minlength=num_classes) for mask in masks])
+    counts[:, 0] = 0
+    return counts.argmax(1)
+
+
 RESULT_RULES: dict[TargetKind, ResultRules] = {
     TargetKind.CLASS: ResultRules(
         _top_classes,
@@ -120,6 +128,6 @@ RESULT_RULES: dict[TargetKind, ResultRules] = {
     TargetKind.VALUES: ResultRules(
         _values, {"values": {}}, main_outputs=lambda outputs: torch.zeros(len(outputs), dtype=torch.int64)
     ),
-    TargetKind.MASK: ResultRules(_mask, {"shares": {}}, form=OutputForm.MAP),
+    TargetKind.MASK: ResultRules(_mask, {"shares": {}}, form=OutputForm.MAP, main_outputs=_largest_class),
     TargetKind.BOXES: ResultRules(_boxes, {"boxes": ()}, form=OutputForm.BOXES),
 }
