@@ -52,7 +52,8 @@ def test_images_with_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comm
     ]  # fmt: skip
     page = Path("data-check-cells.html").read_text("utf-8")
     assert "does not suit" not in page
-    assert "0, 3" in page
+    assert "4 images of 2 classes" in page
+    assert "4 per class in training" in page
     assert command("data", "check", tmp_path / "cells", "--json").value["splits"]["train"]["num_images"] == 4
     assert "background" in command("data", "check", tmp_path / "cells", "--mask-values", "instances").out
     outcome = command("data", "check", tmp_path / "cells", "--mask-values", "0=sky,3=ground")

@@ -51,7 +51,7 @@ def build_data_check_page(
         num_images=check.num_images,
         values=value_rows(check),
         boxes=_box_rows(check),
-        counts=_count_by_label(check) if check.masks else {name: part for name, part in check.counts.items() if part},
+        counts={name: part for name, part in check.counts.items() if part},
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
         unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
@@ -67,13 +67,6 @@ def build_data_check_page(
     except ValueError as error:
         error_finding = ("error", f"The transform {train_transform!r} does not suit these images: {error}.")
         return replace(page, findings=[error_finding, *page.findings])
-
-
-def _count_by_label(check: DataCheck) -> dict[str, dict[str, int]]:
-    """Return the images of each set of classes that masks show: each image counts once."""
-    by_split = {split: [image.label for image in check.images if image.split == split] for split in check.masks}
-    names = list(dict.fromkeys(label for labels in by_split.values() for label in labels))
-    return {split: {name: labels.count(name) for name in names} for split, labels in by_split.items()}
 
 
 def _box_rows(check: DataCheck) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """The results of a regression on a page: metrics of each target, predicted against true values, largest errors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -68,7 +69,7 @@ class RegressionResults(TaskResults):
             if number == MAX_SCATTERS:
                 break
             figure = plot_predicted_against_true(true, predicted, row.name)
-            caption = f"One dot an image; on the line, both are equal. R² {format_number(row.metrics.r2, 3)}."
+            caption = f"One dot an image; on the line, both are equal. R² {_format_defined(row.metrics.r2, 3)}."
             alt_text = f"{row.name}: predicted against true values. {caption}"
             panels.append(make_panel(figure, f"scatter{number}", title=row.name, alt_text=alt_text, caption=caption))
         return panels
@@ -83,4 +84,9 @@ class RegressionResults(TaskResults):
 
 def _target_row(row: RegressionRow) -> dict[str, Any]:
     names = ("mae", "rmse", "r2", "bias", "pearson")
-    return {"name": row.name, "cells": [format_number(getattr(row.metrics, name)) for name in names]}
+    return {"name": row.name, "cells": [_format_defined(getattr(row.metrics, name)) for name in names]}
+
+
+def _format_defined(value: float, digits: int = 4) -> str:
+    """Format a metric; `–` where it is not defined, such as the correlation with values that are all equal."""
+    return format_number(None if math.isnan(value) else value, digits)
