@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from reslab.cli.commands import COMMANDS, Command
 from reslab.cli.examples import help_epilog
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
-from reslab.runtime.torchrun import read_distributed_env
+from reslab.runtime.torchrun import RankError, is_on_every_rank, read_distributed_env
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import load_plugins
 
@@ -274,7 +274,7 @@ def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:
 def _is_raised_on_every_rank(error: Exception) -> bool:
     """Return True if rank 0 has the same error: Ctrl-C, a wrong command line, an error marked as such."""
     return (
-        isinstance(error, InterruptedExit) or hasattr(error, "format_message") or getattr(error, "on_every_rank", False)
+        isinstance(error, InterruptedExit) or hasattr(error, "format_message") or is_on_every_rank(error)
     )
 
 
@@ -313,7 +313,7 @@ def _error_text(error: Exception) -> str:
         return str(error)
     if hasattr(error, "format_message"):
         return f"{error.format_message()} (`reslab COMMAND --help` shows the options)"
-    if isinstance(error, ValueError | OSError | ImportError | NotImplementedError):
+    if isinstance(error, ValueError | OSError | ImportError | NotImplementedError | RankError):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error} (unexpected error; rerun with --debug for the traceback)"
 

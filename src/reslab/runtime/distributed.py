@@ -4,27 +4,30 @@ torch.distributed is imported only when there are several processes.
 """
 
 import atexit
+import contextlib
+import itertools
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from reslab.runtime.torchrun import DistributedEnv, read_distributed_env
+from reslab.runtime.torchrun import DistributedEnv, RankError, is_on_every_rank, read_distributed_env
 from reslab.spec.errors import invalid
 
 T = TypeVar("T")
 
 # Long, because rank 0 may download data while the others wait; torchrun, not this timeout, notices a dead rank.
 _TIMEOUT = timedelta(hours=2)
+# Of a rank that failed: others may wait for it elsewhere, in a collective of the user's own; they notice when it ends.
+_ERROR_TIMEOUT = timedelta(minutes=1)
 
-
-class MainRankError(RuntimeError):
-    """Rank 0 failed and reports its error itself; raised on the other ranks."""
-
-    on_every_rank = True
+_job_stores: list[Any] = []  # the key-value store of this job, once it is joined
+_group_numbers = itertools.count()
 
 
 class ProcessGroup:
@@ -61,9 +64,23 @@ class ProcessGroup:
     def run_on_main(self, function: Callable[[], T]) -> T | None:
         """Call `function` on rank 0 while the others wait; return its value there and None elsewhere.
 
-        An error on rank 0 is raised there, and as `MainRankError` on the other ranks.
+        An error on rank 0 is raised there, and as `RankError` on the other ranks.
         """
         return function()
+
+    def shared_errors(self) -> AbstractContextManager[None]:
+        """Return a context in which an error of one rank ends the block of all: it is raised as `RankError` on others.
+
+        All ranks must enter it together, and the block should not communicate. Every rank can do so afterwards.
+        """
+        return contextlib.nullcontext()
+
+    def explained_errors(self) -> AbstractContextManager[None]:
+        """Return a context that names the rank that failed first, where a lost connection is all that others notice.
+
+        A rank that waits for others notices when the process of the one that failed has ended.
+        """
+        return contextlib.nullcontext()
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         """Merge the values of all ranks round-robin, which restores the order of a round-robin split."""
@@ -82,6 +99,7 @@ class DistributedProcessGroup(ProcessGroup):
 
         self._dist: Any = dist
         self._object_group: Any = None  # the gloo group for Python objects
+        self._error_key = f"error in group {next(_group_numbers)}"
         if dist.is_initialized():
             self._object_group = dist.new_group(backend="gloo")
         else:
@@ -90,6 +108,7 @@ class DistributedProcessGroup(ProcessGroup):
             # an address from before the restart and wait there for ever.
             store, rank, world_size = next(self._dist.rendezvous("env://", timeout=_TIMEOUT))
             store = self._dist.PrefixStore(f"restart {env.restart_count}", store)
+            _job_stores.append(store)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
             atexit.register(_destroy_process_group)
 
@@ -133,15 +152,72 @@ class DistributedProcessGroup(ProcessGroup):
                 value = function()
             except Exception as caught:
                 error = caught
-        message = self.all_gather(None if error is None else f"{type(error).__name__}: {error}")[0]
-        if error is not None:
-            raise error
-        if message is not None:
-            raise MainRankError(f"rank 0 stopped: {message}")
+        self._raise_together(error)
         return value
+
+    @contextlib.contextmanager
+    def shared_errors(self) -> Iterator[None]:
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        if error is not None and not self._announce_error():
+            raise error
+        if error is not None or any(self.all_reduce_any(False)):
+            self._raise_together(error)
+
+    def _announce_error(self) -> bool:
+        """Join the `all_reduce_any` at the end of a block; return False if other ranks do not come to it in time."""
+        flag = torch.ones(1, dtype=torch.int32)
+        try:
+            self._dist.all_reduce(flag, self._dist.ReduceOp.MAX, group=self._object_group, async_op=True).wait(
+                _ERROR_TIMEOUT
+            )
+        except RuntimeError:
+            return False
+        return True
+
+    def _raise_together(self, error: Exception | None) -> None:
+        """Raise the error of this rank, or else `RankError` with that of the first rank that has one."""
+        texts = self.all_gather(None if error is None else _describe(error))
+        if error is not None:
+            error.on_every_rank = True  # type: ignore[attr-defined]
+            raise error
+        for rank, text in enumerate(texts):
+            if text is not None:
+                raise RankError(rank, text)
+
+    @contextlib.contextmanager
+    def explained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            first = self._first_error(error)
+            if first is error:
+                raise
+            for note in getattr(error, "__notes__", []):
+                first.add_note(note)
+            raise first from error
+
+    def _first_error(self, error: Exception) -> Exception:
+        """Record the error of this rank, unless another was first: then return it if it explains this one."""
+        if not _job_stores or is_on_every_rank(error):  # a group that the user's own script has made
+            return error
+        own = json.dumps([self.rank, _describe(error)])
+        try:
+            first = _job_stores[0].compare_set(self._error_key, "", own).decode()
+        except RuntimeError:  # without torchrun rank 0 keeps the store, until it ends
+            return error
+        # The backends report a lost connection as a RuntimeError.
+        return RankError(*json.loads(first)) if first != own and isinstance(error, RuntimeError) else error
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         return list(_interleave(self.all_gather(list(values))))
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _interleave(sequences: Sequence[Sequence[T]]) -> Iterator[T]:

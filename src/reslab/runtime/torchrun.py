@@ -1,4 +1,4 @@
-"""The environment that torchrun sets for each process: rank, world size, restarts."""
+"""The environment that torchrun sets for each process: rank, world size, restarts; the errors of other ranks."""
 
 import os
 from collections.abc import Mapping
@@ -27,6 +27,21 @@ class DistributedEnv:
     def is_main(self) -> bool:
         """Return True on rank 0, which writes files and messages."""
         return self.rank == 0
+
+
+class RankError(RuntimeError):
+    """Another rank failed; the message says which, and with what error."""
+
+    on_every_rank = True
+
+    def __init__(self, rank: int, text: str) -> None:
+        super().__init__(f"rank {rank} stopped: {text}")
+        self.rank = rank
+
+
+def is_on_every_rank(error: BaseException) -> bool:
+    """Return True if every rank raises this error, or a `RankError` that quotes it."""
+    return bool(getattr(error, "on_every_rank", False))
 
 
 def read_distributed_env(environment: Mapping[str, str] | None = None) -> DistributedEnv:

@@ -51,6 +51,8 @@ class TrainStep:
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
+    An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
+    ranks communicate within the network, so this holds for the loss alone.
     """
 
     precision: str = "float32"
@@ -65,6 +67,8 @@ class TrainStep:
     batch_metrics: BatchMetrics | None = None
     main_output: Callable[[Any], Any] = check_output_type
     forward: TrainingForward = lambda model, x, y: model(x)
+    process_group: ProcessGroup = SINGLE_PROCESS
+    sync_bn: bool = False
 
     def run(
         self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Any, y: Any
@@ -116,11 +120,16 @@ class TrainStep:
     def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Any, y: Any) -> tuple[Tensor, Any]:
         """Return the loss of a batch and its main output, in the precision of the step."""
         dtype = AUTOCAST_DTYPES.get(self.precision)
-        with torch.autocast(x[0].device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        shared_errors = self.process_group.shared_errors()
+        with (
+            torch.autocast(x[0].device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+            contextlib.nullcontext() if self.sync_bn else shared_errors,
+        ):
             outputs = self.forward(forward_fn, x, y)
-            main_output = self.main_output(outputs)
-            value = loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)
-            return check_loss(value), main_output
+            with shared_errors if self.sync_bn else contextlib.nullcontext():
+                main_output = self.main_output(outputs)
+                value = loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)
+                return check_loss(value), main_output
 
 
 def _split_batch(part: Any, num_parts: int) -> Sequence[Any]:
@@ -187,7 +196,14 @@ class TrainLoop:
         """
         ddp_model = self.process_group.wrap_ddp(self.model)
         compiled_model = torch.compile(ddp_model or self.model) if compile else None
-        return replace(self, train_step=replace(self.train_step, ddp_model=ddp_model, compiled_model=compiled_model))
+        train_step = replace(
+            self.train_step,
+            ddp_model=ddp_model,
+            compiled_model=compiled_model,
+            process_group=self.process_group,
+            sync_bn=self.sync_bn,
+        )
+        return replace(self, train_step=train_step)
 
     def run(
         self,
@@ -207,7 +223,8 @@ class TrainLoop:
             batches = self.loader.iter_from(start)
             self.model.train()
             for step in range(start, stop):
-                x, y, _ = next(batches)
+                with self.process_group.shared_errors():
+                    x, y, _ = next(batches)
                 torch.manual_seed(step_seed(self.seed, step, self.process_group.rank))
                 set_lr(self.optimizer, lr_at(step))
                 meter.update(self.train_step.run(self.model, self.loss, self.optimizer, x, y), len(x))

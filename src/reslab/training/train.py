@@ -105,7 +105,8 @@ def train(
     `tensorboard` (an extra) also writes the metrics to the folder `tensorboard` of the run.
 
     Under torchrun every rank calls this with the same arguments and trains on its part of each batch; only rank 0
-    writes and logs, and every rank calls the hook. A job that torchrun restarts resumes from its checkpoint.
+    writes and logs, and every rank calls the hook. An error of one rank is raised on the others as `RankError`. A job
+    that torchrun restarts resumes from its checkpoint.
 
     Raises ValueError for invalid options, before anything is written; `NonFiniteError` if the loss becomes NaN or
     infinite; `DiskFullError`; `TrainingInterrupted` after a signal to stop. The last good checkpoint is kept in each
@@ -182,7 +183,8 @@ def _train(trainer: Trainer, setup: TrainSetup, resume: bool) -> Run:
     trainer.logger.show(_start_record(trainer))
     if _is_complete(trainer):
         return Run(trainer.run.path)
-    with limit_threads(choose_num_threads(setup.input_size, trainer.process_group.device)):
+    process_group = trainer.process_group
+    with process_group.explained_errors(), limit_threads(choose_num_threads(setup.input_size, process_group.device)):
         if not trainer.fit():
             raise TrainingInterrupted(_interrupted_message(trainer), trainer.stop_signal)
         if trainer.early_stopping.should_stop:

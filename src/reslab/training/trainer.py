@@ -12,6 +12,7 @@ from torch import nn
 
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.interrupts import InterruptHandler
+from reslab.runtime.torchrun import RankError, is_on_every_rank
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.training.checkpoint import (
@@ -60,8 +61,7 @@ class Trainer:
         self.on_step_end, self.hook_every_steps = on_step_end, hook_every_steps
         self.save_every_seconds = save_every_seconds
         self._step_backup = StepBackup(setup.loop.model, setup.loop.optimizer)
-        is_single = setup.loop.process_group.world_size == 1
-        self._timed_loader = TimedLoader(setup.loop.loader, self._step_backup.take if is_single else None)
+        self._timed_loader = TimedLoader(setup.loop.loader, self._step_backup.take)
         self.loop: TrainLoop = replace(setup.loop.wrapped(setup.recipe.compile), loader=self._timed_loader)
         self.model, self.process_group = self.loop.model, self.loop.process_group
         self.steps_per_epoch = self.loop.loader.num_steps_per_epoch
@@ -169,7 +169,7 @@ class Trainer:
             except Exception as error:
                 # A scheduler that signals every process of a job also stops the workers that read a batch and the ranks
                 # that exchange gradients, which fails in the middle of a step. That is an interruption, not an error.
-                if not (isinstance(error, RuntimeError) and self._interrupt_handler.requested):
+                if not self._is_interruption(error):
                     self._save_after_error(error)
                     raise
                 self.step, self.interrupted = self._last_saved_step, True
@@ -222,21 +222,32 @@ class Trainer:
 
     def _call_hook(self) -> None:
         if self.on_step_end and self.hook_every_steps and self.step % self.hook_every_steps == 0:
-            self.logger.log({"kind": "step_end", "step": self.step, **self.on_step_end(self.step, self.model)})
+            with self.process_group.shared_errors():
+                numbers = self.on_step_end(self.step, self.model)
+            self.logger.log({"kind": "step_end", "step": self.step, **numbers})
 
     def _save_after_error(self, error: Exception) -> None:
         """Save the last whole step if it is at hand, and add to the error which step is saved and how to resume.
 
-        A step that failed before its update is undone. With several ranks, others may not have come here.
+        A step that failed before its update is undone. Of several ranks, others come here only with a shared error.
         """
-        is_whole = not self._timed_loader.is_step_underway
-        if self.process_group.world_size == 1 and (is_whole or self._step_backup.restore()):
-            with contextlib.suppress(Exception):  # the disk may be the cause; the checkpoint before stays
-                self.save_checkpoint()
+        if self.process_group.world_size == 1 or is_on_every_rank(error):
+            is_whole = not self._timed_loader.is_step_underway or self._step_backup.restore()
+            if not any(self.process_group.all_reduce_any(not is_whole)):
+                with contextlib.suppress(Exception):  # the disk may be the cause; the checkpoint before stays
+                    self.save_checkpoint()
         error.add_note(
             f"the run is saved after step {self._last_saved_step} of {self.total_steps}; "
             f"resume with --output {self.run.path} --resume"
         )
+
+    def _is_interruption(self, error: Exception) -> bool:
+        """Return True if the error follows from a signal to stop. Ranks that share the error decide together."""
+        is_own = isinstance(error, RuntimeError) and not isinstance(error, RankError)
+        is_interruption = is_own and self._interrupt_handler.requested
+        if is_on_every_rank(error):
+            (is_interruption,) = self.process_group.all_reduce_any(is_interruption)
+        return is_interruption
 
     def select_weights(self) -> SelectedWeights:
         """Load the weights that the run keeps and measure their BatchNorm statistics if the recipe wants it."""
@@ -251,14 +262,13 @@ class Trainer:
             self.process_group.all_reduce_any(self.snapshot_writer.is_due(self.step))
         ):
             self._check_finite()
-            if self.process_group.is_main:
-                self.snapshot_writer.save(self.step, self.model)
+            self.process_group.run_on_main(lambda: self.snapshot_writer.save(self.step, self.model))
 
     def save_checkpoint(self) -> None:
         """Save what resuming needs. Raises NonFiniteError, and saves nothing, if a loss or a weight is not finite."""
         self._check_finite()
-        if self.process_group.is_main:
-            save_train_checkpoint(self.run.path / "checkpoint", self._make_checkpoint())
+        path = self.run.path / "checkpoint"
+        self.process_group.run_on_main(lambda: save_train_checkpoint(path, self._make_checkpoint()))
         self._last_save_time, self._last_saved_step = time.perf_counter(), self.step
 
     def _make_checkpoint(self) -> TrainCheckpoint:

@@ -41,7 +41,11 @@ def evaluate_batches(
     was_training = model.training
     model.eval()
     try:
-        with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
+        with (
+            process_group.shared_errors(),
+            deterministic_mode(),
+            torch.autocast(_model_device(model).type, enabled=False),
+        ):
             for x, y, indices in batches:
                 outputs = task.predict(partial(_call_model, model), x)
                 task.check_outputs(outputs)
