@@ -107,6 +107,27 @@ def serve(
             help="Maximum images in flight; further requests get 429.",
         ),
     ] = 128,
+    max_client_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-client-in-flight",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum images in flight from one client address; further requests of it get 429.",
+            show_default="three quarters of --max-in-flight",
+        ),
+    ] = None,
+    client_header: Annotated[
+        str,
+        typer.Option(
+            "--client-header",
+            metavar="NAME",
+            rich_help_panel=Panel.LIMITS,
+            help="Header in which a reverse proxy gives the client's address, such as X-Forwarded-For. Only behind a "
+            "proxy that sets it: clients could send it themselves.",
+            show_default="none, the address of the connection",
+        ),
+    ] = "",
     timeout_seconds: Annotated[
         float,
         typer.Option(
@@ -145,6 +166,8 @@ def serve(
         max_images=max_images,
         max_batch=max_batch,
         max_in_flight=max_in_flight,
+        max_client_in_flight=max_client_in_flight,
+        client_header=client_header,
         timeout_seconds=timeout_seconds,
     )
     from reslab.deploy.server.app import serve_forever

@@ -76,6 +76,42 @@ def test_every_picture_of_a_request_takes_a_place(small: TestClient, png: bytes,
     assert house.limiter.num_images == 0
 
 
+def test_one_client_leaves_images_and_analyses_to_others(
+    weights: Path, settings: ServerSettings, png: bytes
+) -> None:
+    """The client at the first address gets 429 at three of four images in flight; another is answered."""
+    fair = replace(
+        settings, max_in_flight=4, max_images=2, max_analyses=2, max_client_in_flight=3, client_header="X-Forwarded-For"
+    )
+    busy, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+    with TestClient(create_app([weights], fair)) as client:
+        house = house_of(client)
+        model = house.models["alone"].load().analysis_model
+        with ThreadPoolExecutor(2) as pool, model.exclusive():
+            taken = pool.submit(client.post, "/v1/explain", content=png, headers=busy)
+            while house.analysis_limiter.num_images < 1:
+                threading.Event().wait(0.01)
+            assert client.post("/v1/explain", content=png, headers=busy).status_code == 429
+            others = pool.submit(client.post, "/v1/explain", content=png, headers=other)
+            while house.analysis_limiter.num_images < 2:
+                threading.Event().wait(0.01)
+        assert taken.result().status_code == others.result().status_code == 200
+        stopper = Stopper(house)
+        with ThreadPoolExecutor(4) as pool:
+            taken_images = [pool.submit(client.post, "/v1/predict", content=png, headers=busy) for _ in range(3)]
+            while house.limiter.num_images < 3:
+                stopper.begun.wait(0.01)
+            refused = client.post("/v1/predict", content=png, headers=busy)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert "3 of at most 3 images in flight from this client" in refused.json()["error"]
+            answered = pool.submit(client.post, "/v1/predict", content=png, headers=other)
+            while house.limiter.num_images < 4:
+                stopper.begun.wait(0.01)
+            stopper.go.set()
+            assert [each.result().status_code for each in (*taken_images, answered)] == [200] * 4
+        assert (house.limiter.num_client_images, house.analysis_limiter.num_client_images) == ({}, {})
+
+
 def test_analysis_requests_beyond_the_limit_get_429(small: TestClient, png: bytes) -> None:
     specimen = house_of(small).models["alone"].load().analysis_model
     studies = house_of(small).analysis_limiter

@@ -223,6 +223,13 @@ def client_key(host: str) -> str:
     return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
+def split_port(address: str) -> str:
+    """Return an address without its port: `192.0.2.1:80` and `[2001:db8::1]:80`, as some proxies give it."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
+
+
 def connection_class(settings: ServerSettings) -> type[asyncio.Protocol]:
     """Return what makes connections with these settings; uvicorn only calls it."""
     make_connection: Callable[..., LimitedConnection] = partial(LimitedConnection, settings=settings)

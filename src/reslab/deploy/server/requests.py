@@ -95,10 +95,11 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RequestBody:
-    """The images of a request, as bytes, and its other fields."""
+    """The images of a request, as bytes, and its other fields; `client` tells its sender apart."""
 
     images: tuple[bytes, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
+    client: str = ""
 
 
 async def read_request_bytes(

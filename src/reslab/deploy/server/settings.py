@@ -7,6 +7,7 @@ from reslab.spec.errors import invalid
 
 MEGABYTE = 1 << 20
 _ORIGIN_PATTERN = re.compile(r"https?://[^/\s?#@*]+")
+_HEADER_PATTERN = re.compile(r"[A-Za-z0-9-]*")
 _POSITIVE_FIELDS = (
     "max_bytes",
     "max_pixels",
@@ -25,7 +26,9 @@ class ServerSettings:
 
     `max_bytes`: of one request body. `max_bytes_in_flight`: of all bodies in memory. `max_pixels`: of one image, by its
     header. `max_images`: of one request. `max_in_flight`: images waiting or being computed; beyond it a request gets
-    429. `max_analyses`: analyses (heatmaps, ablations, block details) among them. `timeout_seconds`: until a request
+    429. `max_client_in_flight`: those of one client (an IPv4 address or an IPv6 network of 64 bits), by default (None)
+    three quarters; the same part of the analyses. `client_header`: where a reverse proxy gives the client's address.
+    `max_analyses`: analyses (heatmaps, ablations, block details) among them. `timeout_seconds`: until a request
     gets 504. `max_connections`: open connections, each with `header_timeout_seconds` to send a request's header.
     `max_batch`: images computed together. `num_decode_workers`: processes that decode images, each image in at most
     `decode_seconds`. `token`: required of callers. `allowed_hosts`: host names the server answers to, besides IP
@@ -47,6 +50,8 @@ class ServerSettings:
     max_images: int = 32
     max_batch: int = 32
     max_in_flight: int = 128
+    max_client_in_flight: int | None = None
+    client_header: str = ""
     timeout_seconds: float = 30.0
     num_decode_workers: int = 2
     decode_seconds: float = 10.0
@@ -68,6 +73,19 @@ class ServerSettings:
         if self.max_in_flight < self.max_images:
             got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
             raise invalid("max_in_flight of at least max_images", got, nearest=f"max_in_flight {self.max_images}")
+        if not self.max_images <= self.client_limit <= self.max_in_flight:
+            required = "max_client_in_flight from max_images to max_in_flight"
+            got = f"{self.max_client_in_flight}, not from {self.max_images} to {self.max_in_flight}"
+            raise invalid(required, got, nearest=str(min(max(self.client_limit, self.max_images), self.max_in_flight)))
+        if not _HEADER_PATTERN.fullmatch(self.client_header):
+            raise invalid("client_header, the name of a header", repr(self.client_header), nearest="X-Forwarded-For")
         if self.max_bytes_in_flight < self.max_bytes:
             got = f"max_bytes_in_flight {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
             raise invalid("max_bytes_in_flight of at least max_bytes", got, nearest=str(self.max_bytes))
+
+    @property
+    def client_limit(self) -> int:
+        """The images in flight that one client may have."""
+        if self.max_client_in_flight is not None:
+            return self.max_client_in_flight
+        return max(self.max_images, self.max_in_flight * 3 // 4)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from reslab.deploy.inputs import PreparedImage
 from reslab.deploy.predictor import ImageOutput
 from reslab.deploy.server.admission import AdmissionLimiter
-from reslab.deploy.server.connections import client_key
+from reslab.deploy.server.connections import client_key, split_port
 from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.middleware import ServerMetrics
@@ -34,9 +35,13 @@ class AppState:
         self.limiter = AdmissionLimiter(
             settings.max_in_flight,
             settings.max_bytes_in_flight,
-            max(settings.max_bytes_in_flight // 2, settings.max_bytes),
+            max_client_images=settings.client_limit,
+            max_client_bytes=max(settings.max_bytes_in_flight // 2, settings.max_bytes),
         )
-        self.analysis_limiter = AdmissionLimiter(settings.max_analyses, 0)
+        max_client_analyses = settings.max_analyses * settings.client_limit // settings.max_in_flight
+        self.analysis_limiter = AdmissionLimiter(
+            settings.max_analyses, 0, max_client_images=max(1, max_client_analyses)
+        )
         self.metrics = ServerMetrics(lambda: self.limiter.num_images)
         self.decode_pool = DecodePool(settings.num_decode_workers, settings.decode_seconds, settings.max_pixels)
         sources = [open_served(run, settings.allow_code) for run in runs]
@@ -83,7 +88,7 @@ class AppState:
         the time limit (pending work is cancelled), and like `read_request_bytes` and `parse_body`.
         """
         settings = self.settings
-        client = client_key(request.client.host) if request.client else ""
+        client = client_of(request, settings.client_header)
         with self.limiter.receive(client) as admission:
             content = await read_request_bytes(
                 request, settings.max_bytes, admission.reserve_bytes, settings.timeout_seconds
@@ -98,7 +103,7 @@ class AppState:
             )
             admission.reserve_images(max(0, len(body.images) - 1))
             async with self.time_limit():
-                yield body
+                yield replace(body, client=client)
 
     @asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
@@ -125,14 +130,24 @@ class AppState:
         image = await self._prepare(content, loaded)
         return image, await asyncio.wrap_future(loaded.batcher.submit(image))
 
-    async def run_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
+    async def run_analysis(self, client: str, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
         """Run `fn` in the model's analysis thread. Raises HTTPError (429) at the limit of waiting analyses."""
-        with self.analysis_limiter.admit():
+        with self.analysis_limiter.admit(client):
             return await self.run_internal_analysis(loaded, fn, *args)
 
     async def run_internal_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
         """Run `fn` in the model's analysis thread without a limit, for the server's own work."""
         return await asyncio.wrap_future(loaded.analysis_executor.submit(fn, *args))
+
+
+def client_of(request: Request, header: str) -> str:
+    """Return what tells the client of a request apart: its address, or what a proxy gives as that in `header`.
+
+    The last address counts, which the proxy has added: the client itself may have sent those before it.
+    """
+    forwarded = ",".join(request.headers.getlist(header)).rpartition(",")[2].strip() if header else ""
+    host = request.client.host if request.client else ""
+    return client_key(split_port(forwarded) or host)
 
 
 def single_image(body: RequestBody) -> bytes:

@@ -64,7 +64,7 @@ def block_routes(state: AppState) -> APIRouter:
             if block not in loaded.analysis_model.slots:
                 raise HTTPError(422, str(unknown_name("block", block, loaded.analysis_model.slots)))
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(loaded, _measure_block, loaded.analysis_model, block, image, ablation)
+            return await state.run_analysis(body.client, loaded, _measure_block, loaded.analysis_model, block, image, ablation)
 
     return router
 
@@ -184,7 +184,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(loaded, _measure_lesion, loaded, image, ablation)
+            return await state.run_analysis(body.client, loaded, _measure_lesion, loaded, image, ablation)
 
     @router.post("/v1/lesion/curve", responses=INFERENCE_ERRORS, openapi_extra=OPTIONAL_IMAGE_BODY)
     async def lesion_curve(request: Request, model: ModelQuery = "") -> LesionCurveResponse:
@@ -199,7 +199,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
                 x = (await sample_store.normalized_images(handle.name, handle.run, _NUM_CURVE_IMAGES)).to(
                     loaded.analysis_model.device
                 )
-            return await state.run_analysis(loaded, _measure_lesion_curve, loaded, x)
+            return await state.run_analysis(body.client, loaded, _measure_lesion_curve, loaded, x)
 
     return router
 

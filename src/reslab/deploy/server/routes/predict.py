@@ -157,7 +157,7 @@ def explain_routes(state: AppState) -> APIRouter:
             loaded = await state.load_model(handle.name)
             target = class_index(loaded, label)
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(loaded, _explain, loaded, image, ablation, method, target)
+            return await state.run_analysis(body.client, loaded, _explain, loaded, image, ablation, method, target)
 
     return router
 
