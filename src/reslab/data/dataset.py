@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.content_hash import file_digests
+from reslab.data.content_hash import file_digests, is_sampled
 from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.image_datasets import (
     SPLIT_TITLES,
@@ -242,9 +242,10 @@ def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
     """Return the first 16 hex digits of a SHA-256 of every split's labels, images and targets.
 
     Images in memory count by their pixels, images in files by name and content (`file_digests`), in shards too. Images
-    that a wrapped dataset makes on demand do not count, as they may differ from one call to the next.
+    that a wrapped dataset makes on demand do not count, as they may differ from one call to the next. `-sampled` follows
+    if a part of an image file had to stand for all of it.
     """
-    digest = hashlib.sha256()
+    digest, has_samples = hashlib.sha256(), False
     for name in sorted(splits):
         dataset = splits[name]
         digest.update(f"{name}:{len(dataset)};".encode())
@@ -260,10 +261,11 @@ def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
                 hashes = [location.digest for location in dataset.locations]
             else:
                 hashes = file_digests(dataset.paths)
+            has_samples |= any(map(is_sampled, hashes))
             for i, content_hash in enumerate(hashes):
                 image_name = os.fsencode(dataset.name(i))
                 digest.update(f"{len(image_name)}:{dataset.num_bytes(i)}:{content_hash}\n".encode() + image_name)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16] + "-sampled" * has_samples
 
 
 def _tensor_bytes(images: Tensor) -> memoryview:

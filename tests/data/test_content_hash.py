@@ -1,0 +1,105 @@
+"""Hashes of files: whole up to a size, by evenly spaced blocks above it."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reslab.data import content_hash
+from reslab.data.content_hash import content_digest, file_digests, is_sampled
+from reslab.data.registry import open_dataset
+
+GIGABYTE = 1 << 30
+
+
+def write_sparse(path: Path, num_bytes: int, **contents: bytes) -> Path:
+    """Write a file that takes no room; `at_N` is what it holds at byte N."""
+    with path.open("wb") as file:
+        file.truncate(num_bytes)
+        for key, content in contents.items():
+            file.seek(int(key.removeprefix("at_")))
+            file.write(content)
+    return path
+
+
+@pytest.fixture
+def small_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two files are read in 1024 blocks of 4 KiB each."""
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 8 << 20)
+    monkeypatch.setattr(content_hash, "_MAX_BLOCK_BYTES", 1 << 12)
+
+
+def test_a_file_up_to_the_limit_is_hashed_whole(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "a", 3 << 20, at_2000000=b"content")
+    assert file_digests([path]) == [hashlib.sha256(path.read_bytes()).hexdigest()[:16]]
+    assert not is_sampled(content_digest(b""))
+
+
+@pytest.mark.usefixtures("small_sample")
+def test_files_beyond_the_limit_are_hashed_by_blocks_in_bounded_time(tmp_path: Path) -> None:
+    paths = [write_sparse(tmp_path / name, 20 * GIGABYTE) for name in "ab"]
+    started = time.process_time()
+    first, second = file_digests(paths)
+    assert time.process_time() - started < 5  # to read 40 GiB takes far longer
+    assert first == second
+    assert is_sampled(first)
+    sha = hashlib.sha256(f"{20 * GIGABYTE}:".encode() + bytes(1024 << 12)).hexdigest()[:16]
+    assert first == f"1024x4096:{sha}"
+
+
+@pytest.mark.usefixtures("small_sample")
+@pytest.mark.parametrize("offset", [0, 20 * GIGABYTE - 1, (20 * GIGABYTE - 4096) * 500 // 1023])
+def test_a_change_within_a_block_is_noticed(offset: int, tmp_path: Path) -> None:
+    other = write_sparse(tmp_path / "b", 20 * GIGABYTE)
+    before = file_digests([write_sparse(tmp_path / "a", 20 * GIGABYTE), other])
+    after = file_digests([write_sparse(tmp_path / "a", 20 * GIGABYTE, **{f"at_{offset}": b"x"}), other])
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+@pytest.mark.usefixtures("small_sample")
+def test_the_size_counts_and_small_files_among_large_ones_are_hashed_whole(tmp_path: Path) -> None:
+    large, longer = write_sparse(tmp_path / "a", 40 * GIGABYTE), write_sparse(tmp_path / "b", 40 * GIGABYTE + 1)
+    small = write_sparse(tmp_path / "c", 1000, at_500=b"x")
+    digests = file_digests([large, longer, small])
+    assert digests[0] != digests[1]
+    assert digests[2] == content_digest(small.read_bytes())
+
+
+def test_a_cached_digest_counts_only_for_the_same_sample(
+    tmp_path: Path, small_sample: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sparse(tmp_path / "a", 10 << 20)
+    (whole,) = file_digests([path])
+    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 9 << 20)
+    (sampled,) = file_digests([path])
+    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 4 << 20)
+    (coarser,) = file_digests([path])
+    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 10 << 20)
+    assert (sampled.split(":")[0], coarser.split(":")[0]) == ("2048x4096", "1024x4096")
+    assert file_digests([path]) == [whole]
+
+
+def test_the_fingerprint_of_a_sampled_dataset_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    for i in range(8):
+        path = tmp_path / "images" / "ab"[i % 2] / f"{i}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 80), (i, 0, 0)).save(path)
+    fingerprint: Callable[[], str] = lambda: open_dataset(tmp_path / "images", val_fraction=0.25).fingerprint
+    whole = fingerprint()
+    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 19_000)
+    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 10_000)
+    sampled = fingerprint()
+    assert len(whole) == 16
+    assert sampled.endswith("-sampled")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    assert fingerprint() not in (sampled, whole)
