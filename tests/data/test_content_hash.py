@@ -3,7 +3,6 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,10 @@ def test_the_fingerprint_of_a_sampled_dataset_says_so(tmp_path: Path, monkeypatc
         path = tmp_path / "images" / "ab"[i % 2] / f"{i}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (80, 80), (i, 0, 0)).save(path)
-    fingerprint: Callable[[], str] = lambda: open_dataset(tmp_path / "images", val_fraction=0.25).fingerprint
+
+    def fingerprint() -> str:
+        return open_dataset(tmp_path / "images", val_fraction=0.25).fingerprint
+
     whole = fingerprint()
     monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 19_000)
     monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 10_000)

@@ -273,9 +273,7 @@ def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:
 
 def _is_raised_on_every_rank(error: Exception) -> bool:
     """Return True if rank 0 has the same error: Ctrl-C, a wrong command line, an error marked as such."""
-    return (
-        isinstance(error, InterruptedExit) or hasattr(error, "format_message") or is_on_every_rank(error)
-    )
+    return isinstance(error, InterruptedExit) or hasattr(error, "format_message") or is_on_every_rank(error)
 
 
 def _show_warning(

@@ -242,8 +242,8 @@ def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
     """Return the first 16 hex digits of a SHA-256 of every split's labels, images and targets.
 
     Images in memory count by their pixels, images in files by name and content (`file_digests`), in shards too. Images
-    that a wrapped dataset makes on demand do not count, as they may differ from one call to the next. `-sampled` follows
-    if a part of an image file had to stand for all of it.
+    that a wrapped dataset makes on demand do not count, as they may differ from one call to the next. `-sampled`
+    follows if a part of an image file had to stand for all of it.
     """
     digest, has_samples = hashlib.sha256(), False
     for name in sorted(splits):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import unknown_name
 from reslab.spec.plugins import Table
 
 
@@ -177,6 +177,8 @@ _TASKS = (
 )
 TASKS: Table[Task] = Table("task", {task.name: task for task in _TASKS})
 DEFAULT_TASK = "classification"
+_METRICS: dict[str, Table[Metric]] = {}
+"""The metrics of each task to which one was added."""
 
 
 class TaskByName:
@@ -192,18 +194,17 @@ class TaskByName:
 def add_metric(task: str, metric: Metric, selects: bool = False) -> None:
     """Add a metric to a task; with `selects` it takes the place of the one that selects the weights.
 
-    Raises ValueError for an unknown task, and for a metric that the task has already.
+    The same metric may be added again. Raises ValueError for an unknown task, and for another metric of a name that the
+    task has already.
     """
     known = find_task(task)
-    others = [other for other in known.metrics if other.name != metric.name or other not in _added]
-    if any(other.name == metric.name for other in others) or metric.name == LOSS.name:
-        raise invalid(f"a new name for a metric of {task}", repr(metric.name), nearest=f"'my_{metric.name}'")
-    _added.append(metric)
+    if task not in _METRICS:
+        builtin = {builtin.name: builtin for builtin in (*known.metrics, LOSS)}
+        _METRICS[task] = Table(f"metric of {task}", builtin, is_saved=False)
+    _METRICS[task].register(metric.name, metric)
+    others = [other for other in known.metrics if other.name != metric.name]
     metrics = (metric, *others) if selects else (*others, metric)
     TASKS[task] = replace(known, metrics=metrics)
-
-
-_added: list[Metric] = []
 
 
 def all_metrics() -> tuple[Metric, ...]:

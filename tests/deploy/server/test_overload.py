@@ -76,9 +76,7 @@ def test_every_picture_of_a_request_takes_a_place(small: TestClient, png: bytes,
     assert house.limiter.num_images == 0
 
 
-def test_one_client_leaves_images_and_analyses_to_others(
-    weights: Path, settings: ServerSettings, png: bytes
-) -> None:
+def test_one_client_leaves_images_and_analyses_to_others(weights: Path, settings: ServerSettings, png: bytes) -> None:
     """The client at the first address gets 429 at three of four images in flight; another is answered."""
     fair = replace(
         settings, max_in_flight=4, max_images=2, max_analyses=2, max_client_in_flight=3, client_header="X-Forwarded-For"

@@ -15,38 +15,14 @@ from PIL import Image
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
-from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.nn.factory import create_model
 from reslab.report.masks import class_color
-from reslab.spec.preprocess import Preprocess
-
-PREPROCESS = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "labels": ("resnet20_cifar", {"depths": (1, 1, 1)}, {"name": "multi-label", "thresholds": [0.3, 0.5, 0.999]}),
-    "values": (
-        "resnet20_cifar",
-        {"depths": (1, 1, 1)},
-        {"name": "regression", "mean": [40.0, 0.0, 1.0], "std": [12.0, 0.5, 3.0]},
-    ),
-    "masks": (
-        "fcn_resnet50",
-        {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)},
-        {"name": "segmentation"},
-    ),
-}
+from tests.deploy.task_networks import save_task_networks
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A weights file of each task."""
-    folder, paths = tmp_path_factory.mktemp("tasks"), {}
-    for name, (model, axes, task) in TASKS.items():
-        torch.manual_seed(0)
-        network = create_model(model, num_classes=3, image_size=(32, 32), **axes)
-        network.set_metadata(classes=("ant", "bee", "cat"), preprocess=PREPROCESS, task=task)
-        paths[name] = folder / f"{name}.safetensors"
-        save_weights(paths[name], network)
-    return paths
+    return save_task_networks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")

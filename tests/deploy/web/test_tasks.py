@@ -11,43 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.nn.factory import create_model
-from reslab.nn.segmentation import SegmentationNetwork
-from reslab.spec.preprocess import Preprocess
+from tests.deploy.task_networks import save_task_networks
 from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
-
-PREPROCESS = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "labels": ("resnet20_cifar", {"depths": (1, 1, 1)}, {"name": "multi-label", "thresholds": [0.3, 0.5, 0.999]}),
-    "values": (
-        "resnet20_cifar",
-        {"depths": (1, 1, 1)},
-        {"name": "regression", "mean": [40.0, 0.0, 1.0], "std": [12.0, 0.5, 3.0]},
-    ),
-    "masks": (
-        "fcn_resnet50",
-        {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)},
-        {"name": "segmentation"},
-    ),
-}
 
 
 @pytest.fixture(scope="module")
 def task_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with a network of each task."""
-    folder, paths = tmp_path_factory.mktemp("tasks"), []
-    for name, (model, axes, task) in TASKS.items():
-        torch.manual_seed(1)
-        network = create_model(model, num_classes=3, image_size=(32, 32), **axes)
-        if isinstance(network, SegmentationNetwork):  # with random weights one class would win everywhere
-            with torch.no_grad():
-                network.classifier[-1].weight.mul_(100)
-                network.classifier[-1].bias.zero_()
-        network.set_metadata(classes=("ant", "bee", "cat"), preprocess=PREPROCESS, task=task)
-        paths.append(folder / f"{name}.safetensors")
-        save_weights(paths[-1], network)
-    with served(paths) as address:
+    with served([*save_task_networks(tmp_path_factory.mktemp("tasks")).values()]) as address:
         yield address
 
 

@@ -82,9 +82,9 @@ class RegressionResults(TaskResults):
         return gallery_item(error.image, error.name, captions, "")
 
 
-def _target_row(row: RegressionRow) -> dict[str, Any]:
+def _target_row(row: RegressionRow) -> list[str]:
     names = ("mae", "rmse", "r2", "bias", "pearson")
-    return {"name": row.name, "cells": [_format_defined(getattr(row.metrics, name)) for name in names]}
+    return [row.name, *(_format_defined(getattr(row.metrics, name)) for name in names)]
 
 
 def _format_defined(value: float, digits: int = 4) -> str:

@@ -64,7 +64,9 @@ def block_routes(state: AppState) -> APIRouter:
             if block not in loaded.analysis_model.slots:
                 raise HTTPError(422, str(unknown_name("block", block, loaded.analysis_model.slots)))
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(body.client, loaded, _measure_block, loaded.analysis_model, block, image, ablation)
+            return await state.run_analysis(
+                body.client, loaded, _measure_block, loaded.analysis_model, block, image, ablation
+            )
 
     return router
 
