@@ -58,6 +58,15 @@ def test_the_totals_on_the_page_are_those_of_the_files() -> None:
     assert cells[1:] == [*(str(counts[status]) for status in course_tables.STATUSES), "182", "52"]
 
 
+def test_every_cell_of_a_chapter_is_python() -> None:
+    for chapter in sorted(course_tables.COURSE.glob("[0-9][0-9]-*.md")):
+        cells = re.findall(r"^```\{code-cell\}\n(.*?)^```$", chapter.read_text(encoding="utf-8"), re.M | re.S)
+        assert len(cells) > 10
+        for cell in cells:
+            code = re.sub(r"\A(?:---\n.*?^---\n|(?::[\w-]+:.*\n)+)", "", cell, flags=re.M | re.S)
+            compile(code, chapter.name, "exec")
+
+
 def test_each_chapter_links_to_the_next() -> None:
     chapters = sorted(course_tables.COURSE.glob("[0-9][0-9]-*.md"))
     assert len(chapters) == 11
