@@ -20,11 +20,10 @@ def require_dataset_name(name_or_path: str) -> None:
 
 
 _WITHOUT_READER = """
-svhn stl10 tinyimagenet imagenette imagewoof places365 food101 flowers102 caltech101 oxfordpets stanfordcars
+coco svhn stl10 tinyimagenet imagenette imagewoof places365 food101 flowers102 caltech101 oxfordpets stanfordcars
 fgvcaircraft inaturalist imagenet21k emnist kmnist cinic10 celeba voc cityscapes ade20k
 """
 UNSUPPORTED_DATASETS = {
-    "coco": "object detection and segmentation",
     "kinetics": "videos",
     **dict.fromkeys(_WITHOUT_READER.split(), ""),
 }
@@ -42,8 +41,8 @@ def unknown_dataset(name: str) -> ValueError:
         got = f"{name}, a dataset for {UNSUPPORTED_DATASETS[match]}, which is not supported yet"
         return invalid(f"a dataset for classification: {known_text}", got)
     if match:
-        next_step = "download it, and name its folder with one folder a class or of images with masks, "
-        next_step += "or a CSV file of its labels"
+        next_step = "download it, and name its folder with one folder a class or of images with masks "
+        next_step += "or boxes, or a CSV file of its labels"
         return invalid(known_text, f"{name}, which is not read by its name", next_step=next_step)
     folders = nearest(name, (path.name for path in Path().iterdir() if path.is_dir()), 1)
     next_step = f"or the folder ./{folders[0]}" if folders else "a folder of class folders is named by its path"

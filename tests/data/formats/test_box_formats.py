@@ -466,3 +466,11 @@ def test_annotations_without_any_object_are_an_error(tmp_path: Path) -> None:
         path.write_text("<annotation/>")
     with pytest.raises(ValueError, match=r"required: boxes in .*; got: none"):
         open_dataset(root)
+
+
+def test_splits_without_an_object(tmp_path: Path) -> None:
+    without = {split: {**coco_content(images), "annotations": []} for split, images in SPLITS.items()}
+    data = open_dataset(write_coco(tmp_path / "val", {"val": without["val"]}))
+    assert "validation images have no object, so that their average precision is not defined" in data.messages
+    with pytest.raises(ValueError, match="required: training images with objects; got: none in 4 images; check that"):
+        open_dataset(write_coco(tmp_path / "train", without))

@@ -143,12 +143,20 @@ def issue_messages(issues: Sequence[BoxIssue]) -> tuple[str, ...]:
 
 
 def coverage_messages(tables: Mapping[str, BoxTable], classes: Sequence[str], has_class_list: bool) -> tuple[str, ...]:
-    """Return messages about classes without a training object.
+    """Return messages about classes without a training object, and splits without any object.
 
-    Raises ValueError if another split has objects of such a class and no list of classes names it.
+    Raises ValueError if there is no training object, or another split has objects of a class without one and no list of
+    classes names it.
     """
     shown = {split: set(table.labels.tolist()) for split, table in tables.items()}
-    messages = []
+    if not shown["train"]:
+        got = f"none in {len(tables['train']):,} images"
+        raise invalid("training images with objects", got, next_step="check that the annotations belong to the images")
+    messages = [
+        f"{SPLIT_TITLES[split]} images have no object, so that their average precision is not defined"
+        for split, labels in shown.items()
+        if not labels
+    ]
     for split, labels in shown.items():
         names = [classes[label - 1] for label in sorted(labels - shown["train"])]
         if not names:
