@@ -12,8 +12,10 @@ from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.predict import image_transform
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor, class_names
+from reslab.deploy.results import OutputForm
 from reslab.deploy.server.ablation import AnalysisModel
 from reslab.deploy.server.batching import DynamicBatcher
+from reslab.deploy.server.box_ablation import DetectorAnalysis
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header
@@ -51,7 +53,8 @@ def reading_run(name: str, path: Path) -> Iterator[None]:
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A loaded network: `batcher` computes the outputs of prepared images; `analysis_executor` is the one thread that
-    runs analyses of `analysis_model`, a copy of the network, which exported graphs and segmentation do not have.
+    runs analyses of `analysis_model`, a copy of the network, which exported graphs and segmentation do not have, or of
+    `detector`, which detectors alone have.
 
     `checkpoint_step` is the step of the weights of a run in training, None for final weights.
     """
@@ -62,14 +65,19 @@ class LoadedModel:
     transform: InferenceTransform
     batcher: DynamicBatcher[PreparedImage, ImageOutput]
     layers: AnalysisModel | None
+    detector: DetectorAnalysis | None
     analysis_executor: ThreadPoolExecutor
     checkpoint_step: int | None = None
 
     @property
     def analysis_model(self) -> AnalysisModel:
-        """The copy of the network for analyses. Raises HTTPError (422) for an exported graph, and for segmentation."""
+        """The copy of the network for analyses.
+
+        Raises HTTPError (422) for an exported graph, for segmentation and for detection.
+        """
         if self.layers is None:
-            got = "one that predicts each pixel" if isinstance(self.network, DenseNetwork) else "an exported graph"
+            is_graph = isinstance(self.network, GraphModel)
+            got = "an exported graph" if is_graph else f"one for {self.predictor.task.spec.name}"
             step = "serve a network for classification, or the run that the graph was exported from"
             raise http_error(422, "a network with its layers and outputs for the image", got, step)
         return self.layers
@@ -232,6 +240,7 @@ class ModelHandle:
             transform=image_transform(network, predictor),
             batcher=DynamicBatcher(predictor.compute, settings.max_batch, self.on_batch, self.name),
             layers=None if isinstance(network, GraphModel | DenseNetwork) else AnalysisModel(network, settings.device),
+            detector=_detector_analysis(network, predictor, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
             checkpoint_step=checkpoint_step,
         )
@@ -242,6 +251,12 @@ class ModelHandle:
             if self._loaded is not None:
                 self._loaded.close()
                 self._loaded = None
+
+
+def _detector_analysis(network: Model, predictor: AnyPredictor, device: str) -> DetectorAnalysis | None:
+    if predictor.form is not OutputForm.BOXES or not isinstance(network, DenseNetwork):
+        return None
+    return DetectorAnalysis(network, device)
 
 
 def _end_threads(batcher: DynamicBatcher[PreparedImage, ImageOutput], analysis_executor: ThreadPoolExecutor) -> None:

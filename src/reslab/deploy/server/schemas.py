@@ -95,10 +95,16 @@ class BlockResponseStd(BaseModel):
 
 
 class LesionResponse(BaseModel):
-    """The top classes of the ablated network and of the intact one (`baseline`), for the union of both."""
+    """The top classes of the ablated network and of the intact one (`baseline`), for the union of both.
+
+    Of a detector, whose blocks are those of its backbone, they are empty; it has `boxes` and `baseline_boxes`, else
+    null.
+    """
 
     classes: list[ClassScoreSchema]
     baseline: list[ClassScoreSchema]
+    boxes: list[BoxSchema] | None = None
+    baseline_boxes: list[BoxSchema] | None = None
     responses: list[BlockResponseStd]
     rejected: list[RejectedBlock]
 

@@ -26,6 +26,7 @@ export function isSuperseded(error) {
 export const openapi = () => getJson("openapi.json");
 export const models = () => getJson("v1/models");
 export const predict = (model, image, signal) => postImage("v1/predict", { model, top_k: 10 }, image, signal);
+export const detect = (model, image, signal) => postImage("v1/predict", { model }, image, signal);
 export const block = (model, name, ablation, image) => postAblation("v1/block", { model, block: name }, ablation, image);
 export const lesion = (model, ablation, image) => postAblation("v1/lesion", { model }, ablation, image);
 export const curve = (model, image) => postImage("v1/lesion/curve", { model }, image);

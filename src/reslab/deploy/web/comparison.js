@@ -1,12 +1,13 @@
 // The networks on the page: one, or two side by side on the same image.
 
+import { makeBoxPanel } from "./box_panel.js";
 import { makeMaskPanel } from "./mask_panel.js";
 import { makeModelPanel } from "./model_panel.js";
 import { makeValuePanel } from "./value_panel.js";
 import { element, keepFocus } from "./elements.js";
 
 // The panel of a network, by the form of its predictions.
-const PANELS = { class: makeModelPanel, "multi-hot": makeModelPanel, values: makeValuePanel, mask: makeMaskPanel };
+const PANELS = { class: makeModelPanel, "multi-hot": makeModelPanel, values: makeValuePanel, mask: makeMaskPanel, boxes: makeBoxPanel };
 
 /** The panels of the selected networks; `onModels(models)` is called with the selected one or two. */
 export function makeComparison(models, heat, onModels) {

@@ -67,11 +67,13 @@ export function makeHeatmapControls(onMethod, onOpacity) {
   const method = element("select", { id: "method", onchange: onMethod }, options);
   const slider = element("input", { id: "opacity", type: "range", min: 0, max: 100, value: 55, oninput: onOpacity });
   const methodLabel = element("label", {}, "Heatmap ", method);
+  const opacityLabel = element("label", {}, "Opacity ", slider);
   const node = element(
     "div",
     { class: "heatmap-controls" },
     methodLabel,
-    element("label", {}, "Opacity ", slider),
+    opacityLabel,
   );
-  return { node, showMethods: (shown) => { methodLabel.hidden = !shown; }, method: () => method.value, opacity: () => slider.value / 100 };
+  const show = (hasMethods, hasOpacity) => { [methodLabel.hidden, opacityLabel.hidden] = [!hasMethods, !hasOpacity]; };
+  return { node, show, method: () => method.value, opacity: () => slider.value / 100 };
 }

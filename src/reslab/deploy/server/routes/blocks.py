@@ -21,6 +21,7 @@ from reslab.deploy.server.ablation import (
     parse_ablation,
     run_ablation,
 )
+from reslab.deploy.server.box_ablation import BoxAblationResult
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.images import png_data_uri
 from reslab.deploy.server.model_handle import LoadedModel
@@ -32,6 +33,7 @@ from reslab.deploy.server.schemas import (
     BlockDetailsResponse,
     BlockPartMaps,
     BlockResponseStd,
+    BoxSchema,
     ClassScoreSchema,
     LesionCurveResponse,
     LesionResponse,
@@ -180,13 +182,17 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
     @router.post("/v1/lesion", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
     async def lesion(request: Request, model: ModelQuery = "") -> LesionResponse:
-        """Predict an image with pairs of blocks swapped and blocks switched off; rejected blocks have a reason."""
+        """Predict an image with pairs of blocks swapped and blocks switched off; rejected blocks have a reason.
+
+        Of a detector, the blocks are those of its backbone.
+        """
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(body.client, loaded, _measure_lesion, loaded, image, ablation)
+            measure = _measure_lesion if loaded.detector is None else _measure_box_lesion
+            return await state.run_analysis(body.client, loaded, measure, loaded, image, ablation)
 
     @router.post("/v1/lesion/curve", responses=INFERENCE_ERRORS, openapi_extra=OPTIONAL_IMAGE_BODY)
     async def lesion_curve(request: Request, model: ModelQuery = "") -> LesionCurveResponse:
@@ -217,6 +223,22 @@ def _measure_lesion(loaded: LoadedModel, image: Tensor, ablation: AblationReques
     )
 
 
+def _measure_box_lesion(loaded: LoadedModel, image: Tensor, ablation: AblationRequest) -> LesionResponse:
+    assert loaded.detector is not None  # checked by the route
+    result = loaded.detector.ablate(image, ablation)
+    boxes, baseline = (
+        [BoxSchema(**box.to_dict()) for box in measurement.boxes] for measurement in (result.ablated, result.baseline)
+    )
+    return LesionResponse(
+        classes=[],
+        baseline=[],
+        boxes=boxes,
+        baseline_boxes=baseline,
+        responses=_block_responses(result),
+        rejected=result.applied.describe_rejected(),
+    )
+
+
 def _top_classes_of_either(
     probabilities: Tensor, other_probabilities: Tensor, classes: Sequence[str]
 ) -> list[ClassScoreSchema]:
@@ -229,7 +251,7 @@ def _top_classes_of_either(
     return [ClassScoreSchema(name=classes[label], probability=float(probabilities[label])) for label in sorted_labels]
 
 
-def _block_responses(result: AblationResult) -> list[BlockResponseStd]:
+def _block_responses(result: AblationResult | BoxAblationResult) -> list[BlockResponseStd]:
     pairs = result.baseline.responses.items()
     return [
         BlockResponseStd(block=block, baseline=baseline, ablated=result.ablated.responses[block])

@@ -40,6 +40,7 @@ from reslab.report.masks import class_color
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.dense import DenseArch
+from reslab.spec.detection import DetectionArch
 from reslab.spec.shapes import network_layers
 from reslab.training.run import Run
 from reslab.training.tasks.multilabel import MultiLabel
@@ -74,13 +75,21 @@ _SVG_RESPONSES = {**READ_ERRORS, 200: {"content": {"image/svg+xml": {"schema": {
 
 
 def _draw_block(handle: ModelHandle, block: str) -> str:
-    if not isinstance(handle.arch, Arch):
+    arch = _block_arch(handle)
+    if arch is None:
         raise http_error(404, "a network of residual blocks", handle.name)
     try:
-        layers = network_layers(handle.arch).block(block)
+        layers = network_layers(arch).block(block)
     except ValueError as error:
         raise HTTPError(404, str(error)) from None
-    return render_svg(draw_block(layers, handle.arch, block), has_background=False)
+    return render_svg(draw_block(layers, arch, block), has_background=False)
+
+
+def _block_arch(handle: ModelHandle) -> Arch | None:
+    """Return the architecture whose blocks are listed: of a detector its backbone; None if there is none."""
+    if isinstance(handle.arch, Arch):
+        return handle.arch
+    return handle.arch.backbone_arch if isinstance(handle.arch, DetectionArch) else None
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -94,7 +103,8 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
     header, problem = _read_header(handle)
     run, arch, loaded = handle.run, handle.arch, handle.loaded
     preprocess = header.get("preprocess") or (run.metadata["data"]["preprocess"] if run else None)
-    classes = header.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(arch.num_classes)])
+    num_classes = arch.num_classes - (arch.num_background if isinstance(arch, DenseArch) else 0)
+    classes = header.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(num_classes)])
     if handle.opened is not None:
         model = handle.opened.model
         preprocess, classes = to_dict(model.preprocess) if model.preprocess else None, list(class_names(model))
@@ -104,7 +114,7 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         _LOGGER.exception("the network of %s cannot be described", handle.name)
         network, problem = _ArchInfo(0, 0, []), "the blocks of this network cannot be listed; see the server's log"
     task = restore_task(_recorded_task(handle, header), classes)
-    metric = task.spec.selection_metric
+    metric, blocks_of = task.spec.selection_metric, _block_arch(handle)
     return ModelInfo(
         name=handle.name,
         arch=arch.name,
@@ -126,10 +136,10 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         problem=problem,
         depth=network.depth,
         params=network.params,
-        order=arch.order if isinstance(arch, Arch) else "",
-        merge=str(arch.merge) if isinstance(arch, Arch) else "",
-        stem=arch.stem if isinstance(arch, Arch) else "",
-        head=arch.head if isinstance(arch, Arch) else "",
+        order=blocks_of.order if blocks_of else "",
+        merge=str(blocks_of.merge) if blocks_of else "",
+        stem=blocks_of.stem if blocks_of else "",
+        head=arch.head if isinstance(arch, Arch) else str(getattr(arch, "detector", "")),
         stages=network.stages,
     )
 
@@ -138,7 +148,7 @@ def _recorded_task(handle: ModelHandle, header: Mapping[str, Any]) -> Mapping[st
     """Return the task of the model in memory, of its weights, or of its run in training."""
     if handle.opened is not None:
         return model_task(handle.opened.model).to_dict()
-    default = {"name": "segmentation"} if isinstance(handle.arch, DenseArch) else None
+    default = {"name": str(handle.arch.kind)} if isinstance(handle.arch, DenseArch) else None
     return header.get("task") or (handle.run.metadata["task"] if handle.run else default)
 
 
@@ -194,10 +204,14 @@ def _describe_any(handle: ModelHandle) -> _ArchInfo:
 
 @cache
 def _describe_dense(arch: DenseArch) -> _ArchInfo:
-    """Describe a network that predicts each pixel: its backbone's layers, its parameters, without blocks."""
+    """Describe a network for segmentation or detection: its backbone's layers, its parameters; of a detector blocks."""
     with init_empty_weights():
-        network = build_dense_network(arch)
-    return _ArchInfo(arch.backbone_arch.depth, sum(parameter.numel() for parameter in network.parameters()), [])
+        network = build_dense_network(arch).eval()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    stages = []
+    if isinstance(arch, DetectionArch):
+        stages = _list_stages(network.residual_network, arch.smallest_input(arch.input_size))
+    return _ArchInfo(arch.backbone_arch.depth, params, stages)
 
 
 @cache
@@ -205,23 +219,25 @@ def _describe_arch(arch: Arch) -> _ArchInfo:
     """Describe a network built on the meta device, where nothing is computed."""
     with init_empty_weights():
         network = ResidualNetwork(arch).eval()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return _ArchInfo(arch.depth, params, _list_stages(network, arch.input_size))
+
+
+def _list_stages(network: ResidualNetwork, input_size: tuple[int, ...]) -> list[StageInfo]:
+    """Return the stages of a network on the meta device with their blocks."""
     with torch.device("meta"):
         slots = block_slots(network)
-        output_shapes = _output_shapes(network, arch) if slots else []
+        output_shapes = _output_shapes(network, input_size) if slots else []
     stages: dict[str, list[BlockInfo]] = {}
     for slot, output_shape in zip(slots, output_shapes, strict=True):
         stages.setdefault(slot.name.rpartition(".")[0], []).append(_describe_block(slot, slots, output_shape))
-    return _ArchInfo(
-        depth=arch.depth,
-        params=sum(parameter.numel() for parameter in network.parameters()),
-        stages=[StageInfo(name=name, blocks=blocks) for name, blocks in stages.items()],
-    )
+    return [StageInfo(name=name, blocks=blocks) for name, blocks in stages.items()]
 
 
-def _output_shapes(network: ResidualNetwork, arch: Arch) -> list[list[int]]:
+def _output_shapes(network: ResidualNetwork, input_size: tuple[int, ...]) -> list[list[int]]:
     """Return the output shape (C, H, W) of each block, in order."""
     with torch.no_grad(), record_block_calls(network) as calls:
-        network(torch.empty(1, *arch.input_size))
+        network(torch.empty(1, *input_size))
     return [list(call.output.shape[1:]) for call in calls]
 
 

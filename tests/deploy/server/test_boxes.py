@@ -1,0 +1,145 @@
+"""The routes of a detector: boxes as `predict` has them, in batches, and with blocks of the backbone off."""
+
+import base64
+import copy
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.analysis.surgery import disabled_blocks
+from reslab.data.decode import read_image
+from reslab.deploy.predict import predict
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.dense import DenseNetwork
+from reslab.report.boxes import box_color
+from tests.deploy.detectors import CLASSES, build_detector
+
+DEPTHS: dict[str, Any] = {"backbone.depths": (2, 1, 1, 1)}
+
+
+@pytest.fixture(scope="module")
+def detector() -> DenseNetwork:
+    return build_detector("fasterrcnn_resnet18_fpn_320", **DEPTHS)
+
+
+@pytest.fixture(scope="module")
+def client(detector: DenseNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("detectors")
+    paths = [folder / "boxes.safetensors", folder / "masks.safetensors"]
+    save_weights(paths[0], detector)
+    save_weights(paths[1], build_detector("maskrcnn_resnet18_fpn_320"))
+    settings = ServerSettings(backend="torch", device="cpu", max_images=3)
+    with TestClient(create_app(paths, settings)) as opened:
+        yield opened
+
+
+def encode(seed: int, height: int, width: int) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+IMAGES = [encode(0, 70, 90), encode(1, 64, 64), encode(2, 40, 100)]
+
+
+def as_sent(boxes: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": box.name, "score": pytest.approx(box.score, abs=1e-5), "box": pytest.approx(box.box, abs=1e-2)}
+        for box in boxes
+    ]
+
+
+def test_boxes_are_those_of_predict(client: TestClient, detector: DenseNetwork) -> None:
+    for content in IMAGES:
+        (expected,) = predict(detector, [content])
+        response = client.post("/v1/predict", content=content)
+        assert response.status_code == 200, response.text
+        assert expected.boxes
+        assert response.json()["predictions"] == [{"boxes": as_sent(expected.boxes), "error": ""}]
+
+
+def test_a_batch_has_a_row_for_each_image(client: TestClient, detector: DenseNetwork) -> None:
+    encoded = [base64.b64encode(content).decode() for content in (IMAGES[0], b"no image", IMAGES[2])]
+    rows = client.post("/v1/predict", json={"images": encoded}).json()["predictions"]
+    expected = predict(detector, [IMAGES[0], IMAGES[2]])
+    assert rows[0] == {"boxes": as_sent(expected[0].boxes), "error": ""}
+    assert rows[1]["boxes"] == []
+    assert "an image" in rows[1]["error"]
+    assert rows[2] == {"boxes": as_sent(expected[1].boxes), "error": ""}
+    assert client.post("/v1/predict", json={"images": encoded * 2}).status_code == 413
+
+
+def test_limits_of_a_request(client: TestClient, detector: DenseNetwork) -> None:
+    (expected,) = predict(detector, [IMAGES[1]], min_score=0.3)
+    found = client.post("/v1/predict", params={"min_score": 0.3}, content=IMAGES[1]).json()["predictions"][0]["boxes"]
+    assert found == as_sent(expected.boxes)
+    assert (
+        client.post("/v1/predict", params={"top_k": 1}, content=IMAGES[1]).json()["predictions"][0]["boxes"]
+        == found[:1]
+    )
+    assert client.post("/v1/predict", params={"min_score": 1.5}, content=IMAGES[1]).status_code == 422
+    strip = client.post("/v1/predict", content=encode(0, 1, 60))  # resized to 96 pixels, it has a height of 2
+    assert strip.status_code == 200, strip.text
+
+
+def test_masks_are_run_lengths(client: TestClient) -> None:
+    (row,) = client.post("/v1/predict", params={"model": "masks"}, content=IMAGES[0]).json()["predictions"]
+    assert row["boxes"]
+    assert all(box["segmentation"]["size"] == [70, 90] for box in row["boxes"])
+
+
+def test_the_model_has_the_blocks_of_its_backbone_and_colors(client: TestClient) -> None:
+    model = client.get("/v1/models").json()["models"][0]
+    assert (model["task"], model["target"], model["classes"]) == ("detection", "boxes", list(CLASSES))
+    assert model["class_colors"] == ["#{:02x}{:02x}{:02x}".format(*box_color(k)) for k in range(3)]
+    assert model["metric"]["name"] == "ap"
+    names = [block["name"] for stage in model["stages"] for block in stage["blocks"]]
+    assert names == ["layer1.0", "layer1.1", "layer2.0", "layer3.0", "layer4.0"]
+    assert model["stages"][0]["blocks"][0]["output_shape"] == [8, 16, 16]
+    assert (model["problem"], model["head"]) == ("", "faster-rcnn")
+    drawing = client.get("/v1/models/boxes/blocks/layer1.1.svg")
+    assert drawing.status_code == 200
+    assert drawing.text.startswith("<svg")
+
+
+def test_boxes_with_blocks_off_are_those_of_the_ablated_backbone(
+    client: TestClient, detector: DenseNetwork, tmp_path: Path
+) -> None:
+    body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer1.1"]}
+    found = client.post("/v1/lesion", json=body)
+    assert found.status_code == 200, found.text
+    ablated = copy.deepcopy(detector)
+    with disabled_blocks(ablated.residual_network, ["layer1.1"]):
+        with torch.no_grad():
+            (expected,) = ablated([read_image(IMAGES[0]) / 255])
+        (row,) = predict(detector, [IMAGES[0]])
+    answer = found.json()
+    assert [box["score"] for box in answer["boxes"]] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+    assert [box["name"] for box in answer["boxes"]] == [CLASSES[k - 1] for k in expected["labels"].tolist()]
+    baseline = [{name: box[name] for name in ("name", "score", "box")} for box in answer["baseline_boxes"]]
+    assert baseline == as_sent(row.boxes)
+    assert [box["score"] for box in answer["boxes"]] != [box["score"] for box in answer["baseline_boxes"]]
+    by_block = {each["block"]: each for each in answer["responses"]}
+    assert by_block["layer1.0"]["baseline"] == by_block["layer1.0"]["ablated"]
+    assert by_block["layer2.0"]["baseline"] != by_block["layer2.0"]["ablated"]
+    again = client.post("/v1/lesion", json={**body, "off": []}).json()
+    assert again["boxes"] == again["baseline_boxes"] == answer["baseline_boxes"]
+
+
+def test_what_a_detector_cannot_do_is_refused(client: TestClient) -> None:
+    body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer9.0"]}
+    assert client.post("/v1/lesion", json=body).status_code == 422
+    for route in ("explain", "lesion/curve", "block?block=layer1.0"):
+        refused = client.post(f"/v1/{route}", content=IMAGES[0])
+        assert refused.status_code == 422
+        assert "one for detection" in refused.json()["error"]

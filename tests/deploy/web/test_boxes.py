@@ -1,0 +1,106 @@
+"""The explorer for detectors: boxes over the image, a lowest score, a list, and boxes that vanish without blocks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+from PIL import Image
+
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.report.boxes import box_color
+from tests.deploy.detectors import CLASSES, build_detector
+from tests.deploy.web.accessibility import check
+from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
+
+WIDTH, HEIGHT = 120, 90
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path_factory.mktemp("photos") / "noise.png"
+    Image.fromarray(torch.randint(256, (HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator).numpy()).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("detectors") / "boxes.safetensors"
+    save_weights(path, build_detector("fasterrcnn_resnet18_fpn_320", **{"backbone.depths": (2, 2, 1, 1)}))
+    with served([path]) as address:
+        yield address
+
+
+@pytest.fixture(params=[("wide", "light"), ("phone", "dark")])
+def page(request: Any, browser: Browser, detector_address: str, photo: Path) -> Iterator[Page]:
+    screen, scheme = request.param
+    with opened_page(browser, detector_address, viewport=SCREENS[screen], color_scheme=scheme) as opened:
+        opened.set_input_files("#file", photo)
+        expect(opened.locator(".prediction")).not_to_have_text("Waiting for an image.")
+        expect(opened.locator(".waiting")).to_have_count(0)
+        yield opened
+
+
+def lesion(address: str, photo: Path, off: list[str]) -> Any:
+    files, fields = {"image": photo.read_bytes()}, {"ablation": f'{{"off": {off}}}'.replace("'", '"')}
+    return httpx2.post(f"{address}/v1/lesion", files=files, data=fields).json()
+
+
+def test_boxes_lie_where_they_were_found(page: Page, detector_address: str, photo: Path) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("window.innerWidth")
+    found = lesion(detector_address, photo, [])["boxes"]
+    page.locator(".min-score input").fill("0")
+    expect(page.locator(".box-list li")).to_have_count(len(found))
+    expect(page.locator(".prediction b")).to_have_text(str(len(found)))
+    assert page.locator(".box-list .name").all_inner_texts() == [box["name"] for box in found]
+    page.locator(".box-list .bar").first.click()
+    drawn, image = page.locator(".box.selected").bounding_box(), page.locator(".frame.detected img").bounding_box()
+    assert drawn is not None
+    assert image is not None
+    x1, y1, x2, y2 = found[0]["box"]
+    scale = image["width"] / WIDTH
+    corners = [drawn["x"] - image["x"], drawn["y"] - image["y"], drawn["width"], drawn["height"]]
+    assert corners == pytest.approx([scale * x1, scale * y1, scale * (x2 - x1), scale * (y2 - y1)], abs=1.5)
+    color = page.locator(".box.selected").evaluate("box => getComputedStyle(box).borderTopColor")
+    assert color == "rgb({}, {}, {})".format(*box_color(CLASSES.index(found[0]["name"])))
+    expect(page.locator(".box.selected span")).to_contain_text(found[0]["name"])
+    check(page)
+
+
+def test_the_lowest_score_leaves_boxes_out(page: Page, detector_address: str, photo: Path) -> None:
+    found = lesion(detector_address, photo, [])["boxes"]
+    scores = sorted(box["score"] for box in found)
+    expect(page.locator(".box-list li")).to_have_count(sum(score >= 0.5 for score in scores))
+    percent = round(100 * scores[len(scores) // 2])
+    page.locator(".min-score input").fill(str(percent))
+    expect(page.locator(".min-score output")).to_have_text(f"{percent / 100:.2f}")
+    expect(page.locator(".box")).to_have_count(sum(score >= percent / 100 for score in scores))
+
+
+def test_boxes_that_vanish_without_a_block_are_dashed(page: Page, detector_address: str, photo: Path) -> None:
+    names = [text for text in page.locator(".switch").evaluate_all("all => all.map((one) => one.ariaLabel)") if text]
+    assert names[0] == "layer1.0"
+    expect(page.locator(".box.gone")).to_have_count(0)
+    page.get_by_role("switch", name="layer1.1").click()
+    expect(page.locator(".waiting")).to_have_count(0)
+    answer = lesion(detector_address, photo, ["layer1.1"])
+    shown, before = ([box for box in answer[key] if box["score"] >= 0.5] for key in ("boxes", "baseline_boxes"))
+    gone = [box for box in before if not any(is_same_object(box, other) for other in shown)]
+    assert gone
+    expect(page.locator(".box.gone")).to_have_count(len(gone))
+    expect(page.locator(".box")).to_have_count(len(shown) + len(gone))
+    expect(page.locator(".prediction .previous")).to_contain_text(f"{len(gone)} gone")
+    assert page.locator(".box.gone").first.evaluate("box => getComputedStyle(box).borderTopStyle") == "dashed"
+    check(page)
+    page.get_by_role("button", name="All on").click()
+    expect(page.locator(".box.gone")).to_have_count(0)
+
+
+def is_same_object(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    a, b = one["box"], other["box"]
+    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return one["name"] == other["name"] and width * height >= 0.5 * (sum(areas) - width * height)
