@@ -257,16 +257,16 @@ def test_merges_and_shortcuts_take_the_arguments_of_their_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("no_such_module", "a module no_such_module"),
         ("my_plugin.py", "nearest valid: my_plugin"),
         ("broken", "imported"),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_an_error(folder: Path, name: str, said: str) -> None:
+def test_a_plugin_that_cannot_be_imported_is_an_error(folder: Path, name: str, message: str) -> None:
     (folder / "broken.py").write_text("import no_such_dependency\n")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_plugins(name)
 
 
@@ -290,7 +290,7 @@ def test_toml_files_are_networks_and_recipes(folder: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('base = "resnet20_cifar"\nordr = "wide"', "'ordr'.*nearest: 'order'"),
         ('base = "resnet20_cifer"', "nearest: 'resnet20_cifar'"),
@@ -299,9 +299,9 @@ def test_toml_files_are_networks_and_recipes(folder: Path, capsys: pytest.Captur
         ('base = "bad.toml"', "end the circle"),
     ],
 )
-def test_a_wrong_toml_file_is_an_error(folder: Path, content: str, said: str) -> None:
+def test_a_wrong_toml_file_is_an_error(folder: Path, content: str, message: str) -> None:
     (folder / "bad.toml").write_text(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         reslab.create_model("bad.toml")
     with pytest.raises(ValueError, match=r"bad\.toml"):
         reslab.create_model("bat.toml")

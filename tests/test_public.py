@@ -59,8 +59,8 @@ def test_nothing_else_is_exported() -> None:
 
 
 def test_no_public_name_is_a_module_s() -> None:
-    rooms = {module.name for module in pkgutil.iter_modules(reslab.__path__)}
-    assert not rooms & set(reslab.__all__)
+    packages = {module.name for module in pkgutil.iter_modules(reslab.__path__)}
+    assert not packages & set(reslab.__all__)
     assert not any(isinstance(getattr(reslab, name), types.ModuleType) for name in reslab.__all__)
 
 

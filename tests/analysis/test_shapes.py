@@ -68,14 +68,14 @@ def test_the_receptive_field_is_where_the_gradient_reaches(dilated: bool) -> Non
             if isinstance(module, nn.Conv2d):
                 module.weight.fill_(1.0)
     # The max-pool passes the gradient to one pixel of many: over many noisy images each pixel is the largest once.
-    heard = torch.zeros(63, 63)
+    gradients = torch.zeros(63, 63)
     for _ in range(40):
         images = torch.randn(1, 1, 63, 63, requires_grad=True)
         output = model(images)
         output[0, 0, output.shape[2] // 2, output.shape[3] // 2].backward()
         assert images.grad is not None
-        heard += images.grad[0, 0].abs()
-    rows = torch.nonzero(heard.sum(1)).flatten()
+        gradients += images.grad[0, 0].abs()
+    rows = torch.nonzero(gradients.sum(1)).flatten()
     assert int(rows.max() - rows.min()) + 1 == result
 
 

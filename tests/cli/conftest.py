@@ -50,9 +50,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six digits as PNG files, named by their number, and a file that is no image."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("image_folder")
     digits = load_digits()
     for place in range(6):
         pixels = (digits.images[place] * 255 / 16).round().astype("uint8")

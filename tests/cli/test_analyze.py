@@ -23,7 +23,7 @@ def test_an_unknown_analysis_suggests_the_nearest(command: Command) -> None:
 
 
 def test_two_networks_on_one_page_and_in_one_png(command: Command, tmp_path: Path) -> None:
-    page, png = tmp_path / "page.html", tmp_path / "picture.png"
+    page, png = tmp_path / "page.html", tmp_path / "image.png"
     arguments = (
         "analyze",
         "gradients",
@@ -100,7 +100,7 @@ def test_every_analysis_has_a_renderer() -> None:
 
 @pytest.mark.parametrize("name", ["shapes", "cost", "telescope", "responses", "scaling", "orders"])
 def test_each_analysis_has_table_page_and_png(command: Command, tmp_path: Path, name: str) -> None:
-    page, png = tmp_path / "page.html", tmp_path / "picture.png"
+    page, png = tmp_path / "page.html", tmp_path / "image.png"
     gated = f"{TINY}:merge=gate(-3)"
     out = command("analyze", name, TINY, gated, "--num-images", 4, "--html", page, "--png", png).out
     assert "layer3.0" in out

@@ -130,16 +130,18 @@ def test_per_class_metrics(command: Command, trained: Path) -> None:
     assert "mean" in shown.splitlines()[-1]
 
 
-def test_a_temperature_is_saved_and_then_used(command: Command, with_val: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_temperature_is_saved_and_then_used(
+    command: Command, with_val: Path, image_folder: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(with_val, tmp_path / "run"))
-    before = command("predict", run, pictures, "--json").value
+    before = command("predict", run, image_folder, "--json").value
     assert before["temperature"] is None
     expected = command("eval", run, "--save-temperature", "--json")
     assert "saved with the weights" in expected.err
     kept = json.loads((run / "run.json").read_text())["temperature"]
     assert kept["value"] == expected.value["temperature"]
     assert (kept["fit_split"], expected.value["fit_split"]) == ("val", "val")
-    after = command("predict", run, pictures, "--json")
+    after = command("predict", run, image_folder, "--json")
     assert after.value["temperature"] == kept["value"]
     assert "at temperature" in after.err
     pairs = [
@@ -149,7 +151,7 @@ def test_a_temperature_is_saved_and_then_used(command: Command, with_val: Path, 
     ]
     assert all(one["name"] == other["name"] for one, other in pairs)
     assert any(one["probability"] != other["probability"] for one, other in pairs)
-    off = command("predict", run, pictures, "--no-temperature", "--json")
+    off = command("predict", run, image_folder, "--no-temperature", "--json")
     assert off.value == before
     assert "temperature" not in off.err
     assert "fitted on 287 images (val)" in command("eval", run, "--calibration").out

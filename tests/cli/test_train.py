@@ -122,7 +122,7 @@ def test_mistakes_are_errors_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("resnet18", "digits"), "--model resnet18 digits"),
         (("digits", "--model", "resnet20_cifar", "--pretrained", "README.nowhere"), "no such file"),
@@ -132,11 +132,11 @@ def test_mistakes_are_errors_and_nothing_is_written(
         (("digits", "--set", "seed=1"), "the option --seed"),
     ],
 )
-def test_near_misses_are_told(command: Command, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_near_misses_are_reported(command: Command, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "file").touch()
     given = [argument.replace("FILE", str(tmp_path / "file")) for argument in arguments]
     output = [] if "--output" in given else ["--output", str(tmp_path / "run")]
     outcome = command("train", *given, *output)
     assert outcome.code == 1
-    assert said in outcome.err
+    assert message in outcome.err
     assert not (tmp_path / "run").exists()

@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclass
 class Web:
-    """A folder served at `url`; `asked` are the requests so far. Told to, it ignores ranges, is away for some requests,
+    """A folder served at `url`; `requests` are those so far. If set to, it ignores ranges, is away for some requests,
     breaks a connection after some bytes, redirects, sends a body without end, or a byte at a time."""
 
     folder: Path
     url: str = ""
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     knows_ranges: bool = True
     num_away: int = 0
     breaks: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
-            web.asked.append((self.path, wanted))
+            web.requests.append((self.path, wanted))
             path = web.folder / self.path.split("?")[0].lstrip("/")
             if self.path in web.redirects:
                 self.send_response(302)

@@ -24,14 +24,14 @@ class Items:
     """Items (Pillow image, label), counting how often one is fetched."""
 
     def __init__(self, **kept: Any) -> None:
-        self.asked = 0
+        self.num_calls = 0
         self.__dict__.update(kept)
 
     def __len__(self) -> int:
         return 20
 
     def __getitem__(self, i: int) -> tuple[Image.Image, int]:
-        self.asked += 1
+        self.num_calls += 1
         return Image.fromarray(PIXELS[i].permute(1, 2, 0).numpy()), int(LABELS[i])
 
 
@@ -79,7 +79,7 @@ def test_pillow_items() -> None:
 def test_kept_labels_are_used_unless_changed_on_the_way_out() -> None:
     kept = Items(targets=LABELS.tolist())
     as_dataset(kept)
-    assert kept.asked <= 3
+    assert kept.num_calls <= 3
     changed = Items(targets=[9] * 20, target_transform=lambda label: label)
     assert torch.equal(as_dataset(changed).splits["train"].labels, LABELS)
     part = as_dataset(Subset(Items(targets=LABELS.tolist(), classes=list("wxyz")), [5, 2, 7]))
@@ -105,7 +105,7 @@ def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ((PIXELS.permute(0, 2, 3, 1), LABELS), "images.permute(0, 3, 1, 2)"),
         ((PIXELS, LABELS.float()), "labels.long()"),
@@ -117,10 +117,10 @@ def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
         (iter([1]), "collect an iterable dataset"),
     ],
 )
-def test_what_does_not_fit(given: Any, said: str) -> None:
+def test_what_does_not_fit(given: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         as_dataset(given)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_more_labels_than_classes_or_two_validations() -> None:
@@ -130,7 +130,7 @@ def test_more_labels_than_classes_or_two_validations() -> None:
         as_dataset((PIXELS, LABELS), val=(PIXELS, LABELS), val_fraction=0.5)
 
 
-def test_labels_from_one_and_gaps_are_said() -> None:
+def test_labels_from_one_and_gaps_are_reported() -> None:
     assert as_dataset((PIXELS, LABELS)).messages == ()
     assert "labels seem to count from 1; subtract 1" in as_dataset((PIXELS, LABELS + 1)).messages[0]
     assert as_dataset((PIXELS, LABELS * 2)).messages == ("no training image has the classes 1, 3, 5, of 7 classes",)
@@ -140,7 +140,7 @@ def test_labels_from_one_and_gaps_are_said() -> None:
         as_dataset((PIXELS, LABELS * 10_000_000_000 // 3))
 
 
-def test_floats_to_255_are_said() -> None:
+def test_floats_to_255_are_reported() -> None:
     assert "training images are floats from 0 to 255" in as_dataset((PIXELS.float(), LABELS)).messages[0]
     assert as_dataset((PIXELS.float() / 255, LABELS)).messages == ()
     assert as_dataset((torch.randn(20, 3, 4, 4) * 3, LABELS)).messages == ()

@@ -1,6 +1,6 @@
 """Every kind of image is read to the pixels a viewer shows; an error names what is not an image.
 
-Ordinary JPEG pictures come out of the quick decoder with Pillow's pixels; all others are left to Pillow.
+Ordinary JPEG images come out of the quick decoder with Pillow's pixels; all others are left to Pillow.
 """
 
 import io
@@ -197,7 +197,7 @@ def test_cut_short(tmp_path: Path, ending: str) -> None:
 
 def test_not_an_image(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "text.jpg").write_text("this is no image")
     (tmp_path / "folder.jpg").mkdir()
     wanted = {"empty.jpg": "0 bytes", "text.jpg": "not an image", "gone.jpg": "no such file", "folder.jpg": "folder"}
     for name, reason in wanted.items():

@@ -1,4 +1,4 @@
-"""What other programs read is read the same; what they refuse is refused; what they warn of is told."""
+"""What other programs read is read the same; what they refuse is refused; what they warn of is reported."""
 
 import io
 import itertools
@@ -168,7 +168,7 @@ def damaged_jpeg(seed: int = 0, **options: object) -> bytes:
     return bytes(whole)
 
 
-def test_warnings_of_the_jpeg_decoder_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_the_jpeg_decoder_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     content = damaged_jpeg()
     assert decode_image(content, collect_warning=True).warning.startswith("Corrupt JPEG data: ")
     assert decode_image(content, 1, collect_warning=True).warning.startswith("Corrupt JPEG data: ")

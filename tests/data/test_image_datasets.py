@@ -23,8 +23,8 @@ PLAIN = Preprocess(3, "", (0.0,) * 3, (1.0,) * 3)
 
 
 def files(folder: Path) -> FileImageDataset:
-    for i, picture in enumerate(PIXELS):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    for i, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
     return FileImageDataset(tuple(folder / f"{i}.png" for i in range(6)), LABELS, 3, folder)
 
 
@@ -46,7 +46,7 @@ def test_three_kinds_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "said"),
+    ("images", "labels", "message"),
     [
         (PIXELS[:, 0], LABELS, "images[:, None]"),
         (PIXELS.int(), LABELS, "uint8"),
@@ -55,10 +55,10 @@ def test_three_kinds_say_the_same(tmp_path: Path) -> None:
         (PIXELS, LABELS - 1, "label -1"),
     ],
 )
-def test_tensors_that_do_not_fit(images: torch.Tensor, labels: torch.Tensor, said: str) -> None:
+def test_tensors_that_do_not_fit(images: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         TensorImageDataset(images, labels)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_floats_are_shown_as_bytes() -> None:

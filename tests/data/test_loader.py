@@ -22,9 +22,9 @@ IN_MEMORY = TensorImageDataset(PIXELS, LABELS)
 
 @pytest.fixture(scope="module")
 def in_files(tmp_path_factory: pytest.TempPathFactory) -> FileImageDataset:
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, picture in enumerate(PIXELS):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:02}.png")
+    folder = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(PIXELS):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:02}.png")
     return FileImageDataset(tuple(folder / f"{i:02}.png" for i in range(NUM)), LABELS, 3, folder)
 
 

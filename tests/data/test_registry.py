@@ -104,7 +104,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "an empty file"),
         (b"GIF89a..", "it starts with 47 49 46 38"),
@@ -112,12 +112,12 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
         (b"\0\0\x0d\x01\0\0\0\0", "idx file of bytes"),
     ],
 )
-def test_broken_idx_files(tmp_path: Path, content: bytes, said: str) -> None:
+def test_broken_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         read_idx(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 
@@ -135,7 +135,7 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("cifr10", "unknown dataset or folder 'cifr10'; nearest: 'cifar10'"),
         ("fashion_mnist", "'fashion-mnist'"),
@@ -144,12 +144,12 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
         ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
     ],
 )
-def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
         open_dataset(name)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_fraction_is_checked_before_anything_is_read() -> None:

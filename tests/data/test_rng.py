@@ -101,9 +101,9 @@ def test_the_draws_of_each_sample_are_those_of_all() -> None:
     whole = RandomDraws(hash_keys(5, 0, torch.arange(9)), 1)
     for place, one in enumerate(whole.per_sample()):
         assert torch.equal(one.keys, whole.keys[place : place + 1])
-        for name, asked in {
+        for name, arguments in {
             "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "bernoulli": (0, 0.3),
         }.items():  # fmt: skip
-            expected = getattr(whole, name)(*asked)[place : place + 1]
-            assert torch.equal(getattr(one, name)(*asked), expected)
-            assert torch.equal(getattr(RandomDraws(torch.empty(0, dtype=torch.int64)), name)(*asked), expected[:0])
+            expected = getattr(whole, name)(*arguments)[place : place + 1]
+            assert torch.equal(getattr(one, name)(*arguments), expected)
+            assert torch.equal(getattr(RandomDraws(torch.empty(0, dtype=torch.int64)), name)(*arguments), expected[:0])

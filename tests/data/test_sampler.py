@@ -125,7 +125,7 @@ def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"world_size": 5}, "a batch size that 5 ranks share evenly; got: 12; nearest valid: 10"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
@@ -135,10 +135,10 @@ def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch:
         ({"batch": 51}, "nearest valid: 50"),
     ],
 )
-def test_invalid_options(options: dict[str, object], said: str) -> None:
+def test_invalid_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         train(**options)  # type: ignore[arg-type]
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_invalid_evaluation_ranks() -> None:

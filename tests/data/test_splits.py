@@ -1,6 +1,6 @@
 """Splits: exact counts by class, rebuilt from their record; invalid ones.
 
-Fewer training pictures: shares, the record, and the same pictures again.
+Fewer training images: shares, the record, and the same images again.
 """
 
 import json
@@ -67,7 +67,7 @@ def test_tensors_are_split_again() -> None:
 
 
 def test_restored_split_ignores_files_added_later() -> None:
-    root = Path("/pictures")
+    root = Path("/images")
     paths = tuple(root / f"{i:02}.png" for i in range(70))
     images = FileImageDataset(paths, LABELS, 3, root)
     parts, record = split_off(images, 0.2, 0, CLASSES)
@@ -91,7 +91,7 @@ def test_stratified_indices_with_the_full_count_return_every_index() -> None:
     assert stratified_indices(labels, 7) == list(range(7))
 
 
-def test_what_is_taken_is_recorded_and_judged_on_the_whole_test_split() -> None:
+def test_what_is_taken_is_recorded_and_evaluated_on_the_whole_test_split() -> None:
     whole = open_dataset("digits")
     cut = stratified_subset(whole, 100)
     assert len(cut.split("train")) == 100

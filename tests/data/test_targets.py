@@ -108,7 +108,7 @@ def with_label(labels: Tensor, index: tuple[int, ...], value: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("labels", "options", "said"),
+    ("labels", "options", "message"),
     [
         (with_label(VALUES, (3,), math.nan), {}, "finite numbers as labels; got: nan for #3"),
         (torch.full((NUM,), math.inf), {"task": "regression"}, "inf for #0, inf for #1, inf for #2 and 57 more"),
@@ -127,10 +127,10 @@ def with_label(labels: Tensor, index: tuple[int, ...], value: float) -> Tensor:
         (VALUES[:9], {}, "one label for each of 60 images; got: 9 labels"),
     ],
 )
-def test_labels_that_do_not_suit(labels: Tensor, options: dict[str, Any], said: str) -> None:
+def test_labels_that_do_not_suit(labels: Tensor, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         as_dataset((PIXELS, labels), **options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_splits_of_two_tasks() -> None:
@@ -180,7 +180,7 @@ def test_items_with_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([[1, 0], [0, 1], [1, 1, 0]], "labels of one shape; got: shape (2,) of item 0 and (3,) of item 2"),
         ([{"boxes": 1}, 2], "a label as a number or a tensor; got: a dict of item 0"),
@@ -189,10 +189,10 @@ def test_items_with_numbers() -> None:
         ([0.5, math.nan, 1.5], "got: nan for #1"),
     ],
 )
-def test_items_that_do_not_suit(labels: list[Any], said: str) -> None:
+def test_items_that_do_not_suit(labels: list[Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         as_dataset(Items(labels))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_group_is_the_rarest_class() -> None:

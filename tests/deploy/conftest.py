@@ -45,5 +45,5 @@ def png_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     for place in range(8):
         Image.fromarray(images.preview(place)[0].numpy()).save(folder / f"{place}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder

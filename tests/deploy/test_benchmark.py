@@ -88,7 +88,7 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engines", "precisions", "batches", "said"),
+    ("engines", "precisions", "batches", "message"),
     [
         (["trch"], ["float32"], [1], "nearest: 'torch'"),
         (["torch"], ["int9"], [1], "unknown precision 'int9'"),
@@ -96,6 +96,8 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
         (["torch"], ["float32"], [0], "batch_size of at least 1"),
     ],
 )
-def test_mistakes_are_told(network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_mistakes_are_reported(
+    network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         benchmark_backends(network, (1, 8, 8), batches, engines, precisions, CPU)

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     (found / "deep").mkdir(parents=True)
     for place, name in enumerate(("b.png", "a.png", "deep/c.png")):
         (found / name).write_bytes(png(place))
-    (found / "notes.txt").write_text("no picture")
+    (found / "notes.txt").write_text("no image")
     return found
 
 
@@ -61,7 +61,7 @@ def test_a_file_that_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
 
 
 def test_shards_with_labels_and_without(tmp_path: Path) -> None:
-    path = shard(tmp_path / "x.tar", k1_png=png(1), k1_cls=b"3", deep__k2_jpg=png(2), k3_txt=b"no picture")
+    path = shard(tmp_path / "x.tar", k1_png=png(1), k1_cls=b"3", deep__k2_jpg=png(2), k3_txt=b"no image")
     items = list_inputs(path)
     assert [item.path for item in items] == [f"{path}/k1.png", f"{path}/deep/k2.jpg"]
     assert torch.equal(items[0].decode(3).pixels, read_image(png(1)))
@@ -82,7 +82,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
 
-def test_a_picture_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, png(5))
     (item,) = list_inputs("-")
     assert item.path == "-"
@@ -94,7 +94,7 @@ def test_paths_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names(list_inputs("-")) == ["b.png", "c.png"]
 
 
-def test_a_broken_picture_on_standard_input_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_image_on_standard_input_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (png(5)[:50], b"\xff\xfe\x00\x81"):
         stdin(monkeypatch, content)
         (item,) = list_inputs("-")
@@ -102,13 +102,13 @@ def test_a_broken_picture_on_standard_input_is_a_row(monkeypatch: pytest.MonkeyP
             item.decode(3)
 
 
-def test_mistakes_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_reported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no.csv").write_text("kind,label\na,1\n")
     (tmp_path / "bare.csv").write_text("path\n")
     (tmp_path / "empty.tar").touch()
     (tmp_path / "cut.tar").write_bytes(shard(tmp_path / "whole.tar", k_png=png(1)).read_bytes()[:700])
     shard(tmp_path / "text.tar", k_txt=b"words")
-    for name, said in (
+    for name, message in (
         ("no.csv", "a column of images"),
         ("bare.csv", "none below"),
         ("empty.tar", "empty"),
@@ -116,11 +116,11 @@ def test_mistakes_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ("text.tar", "1 other files"),
         ("*.jpg", "files that match"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             list_inputs(tmp_path / name)
-    for content, said in ((b"", "nothing"), (b"-\n", "standard input itself")):
+    for content, message in ((b"", "nothing"), (b"-\n", "standard input itself")):
         stdin(monkeypatch, content)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             list_inputs("-")
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_image_is_a_type_error(image: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://example.org/cats/a.jpg?size=9", "http://example.org/x.tar", "s3://b/a.png"])
-def test_a_url_is_told_how_to_be_downloaded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_is_reported_how_to_be_downloaded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"on this machine; got: the URL .*download it first.*curl -L -o "):
         list_inputs(url)
     stdin(monkeypatch, f"{url}\n".encode())

@@ -22,7 +22,7 @@ GOOD = Prediction(
     "a, b.png", (ClassScore("cät", 0.75), ClassScore("dog", 0.25)), embedding=(0.5, -1.25), grad_cam="maps/a.png"
 )
 PLAIN = Prediction("b.png", (ClassScore("dog", 1.0),))
-BROKEN = Prediction("c.png", error='not a "picture"')
+BROKEN = Prediction("c.png", error='not a "image"')
 EVERY = [GOOD, PLAIN, BROKEN]
 
 
@@ -51,8 +51,8 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
         for row in EVERY:
             rows.add(row)
         rows.finish()
-    told = json.loads((tmp_path / "out.json").read_text())["predictions"]
-    assert told[0]["classes"][0] == {"name": "cät", "probability": 0.75}
+    predictions = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert predictions[0]["classes"][0] == {"name": "cät", "probability": 0.75}
     with (tmp_path / "out.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["path"], line["rank"], line["class"]) for line in lines] == [
@@ -96,7 +96,7 @@ def test_a_finished_file_grows(tmp_path: Path) -> None:
     assert nothing.finish() == [GOOD, PLAIN]
 
 
-def test_a_picture_named_twice_is_one_row(tmp_path: Path) -> None:
+def test_a_image_named_twice_is_one_row(tmp_path: Path) -> None:
     rows = PredictionFile(tmp_path / "out.csv", items(PLAIN, PLAIN), FACTS)
     rows.add(PLAIN)
     assert rows.finish() == [PLAIN]
@@ -113,7 +113,7 @@ def test_rows_made_otherwise_are_not_mixed(tmp_path: Path) -> None:
             PredictionFile(tmp_path / f"out{ending}", items(PLAIN), {**FACTS, "top_k": 5}, resume=True)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.json, \.csv, \.parquet.*nearest valid: out\.csv"):
         PredictionFile(tmp_path / "out.txt", items(PLAIN), FACTS)
     (tmp_path / "out.csv").write_text("there")
@@ -170,6 +170,6 @@ def test_a_full_disk_names_the_file_the_rows_and_the_next_step_and_resume_comple
     assert resumed.finish() == many
 
 
-def test_a_disk_that_is_full_from_the_start_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_reported(tmp_path: Path) -> None:
     with largest_file(0), pytest.raises(DiskFullError, match="the 0 rows written so far"):
         PredictionFile(tmp_path / "out.json", items(PLAIN), FACTS)

@@ -29,7 +29,7 @@ def network() -> ResidualNetwork:
     return found.eval()
 
 
-def picture(path: Path, height: int, width: int, seed: int = 0) -> Path:
+def write_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     Image.fromarray(pixels.numpy()).save(path)
     return path
@@ -43,9 +43,9 @@ def probabilities(network: ResidualNetwork, pixels: Tensor) -> list[float]:
     return found
 
 
-def test_a_picture_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_a_image_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, tmp_path: Path) -> None:
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
-    path = picture(tmp_path / "a.png", 16, 16)
+    path = write_image(tmp_path / "a.png", 16, 16)
     (found,) = predict(network, path, top_k=3)
     expected = dict(zip(("ant", "bee", "cat"), probabilities(network, read_image(path)), strict=True))
     assert {guess.name for guess in found.classes} == set(expected)
@@ -55,19 +55,19 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork,
 
 
 def test_the_words_of_the_evaluation_are_followed(network: ResidualNetwork, tmp_path: Path) -> None:
-    from torchvision.transforms.v2 import functional as pictures
+    from torchvision.transforms.v2 import functional as images
 
-    path = picture(tmp_path / "a.png", 30, 50)
+    path = write_image(tmp_path / "a.png", 30, 50)
     (found,) = predict(network, path, top_k=1)
-    resized = pictures.resize(read_image(path), [20], antialias=True)
-    cropped = pictures.center_crop(resized, [16, 16])
+    resized = images.resize(read_image(path), [20], antialias=True)
+    cropped = images.center_crop(resized, [16, 16])
     assert found.classes[0].probability == pytest.approx(max(probabilities(network, cropped)), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(9, 9), (64, 16), (5, 200)])
 def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_path: Path) -> None:
     prepare = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
-    found = prepare(picture(tmp_path / "a.png", *size)).pixels
+    found = prepare(write_image(tmp_path / "a.png", *size)).pixels
     assert found is not None
     assert found.shape == (3, 12, 16)
 
@@ -87,12 +87,12 @@ def test_grayscale_networks_read_color(tmp_path: Path) -> None:
     grey = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8))
     assert isinstance(grey, ResidualNetwork)
     grey.preprocess = Preprocess(1, "", (0.5,), (0.5,))
-    (found,) = predict(grey, picture(tmp_path / "a.png", 8, 8))
+    (found,) = predict(grey, write_image(tmp_path / "a.png", 8, 8))
     assert [guess.name for guess in sorted(found.classes, key=lambda guess: guess.name)] == ["class 0", "class 1"]
 
 
 def test_the_batch_changes_nothing_but_the_pace(network: ResidualNetwork, tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
+    paths = [write_image(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
     one, many = predict(network, paths, batch_size=1), predict(network, paths, batch_size=4)
     assert [each.path for each in many] == [str(path) for path in paths]
     for left, right in zip(one, many, strict=True):
@@ -102,7 +102,7 @@ def test_the_batch_changes_nothing_but_the_pace(network: ResidualNetwork, tmp_pa
 
 
 def test_what_cannot_be_read_is_a_row(network: ResidualNetwork, tmp_path: Path) -> None:
-    good = picture(tmp_path / "b.png", 16, 16)
+    good = write_image(tmp_path / "b.png", 16, 16)
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "c.png").write_bytes(good.read_bytes()[:60])
     found = predict(network, [tmp_path, tmp_path / "gone.png"])
@@ -117,19 +117,19 @@ def test_what_cannot_be_read_is_a_row(network: ResidualNetwork, tmp_path: Path) 
 def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: ResidualNetwork, tmp_path: Path) -> None:
     with torch.no_grad():
         network.fc.bias.fill_(torch.nan)
-    (row,) = predict(network, picture(tmp_path / "a.png", 8, 8))
+    (row,) = predict(network, write_image(tmp_path / "a.png", 8, 8))
     assert row.classes == ()
     assert row.error.startswith("the network's output is not finite")
 
 
 def test_weights_and_network_say_the_same(network: ResidualNetwork, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", network)
-    path = picture(tmp_path / "a.png", 16, 16)
+    path = write_image(tmp_path / "a.png", 16, 16)
     assert predict(tmp_path / "model.safetensors", path) == predict(network, str(path))
 
 
 def test_a_network_keeps_its_mode(network: ResidualNetwork, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 16, 16)
+    path = write_image(tmp_path / "a.png", 16, 16)
     expected = predict(network, path)
     network.train()
     assert predict(network, path) == expected
@@ -137,7 +137,7 @@ def test_a_network_keeps_its_mode(network: ResidualNetwork, tmp_path: Path) -> N
 
 
 def test_top_k_is_at_most_the_number_of_classes(network: ResidualNetwork, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 16, 16)
+    path = write_image(tmp_path / "a.png", 16, 16)
     assert [len(predict(network, path, top_k=k)[0].classes) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
     assert isinstance(predict(network, path)[0].classes[0], ClassScore)
 
@@ -149,8 +149,8 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     assert [Path(item.path).name for item in list_inputs([tmp_path])] == ["b.png", "a.JPG"]
 
 
-def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 16, 16)
+def test_mistakes_are_reported(network: ResidualNetwork, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", 16, 16)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"images .* in .*empty"):
         predict(network, tmp_path / "empty")
@@ -168,7 +168,7 @@ def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
 
 
 def test_a_temperature_divides_the_logits_and_changes_no_answer(network: ResidualNetwork, tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
+    paths = [write_image(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     plain = predict(network, paths, top_k=3)
     network.temperature = 2.5
@@ -185,7 +185,7 @@ def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Residua
 
 
 def test_the_temperature_travels_with_the_weights(network: ResidualNetwork, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 16, 16)
+    path = write_image(tmp_path / "a.png", 16, 16)
     save_weights(tmp_path / "warm.safetensors", network, {"temperature": {"value": 3.0}})
     network.temperature = 3.0
     assert predict(tmp_path / "warm.safetensors", path) == predict(network, path)
@@ -194,7 +194,7 @@ def test_the_temperature_travels_with_the_weights(network: ResidualNetwork, tmp_
 def test_a_damaged_jpeg_is_predicted_with_its_warning(
     network: ResidualNetwork, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "whole.jpg", 200, 200)
+    write_image(tmp_path / "whole.jpg", 200, 200)
     content = bytearray((tmp_path / "whole.jpg").read_bytes())
     content[len(content) // 2 : len(content) // 2 + 60] = bytes(range(100, 160))
     (tmp_path / "damaged.jpg").write_bytes(content)
@@ -208,7 +208,7 @@ def test_a_damaged_jpeg_is_predicted_with_its_warning(
 
 
 def test_images_in_memory_are_predicted_like_their_files(network: ResidualNetwork, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 30, 50)
+    path = write_image(tmp_path / "a.png", 30, 50)
     pixels = read_image(path)
     (expected,) = predict(network, path)
     with Image.open(path) as image:
@@ -218,7 +218,7 @@ def test_images_in_memory_are_predicted_like_their_files(network: ResidualNetwor
 
 
 def test_the_limits_apply_to_each_image(network: ResidualNetwork, tmp_path: Path) -> None:
-    paths = [picture(tmp_path / "a.png", 30, 50), picture(tmp_path / "b.png", 20, 20)]
+    paths = [write_image(tmp_path / "a.png", 30, 50), write_image(tmp_path / "b.png", 20, 20)]
     large, small = predict(network, paths, limits=DecodeLimits(max_pixels=1000))
     assert "at most 1,000 pixels; got: 30x50" in large.error
     assert small.error == ""

@@ -60,13 +60,13 @@ def test_a_heat_map_is_grad_cam_s(network: ResidualNetwork, png_folder: Path, tm
     assert network.training  # as it was
     read = [row for row in found if not row.error]
     assert {Path(row.grad_cam) for row in read} == set(folder.iterdir())
-    assert found[-1].grad_cam == ""  # the file that is no picture
+    assert found[-1].grad_cam == ""  # the file that is no image
     with Image.open(read[0].grad_cam) as image:
         assert image.size == (224, 224)
         assert len(image.convert("RGB").getcolors(224 * 224) or []) > 20
 
 
-def test_the_map_of_a_picture(network: ResidualNetwork) -> None:
+def test_the_map_of_a_image(network: ResidualNetwork) -> None:
     pixels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     maps = GradCam(network, torch.device("cpu"))
     targets = torch.tensor([3, 1, 4])

@@ -70,13 +70,13 @@ def test_an_image_of_another_size_is_fitted_to_the_network(pixels: np.ndarray) -
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [(np.zeros((8, 8, 3), np.float32), "uint8"), (3, "a int"), (np.zeros((2, 8, 8, 3), np.uint8), "(2, 8, 8, 3)")],
 )
-def test_what_is_no_image_is_refused(network: ResidualNetwork, image: Any, said: str) -> None:
+def test_what_is_no_image_is_refused(network: ResidualNetwork, image: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         network.preprocess(image)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_the_preprocessing_is_a_value(network: ResidualNetwork) -> None:

@@ -136,7 +136,7 @@ def test_biases_of_branches_projections_and_stem(bias):
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "settings"),
     [
         ({"norm": "group(3)"}, "dividing 4 channels.*group\\(2\\)"),
         ({"norm": "group"}, "group\\(32\\)"),
@@ -157,8 +157,8 @@ def test_biases_of_branches_projections_and_stem(bias):
         ({"stem": "conv3(8) flatten"}, "unknown operation in a stem"),
     ],
 )
-def test_invalid_axes_are_an_error_when_the_network_is_built(axes, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_axes_are_an_error_when_the_network_is_built(axes, settings):
+    with pytest.raises(ValueError, match=settings):
         create_model(TINY, **axes)
 
 
@@ -177,16 +177,16 @@ def test_unknown_models_name_the_nearest(name, near):
 
 
 def test_axes_as_strings_are_those_of_the_command_line():
-    said = {
+    settings = {
         "depths": "1,1,1",
         "widths": "16,16,24",
         "merge": "shortcut-gate(-6)",
         "shortcut": "pad-split",
         "num_classes": "7",
     }
-    arch = create_model("resnet20_cifar", **said, order="bn-after-add").arch
+    arch = create_model("resnet20_cifar", **settings, order="bn-after-add").arch
     assert (arch.depths, arch.widths, arch.num_classes) == ((1, 1, 1), (16, 16, 24), 7)
-    assert arch == resolve_arch("resnet20_cifar", {**said, "order": "bn-after-add"})
+    assert arch == resolve_arch("resnet20_cifar", {**settings, "order": "bn-after-add"})
 
 
 def test_other_spellings_of_axes():

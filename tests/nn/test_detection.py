@@ -322,7 +322,7 @@ def test_layers_that_are_not_trained(trainable: int | None, frozen: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"detector": "fast-rcnn"}, "nearest: 'faster-rcnn'"),
         ({"backbone": "resnet20_cifar"}, "pyramid_stages=1,2,3"),
@@ -339,8 +339,8 @@ def test_layers_that_are_not_trained(trainable: int | None, frozen: int) -> None
         ({"score_treshold": 1}, "score_threshold"),
     ],
 )
-def test_invalid_values(overrides: dict[str, object], said: str) -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match=said):
+def test_invalid_values(overrides: dict[str, object], message: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
         create_model("fasterrcnn_resnet50_fpn_v2", **overrides)
 
 

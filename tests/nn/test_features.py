@@ -60,9 +60,9 @@ def test_names_channels_and_strides_are_those_of_the_maps(name):
         model = create_model(name)
         for level in ("stages", "blocks"):
             maps = model.eval().features(torch.empty(1, *arch.input_size), level)
-            said = list_features(model.arch, level)
-            assert [feature.name for feature in said] == list(maps)
-            for feature, tensor in zip(said, maps.values(), strict=True):
+            listed = list_features(model.arch, level)
+            assert [feature.name for feature in listed] == list(maps)
+            for feature, tensor in zip(listed, maps.values(), strict=True):
                 assert feature.channels == tensor.shape[1]
                 assert tuple(side // feature.stride for side in arch.image_size) == tensor.shape[-2:]
 
@@ -118,13 +118,13 @@ def test_an_unknown_level():
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "listed"),
     [((1, 1, 64, 64), "in_channels=1"), ((3, 64, 64), "N 3 H W"), ((1, 3, 31, 64), "32x32"), ((1, 3, 64, 8), "32x32")],
 )
-def test_invalid_inputs_are_an_error(shape, said):
+def test_invalid_inputs_are_an_error(shape, listed):
     model = create_model("resnet18")
     for call in (model, model.features):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=listed):
             call(torch.zeros(shape))
 
 

@@ -82,7 +82,7 @@ def test_name_source_and_plan():
 
 
 def test_zoo_has_every_required_model():
-    asked = """
+    required = """
         resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2
         wide_resnet101_2 resnet50_v1 resnet101_v1 resnet152_v1 resnet26 resnet200 resnet18d resnet34d resnet50d
         resnet101d resnet152d resnet50c resnetv2_50 resnetv2_101 resnetv2_152 preresnet152 preresnet200 resnet20_cifar
@@ -92,7 +92,7 @@ def test_zoo_has_every_required_model():
         plain110_cifar resnet18_d2l book_net book_width book_dropout book_batchnorm book_depth book_res book_resdeep
         book_resdeep_separate
     """
-    assert set(asked.split()) <= set(ARCHS)
+    assert set(required.split()) <= set(ARCHS)
 
 
 def test_list_models_takes_patterns():

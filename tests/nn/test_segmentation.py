@@ -190,7 +190,7 @@ def test_output_stride_becomes_dilation(output_stride: int, flags: tuple[bool, .
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"output_stride": 2}, "output_stride=4"),
         ({"decoder": "fnc"}, "nearest: 'fcn'"),
@@ -204,8 +204,8 @@ def test_output_stride_becomes_dilation(output_stride: int, flags: tuple[bool, .
         ({"backbone": "book_net"}, "stages"),
     ],
 )
-def test_invalid_values(overrides: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_values(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         create_model("fcn_resnet50", **overrides)
 
 

@@ -173,7 +173,7 @@ def test_zero_init_and_fixup_reach_every_branch():
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         ({"merge": "shake add"}, "at least 2 branches"),
         ({"branches": 0}, "branches of whole numbers from 1"),
@@ -183,8 +183,8 @@ def test_zero_init_and_fixup_reach_every_branch():
     ],
     ids=str,
 )
-def test_what_cannot_be_combined(axes, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_combined(axes, message):
+    with pytest.raises(ValueError, match=message):
         create_model("resnet20_cifar", **axes)
 
 

@@ -61,8 +61,8 @@ def test_weights_are_copied_and_the_module_is_as_before(x: Tensor) -> None:
 def test_equal_shapes_are_not_enough(x: Tensor) -> None:
     model = torchvision.models.resnet18()
     model.layer3[1].relu = nn.GELU()  # the names and shapes of resnet18, and another function
-    said = "a ResNet; networks with the same shapes but other outputs: resnet18"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = "a ResNet; networks with the same shapes but other outputs: resnet18"
+    with pytest.raises(ValueError, match=re.escape(message)):
         to_residual_network(model, x)
 
 

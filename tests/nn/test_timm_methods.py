@@ -73,12 +73,12 @@ def test_the_hidden_layer_of_a_head_stays():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [((-1,), "num_classes from 0"), ((3, "mean"), "global_pool"), ((3, ""), "num_classes=0 with global_pool=''")],
 )
-def test_heads_that_cannot_be(arguments, said):
+def test_heads_that_cannot_be(arguments, message):
     network = create_model("resnet20_cifar")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         network.reset_classifier(*arguments)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 

@@ -35,7 +35,7 @@ def sample_run_of(row: RowSpec, seed: int, train: float, test: float, steps: int
     values = {"test_error": test + shift, "train_error": train + shift, "steps_to_train_error": 300 + 40 * shift}
     if row.metric not in values:
         values[row.metric] = test + shift
-    values |= {told.metric: test + shift for told in row.more_reported if told.metric not in values}
+    values |= {reported.metric: test + shift for reported in row.more_reported if reported.metric not in values}
     return StudyRun(seed, values, sample_curve_log(train + shift, test + shift, steps, seed), train_seconds=71.0)
 
 

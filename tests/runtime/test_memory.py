@@ -30,9 +30,9 @@ def test_room_is_what_the_machine_has_free_within_the_limit_of_its_group(
     (tmp_path / "none").write_text("max\n")
     monkeypatch.setattr(memory_of, "_MEMINFO_FILE", tmp_path / "meminfo")
     group, unlimited = (tmp_path / "max", tmp_path / "used"), (tmp_path / "none", tmp_path / "used")
-    for groups, room in (((group,), 400), ((unlimited, group), 400), ((unlimited,), 900), ((), 900)):
+    for groups, free_mib in (((group,), 400), ((unlimited, group), 400), ((unlimited,), 900), ((), 900)):
         monkeypatch.setattr(memory_of, "_CGROUP_FILES", groups)
-        assert MemoryTracker(CPU).free_bytes() == room * MIB
+        assert MemoryTracker(CPU).free_bytes() == free_mib * MIB
     assert MemoryTracker(CPU).free_bytes(num_processes=2) == 450 * MIB
     monkeypatch.setattr(memory_of, "_MEMINFO_FILE", tmp_path / "no such file")
     assert MemoryTracker(CPU).free_bytes() is None

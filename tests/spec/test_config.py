@@ -62,7 +62,7 @@ def test_overrides_are_read_as_the_fields_type(key, given, expected):
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "said"),
+    ("key", "given", "message"),
     [
         ("inner.lr", "fast", "inner.lr as a number"),
         ("inner.lr", True, "inner.lr"),
@@ -85,11 +85,11 @@ def test_overrides_are_read_as_the_fields_type(key, given, expected):
         ("text", True, "text"),
     ],
 )
-def test_values_of_another_type_are_refused_by_key(key, given, said):
+def test_values_of_another_type_are_refused_by_key(key, given, message):
     with pytest.raises(ValueError) as error:
         override(Outer(), {key: given})
     assert key in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_width_laws():
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         ({"depths": (2, 0)}, "depths of whole numbers from 1"),
         ({"depths": (2,)}, "widths with one number for each of the 1 stages.*set widths too"),
@@ -182,13 +182,13 @@ def test_width_laws():
         ({"share_weights": True, "merge": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
     ],
 )
-def test_invalid_axes_are_an_error_with_the_reason(axes, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_axes_are_an_error_with_the_reason(axes, message):
+    with pytest.raises(ValueError, match=message):
         blocks(**axes)
 
 
 @pytest.mark.parametrize(
-    ("stem", "said"),
+    ("stem", "message"),
     [
         ("conv3", "WIDTH"),
         ("conv3(0)", "WIDTH"),
@@ -207,15 +207,15 @@ def test_invalid_axes_are_an_error_with_the_reason(axes, said):
         ("conv3(8) drop(2)", "rate"),
     ],
 )
-def test_invalid_stems(stem, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_stems(stem, message):
+    with pytest.raises(ValueError, match=message):
         check_stem(stem)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         blocks(stem=stem)
 
 
 @pytest.mark.parametrize(
-    ("head", "said"),
+    ("head", "message"),
     [
         ("fc", "flattened once"),
         ("avgpool fc", "flattened once"),
@@ -231,10 +231,10 @@ def test_invalid_stems(stem, said):
         ("avgpool flatten act(2) fc", "act\\(tanh\\)"),
     ],
 )
-def test_invalid_heads(head, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_heads(head, message):
+    with pytest.raises(ValueError, match=message):
         check_head(head)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         blocks(head=head)
 
 

@@ -46,7 +46,7 @@ def test_channels_of_an_operation_follow_the_convolutions_before_it():
 
 
 @pytest.mark.parametrize(
-    ("layout", "said"),
+    ("layout", "message"),
     [
         ("conv norm act | conv norm act", "one '\\+'"),
         ("conv + norm | conv + act", "one '\\+'"),
@@ -76,8 +76,8 @@ def test_channels_of_an_operation_follow_the_convolutions_before_it():
         ("conv (norm | conv +", "brackets"),
     ],
 )
-def test_malformed_layouts_are_an_error_with_the_reason(layout, said):
-    with pytest.raises(ValueError, match=said):
+def test_malformed_layouts_are_an_error_with_the_reason(layout, message):
+    with pytest.raises(ValueError, match=message):
         parse_layout(layout, 2)
 
 

@@ -27,9 +27,12 @@ def reported() -> dict[tuple[str, str, str], ReportedValue]:
     """Every reported value of the studies by study, row and metric (empty for the row's own)."""
     found = {}
     for study, row in ROWS:
-        for told, metric in ((row.reported, ""), *((told, told.metric) for told in row.more_reported)):
-            if told is not None:
-                found[study.name, row.name, metric] = told
+        for reported_value, metric in (
+            (row.reported, ""),
+            *((reported_value, reported_value.metric) for reported_value in row.more_reported),
+        ):
+            if reported_value is not None:
+                found[study.name, row.name, metric] = reported_value
     return found
 
 
@@ -51,27 +54,27 @@ def test_every_reported_value_has_an_excerpt_and_no_excerpt_is_left_over() -> No
 
 @pytest.mark.parametrize("key", reported(), ids=" ".join)
 def test_a_reported_value_is_what_its_source_prints(key: tuple[str, str, str]) -> None:
-    told, (value, entry) = reported()[key], golden()[key]
+    reported_value, (value, entry) = reported()[key], golden()[key]
     std = None
     if isinstance(value, list):
         value, std = value
     if isinstance(value, dict):
-        assert value["accuracy"] == pytest.approx(1 - (told.value or 0.0) / 100)
+        assert value["accuracy"] == pytest.approx(1 - (reported_value.value or 0.0) / 100)
         assert f"{value['accuracy']:g}" in str(entry["excerpt"])
     else:
-        assert (told.value, told.std) == (value, std)
+        assert (reported_value.value, reported_value.std) == (value, std)
         assert value is None or f"{value:g}" in str(entry["excerpt"])
     if value is None:
-        assert "fail" in told.note
+        assert "fail" in reported_value.note
         assert "fail" in str(entry["excerpt"])
-    assert told.provenance == entry["provenance"]
-    assert told.location
-    assert told.statistic
-    assert told.protocol
+    assert reported_value.provenance == entry["provenance"]
+    assert reported_value.location
+    assert reported_value.statistic
+    assert reported_value.protocol
 
 
 def test_values_not_verified_in_the_paper_say_so() -> None:
-    unverified = {key[:2] for key, told in reported().items() if told.provenance != "verified"}
+    unverified = {key[:2] for key, reported_value in reported().items() if reported_value.provenance != "verified"}
     assert unverified == {
         *(("he2015/degradation", f"plain-{depth}") for depth in (20, 32, 44, 56)),
         ("stochastic_depth2016/table1", "constant-110-c100"),
@@ -130,8 +133,8 @@ def test_a_study_is_complete(study: object) -> None:
         assert as_number(claim.right) is not None or set(claim.rows) - {claim.left}
     for figure in study.figures:
         assert set(figure.rows) <= set(names)
-    for told in (told for row in study.rows for told in row.more_reported):
-        assert told.metric in METRICS
+    for reported_value in (reported_value for row in study.rows for reported_value in row.more_reported):
+        assert reported_value.metric in METRICS
     assert all(row.presets is not None for row in study.rows) or study.presets.short.description
 
 
@@ -167,7 +170,7 @@ def test_claims_hold_for_the_papers_values() -> None:
 def _reported_for(row: RowSpec, metric: str) -> float | None:
     if row.metric == metric and row.reported is not None:
         return row.reported.value
-    return next((told.value for told in row.more_reported if told.metric == metric), None)
+    return next((reported_value.value for reported_value in row.more_reported if reported_value.metric == metric), None)
 
 
 def test_smoke_is_small_and_short_has_few_seeds() -> None:
@@ -184,11 +187,11 @@ def test_the_steps_in_the_description_of_a_preset_are_its_steps() -> None:
     seen = 0
     for study, row in ROWS:
         preset = study.preset_for(row, "short")
-        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", preset.description)
-        if told is None:
+        reported_value = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", preset.description)
+        if reported_value is None:
             continue
         seen += 1
         own = dict(setting.split("=", 1) for setting in row.overrides).get("duration", find_recipe(row.recipe).duration)
-        assert dict(_settings(row, preset))["duration"] == f"{told[1].replace(',', '')} steps", row.name
-        assert own.replace("k steps", ",000") == told[2], row.name
+        assert dict(_settings(row, preset))["duration"] == f"{reported_value[1].replace(',', '')} steps", row.name
+        assert own.replace("k steps", ",000") == reported_value[2], row.name
     assert seen > 50

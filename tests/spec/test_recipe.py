@@ -46,7 +46,7 @@ def test_a_length_without_a_unit_is_refused(text: str) -> None:
         parse_duration(text)
 
 
-def test_a_bare_number_is_told_its_unit() -> None:
+def test_a_bare_number_is_reported_its_unit() -> None:
     with pytest.raises(ValueError, match="nearest valid: '20 epochs'"):
         Recipe("x", "test", duration="20")
 
@@ -84,7 +84,7 @@ def test_another_batch_scales_the_learning_rate_and_says_so() -> None:
     assert notes == ("learning rate 0.1 for batch 128 becomes 0.2 for batch 256",)
 
 
-def test_a_learning_rate_that_was_said_is_kept() -> None:
+def test_a_learning_rate_that_was_reported_is_kept() -> None:
     recipe, notes = apply_recipe_overrides(RECIPES["he2015-cifar"], {"batch_size": 256, "optimizer.lr": "0.3"})
     assert (recipe.optimizer.lr, recipe.batch_size, notes) == (0.3, 256, ())
 
@@ -105,7 +105,7 @@ def test_settings_are_typed_and_their_keys_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("optimizer.name", "sdg", "'sgd'"),
         ("optimizer.lr", 0.0, "above 0"),
@@ -131,8 +131,8 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("ema", "0.9", "ema"),
     ],
 )
-def test_invalid_values_raise(key: str, value: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_values_raise(key: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         apply_recipe_overrides(RECIPES["digits"], {key: value})
 
 
@@ -276,7 +276,7 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"unfreeze": ("head",)}, "PART: START"),
         ({"unfreeze": ("head: 1 epoch",)}, "from the start"),
@@ -289,8 +289,8 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
         ({"l2": -0.1}, "at least 0"),
     ],
 )
-def test_invalid_figures_of_a_recipe_raise(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_figures_of_a_recipe_raise(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Recipe("x", "test", **settings)  # type: ignore[arg-type]
 
 
@@ -317,7 +317,7 @@ def test_short_keys_are_written_out(given: dict[str, Any], written_out: dict[str
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"warmup": "1 epoch"}, "schedule.warmup, ema.warmup"),
         ({"patience": "3"}, "schedule.patience, early_stopping.patience"),
@@ -327,8 +327,8 @@ def test_short_keys_are_written_out(given: dict[str, Any], written_out: dict[str
         ({"epochs": 1, "duration": "2 epochs"}, "duration once"),
     ],
 )
-def test_short_keys_that_are_ambiguous_or_given_twice_are_errors(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_short_keys_that_are_ambiguous_or_given_twice_are_errors(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         expand_recipe_keys(given)
 
 
@@ -342,7 +342,7 @@ def test_one_cycle_needs_no_second_setting() -> None:
         apply_recipe_overrides(base, {"schedule.name": "one-cycle", "schedule.warmup": "1 epoch"})
 
 
-def test_the_learning_rate_of_another_optimizer_is_told() -> None:
+def test_the_learning_rate_of_another_optimizer_is_reported() -> None:
     recipe, messages = apply_recipe_overrides(RECIPES["photos-scratch"], {"optimizer": "adamw"})
     assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.0125)
     assert "--lr 0.001" in messages[0]
@@ -350,7 +350,7 @@ def test_the_learning_rate_of_another_optimizer_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("optimizer.lr", "fast", "optimizer.lr as a number; got: 'fast'; nearest valid: optimizer.lr=0.1"),
         ("batch_size", "64.0", "batch_size as a whole number; got: '64.0'; nearest valid: batch_size=64"),
@@ -361,7 +361,7 @@ def test_the_learning_rate_of_another_optimizer_is_told() -> None:
         ("duration", "3", "nearest valid: '3 epochs'"),
     ],
 )
-def test_a_value_of_the_wrong_type_names_the_type_and_an_example(key: str, value: Any, said: str) -> None:
+def test_a_value_of_the_wrong_type_names_the_type_and_an_example(key: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         apply_recipe_overrides(Recipe("", ""), {key: value})
-    assert said in str(error.value)
+    assert message in str(error.value)

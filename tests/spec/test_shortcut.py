@@ -36,7 +36,7 @@ def test_merges_are_parsed(expression, merge):
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "message"),
     [
         ("ad", "'add'"),
         ("shortcut-gat(-6)", "shortcut-gate"),
@@ -64,8 +64,8 @@ def test_merges_are_parsed(expression, merge):
         ("add)", "brackets"),
     ],
 )
-def test_invalid_merges_are_an_error_with_the_reason(expression, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_merges_are_an_error_with_the_reason(expression, message):
+    with pytest.raises(ValueError, match=message):
         parse_merge(expression)
 
 

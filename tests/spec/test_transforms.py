@@ -95,7 +95,7 @@ def test_a_name_of_another_library_is_answered_with_ours(text: str, nearest: str
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("rotat(10)", "unknown transform 'rotat'; nearest: 'rotate'"),
         ("ScaleJitter2(3)", "torchvision(ScaleJitter2,3)"),
@@ -114,10 +114,10 @@ def test_a_name_of_another_library_is_answered_with_ours(text: str, nearest: str
         ("torchvision(3)", "torchvision with the name of a transform first"),
     ],
 )
-def test_invalid_transforms(text: str, said: str) -> None:
+def test_invalid_transforms(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         check_transforms(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_arguments_by_name_and_by_position_are_the_same() -> None:

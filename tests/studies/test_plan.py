@@ -192,7 +192,9 @@ def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None
 @pytest.mark.parametrize(
     ("name", "short_depth", "source_depth"), [("original-110", 38, 110), ("original-164", 29, 164)]
 )
-def test_the_depth_of_a_scale_is_told_from_that_of_the_source(name: str, short_depth: int, source_depth: int) -> None:
+def test_the_depth_of_a_scale_is_reported_from_that_of_the_source(
+    name: str, short_depth: int, source_depth: int
+) -> None:
     study = get_study("he2016/table2")
     row = resolve_row(study, study.get_row(name), "short", None, CPU)
     assert row.arch is not None

@@ -48,7 +48,7 @@ class Double(nn.Module):
 
 
 def float64_data() -> tuple[Tensor, Tensor]:
-    """96 random pictures of three classes."""
+    """96 random images of three classes."""
     generator = torch.Generator().manual_seed(4)
     return torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(96) % 3
 

@@ -66,8 +66,8 @@ def torchrun(*words: str, restarts: int = 0, num: int = 2) -> subprocess.Popen[s
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit code and what was written; killed where it hangs."""
     try:
-        told = process.communicate(timeout=PATIENCE_SECONDS)
+        streams = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-    return process.returncode, *told
+    return process.returncode, *streams

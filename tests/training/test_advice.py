@@ -67,7 +67,7 @@ def test_other_inputs_are_refused_with_a_next_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (functional.one_hot(LABELS), "labels.argmax(1)"),
         (functional.one_hot(LABELS).float(), "labels.argmax(1)"),
@@ -77,17 +77,17 @@ def test_other_inputs_are_refused_with_a_next_step() -> None:
         (["cat", "dog"] * 6, "classes.index(label)"),
     ],
 )
-def test_the_advice_for_wrong_labels(labels: Any, said: str) -> None:
+def test_the_advice_for_wrong_labels(labels: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         as_dataset((IMAGES, labels))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-@pytest.mark.parametrize(("label", "said"), [("cat", "the text 'cat'"), (torch.tensor([0, 1]), "labels.argmax(1)")])
-def test_the_advice_for_wrong_labels_of_items(label: Any, said: str) -> None:
+@pytest.mark.parametrize(("label", "message"), [("cat", "the text 'cat'"), (torch.tensor([0, 1]), "labels.argmax(1)")])
+def test_the_advice_for_wrong_labels_of_items(label: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         as_dataset([(IMAGES[0], label), (IMAGES[1], label), (IMAGES[2], label)])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_list_of_numbers_is_labels() -> None:
@@ -96,7 +96,7 @@ def test_a_list_of_numbers_is_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrap", "said"),
+    ("wrap", "message"),
     [
         (lambda outputs: None, "return x"),
         (lambda outputs: {"aux": 1, "logits": outputs}, "outputs['logits']"),
@@ -105,18 +105,18 @@ def test_a_list_of_numbers_is_labels() -> None:
         (lambda outputs: outputs[:, :1], "(N, 2)"),
     ],
 )
-def test_the_advice_for_wrong_outputs(tmp_path: Path, wrap: Any, said: str) -> None:
+def test_the_advice_for_wrong_outputs(tmp_path: Path, wrap: Any, message: str) -> None:
     for call in (
         lambda: train(Small(wrap), (IMAGES, LABELS), output=tmp_path / "run", **QUIET),
         lambda: evaluate(Small(wrap), (IMAGES, LABELS)),
     ):
         with pytest.raises(ValueError) as error:
             call()
-        assert said in str(error.value)
+        assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_outputs_that_are_wrong_in_training_alone_are_told(tmp_path: Path) -> None:
+def test_outputs_that_are_wrong_in_training_alone_are_reported(tmp_path: Path) -> None:
     model = Small()
     model.wrap = lambda outputs: (outputs, outputs) if model.training else outputs
     with pytest.raises(ValueError, match=r"outputs\[0\]"):
@@ -124,23 +124,23 @@ def test_outputs_that_are_wrong_in_training_alone_are_told(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "message"),
     [
         (nn.CrossEntropyLoss(reduction="none"), "loss.mean()"),
         (lambda outputs, labels: None, "a NoneType"),
         (nn.BCEWithLogitsLoss(), "labels (2,) in int64"),
     ],
 )
-def test_the_advice_for_a_wrong_loss(tmp_path: Path, loss: Any, said: str) -> None:
+def test_the_advice_for_a_wrong_loss(tmp_path: Path, loss: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         train(Small(), (IMAGES, LABELS), loss=loss, output=tmp_path / "run", **QUIET)
-    assert said in str(error.value)
+    assert message in str(error.value)
     if not isinstance(loss, nn.BCEWithLogitsLoss):
         with pytest.raises(ValueError, match="a loss of one number"):
             evaluate(Small(), (IMAGES, LABELS), loss=loss)
 
 
-def test_a_network_that_cannot_take_the_images_is_told_with_their_shape(tmp_path: Path) -> None:
+def test_a_network_that_cannot_take_the_images_is_reported_with_their_shape(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"takes images \(2, 3, 32, 32\) in torch.float32.*mat1 and mat2"):
         train(nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), (IMAGES, LABELS), output=tmp_path / "run", **QUIET)
 
@@ -216,7 +216,7 @@ def test_images_of_mixed_sizes_are_trained_with_the_size_that_the_error_names(tm
     assert evaluate(Small(), items, image_size=24).num_samples == 12
 
 
-def test_images_of_mixed_channels_are_not_told_to_change_their_size() -> None:
+def test_images_of_mixed_channels_are_not_reported_to_change_their_size() -> None:
     items = [(IMAGES[i, : 3 if i else 1], int(LABELS[i])) for i in range(12)]
     with pytest.raises(ValueError, match=r"one number of channels$"):
         evaluate(Small(), items)

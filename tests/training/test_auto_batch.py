@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 class Meter:
-    """A step of n pictures takes 100 + n (+ a surcharge from some size on) MiB; from `dead` on there is none."""
+    """A step of n images takes 100 + n (+ a surcharge from some size on) MiB; from `dead` on there is none."""
 
     def __init__(self, dead: int = 10**9, dearer_from: int = 10**9, surcharge: int = 0) -> None:
         self.dead, self.dearer_from, self.surcharge = dead, dearer_from, surcharge
@@ -40,7 +40,7 @@ def test_a_batch_that_fits_is_left_whole() -> None:
 
 
 def test_a_larger_one_is_taken_in_the_fewest_equal_parts_that_fit_with_a_tenth_to_spare() -> None:
-    # 200 MiB, 180 of them usable: 80 pictures. 256 are 4 parts of 64.
+    # 200 MiB, 180 of them usable: 80 images. 256 are 4 parts of 64.
     found = choose_micro_batch(256, 200 * MIB, Meter())
     assert (found.grad_accum_steps, found.size, found.peak_bytes) == (4, 64, 164 * MIB)
     assert found.describe(256, 2, True) == (
@@ -61,15 +61,15 @@ def test_a_step_that_does_not_fit_after_all_is_made_smaller() -> None:
 
 def test_a_small_step_that_may_not_fit_is_not_tried() -> None:
     meter = Meter()
-    found = choose_micro_batch(64, 150 * MIB, meter)  # 135 usable: 5 pictures, if all of the 104 grew with their number
+    found = choose_micro_batch(64, 150 * MIB, meter)  # 135 usable: 5 images, if all of the 104 grew with their number
     assert meter.tried == [4, 4, 5, 32]
     assert found.peak_bytes == 132 * MIB
 
 
 def test_where_nothing_fits_it_says_so() -> None:
-    for meter, room in ((Meter(dead=1), 10**12), (Meter(), 50 * MIB)):
+    for meter, free_bytes in ((Meter(dead=1), 10**12), (Meter(), 50 * MIB)):
         with pytest.raises(ValueError, match=r"memory for a step of 4 images.*activation_checkpointing"):
-            choose_micro_batch(64, room, meter)
+            choose_micro_batch(64, free_bytes, meter)
 
 
 class Others(ProcessGroup):
@@ -87,7 +87,7 @@ def test_every_rank_takes_the_smallest_of_all() -> None:
 
 
 class Costly(MemoryProbe):
-    """Steps that are really taken; 1 MiB a picture is what they are said to take, of 40."""
+    """Steps that are really taken; 1 MiB an image is what they are said to take, of 40."""
 
     def __call__(self, num_images: int) -> int | None:
         assert super().__call__(num_images) is not None
@@ -105,8 +105,8 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
     monkeypatch.setattr(trials, "MemoryProbe", Costly)
     monkeypatch.setattr(trials.MemoryTracker, "free_bytes", lambda self, num_processes: 40 * MIB)
     run = train(output=tmp_path / "auto", batch_size="auto", **{**wanted, "on_log": lines.append})
-    told = "the batch of 64 is split into 2 micro-batches of up to 32 (32 of 40 MiB free, measured); BatchNorm sees"
-    assert any(line.get("text", "").startswith(told) for line in lines)
+    message = "the batch of 64 is split into 2 micro-batches of up to 32 (32 of 40 MiB free, measured); BatchNorm sees"
+    assert any(line.get("text", "").startswith(message) for line in lines)
     assert (run.recipe.batch_size, run.recipe.grad_accum_steps) == (64, 2)
     assert run.metadata["grad_accumulation"]["measurements"] == ((4, 4 * MIB), (16, 16 * MIB))
     parts = train(output=tmp_path / "parts", **{**wanted, "overrides": {**wanted["overrides"], "grad_accum_steps": 2}})

@@ -129,17 +129,17 @@ with sync_batch_norm(model, process_group):
         out = replica(x)
         (out * y).pow(2).sum().div(3).backward()
     model.eval()
-    judged = model(x)
+    eval_outputs = model(x)
 assert set(vars(model[1])) == before
 answer = {
-    "out": out.detach(), "x": x.grad, "judged": judged.detach(), "state": model.state_dict(),
+    "out": out.detach(), "x": x.grad, "eval_outputs": eval_outputs.detach(), "state": model.state_dict(),
     "gradients": [parameter.grad for parameter in model.parameters()],
 }
 """
 
 
 def test_outputs_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    told = on_ranks(MODEL + SHARED, tmp_path)
+    answers = on_ranks(MODEL + SHARED, tmp_path)
     space: dict[str, object] = {"torch": torch}
     exec(MODEL, space)
     model, (x, y) = space["network"](), space["batch"]()  # type: ignore[operator]
@@ -148,17 +148,17 @@ def test_outputs_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path:
         model.zero_grad()
         out = model(x)
         (out * y).pow(2).sum().div(6).backward()
-    judged = model.eval()(x)
+    eval_outputs = model.eval()(x)
     close = {"rtol": 1e-10, "atol": 1e-12}
-    torch.testing.assert_close(torch.cat([one["out"] for one in told]), out.detach(), **close)
-    torch.testing.assert_close(torch.cat([one["judged"] for one in told]), judged.detach(), **close)
+    torch.testing.assert_close(torch.cat([one["out"] for one in answers]), out.detach(), **close)
+    torch.testing.assert_close(torch.cat([one["eval_outputs"] for one in answers]), eval_outputs.detach(), **close)
     # A rank's loss is a mean over half the batch: to its inputs it gives twice the gradient.
-    torch.testing.assert_close(torch.cat([one["x"] for one in told]) / 2, x.grad, **close)
-    for one in told:
+    torch.testing.assert_close(torch.cat([one["x"] for one in answers]) / 2, x.grad, **close)
+    for one in answers:
         torch.testing.assert_close(one["gradients"], [parameter.grad for parameter in model.parameters()], **close)
         torch.testing.assert_close(dict(one["state"]), dict(model.state_dict()), **close)
-    for name, tensor in told[0]["state"].items():
-        assert torch.equal(tensor, told[1]["state"][name])
+    for name, tensor in answers[0]["state"].items():
+        assert torch.equal(tensor, answers[1]["state"][name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

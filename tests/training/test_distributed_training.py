@@ -47,8 +47,8 @@ answer["written"] = [name for name in written if name.startswith(folder)]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What two ranks did in `folder`, undisturbed, and what each told."""
+class RankRuns:
+    """What two ranks did in `folder`, undisturbed, and what each answered."""
 
     folder: Path
     answers: list[Any]
@@ -59,16 +59,16 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Told:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RankRuns:
     folder = tmp_path_factory.mktemp("ranks")
-    return Told(folder, on_ranks(SHARED.format(folder=str(folder)), folder))
+    return RankRuns(folder, on_ranks(SHARED.format(folder=str(folder)), folder))
 
 
 def of_training(run: Run, key: str) -> list[float]:
     return [line[key] for line in run.log.records() if line["kind"] == "train"]
 
 
-def test_rank_0_alone_writes(undisturbed: Told) -> None:
+def test_rank_0_alone_writes(undisturbed: RankRuns) -> None:
     run, (first, second) = undisturbed.run, undisturbed.answers
     assert any("report.html" in name for name in first["written"])
     assert second["written"] == []
@@ -78,14 +78,14 @@ def test_rank_0_alone_writes(undisturbed: Told) -> None:
 
 
 @pytest.mark.parametrize("norms", [True, False])
-def test_two_ranks_have_the_losses_of_one(norms: bool, undisturbed: Told, tmp_path: Path) -> None:
+def test_two_ranks_have_the_losses_of_one(norms: bool, undisturbed: RankRuns, tmp_path: Path) -> None:
     one, two = float64_run(tmp_path / "one", norms), Run(undisturbed.folder / f"norms {norms}")
     assert len(set(of_training(one, "loss"))) == 10
     assert of_training(two, "loss") == pytest.approx(of_training(one, "loss"), rel=1e-8, abs=0)
     assert of_training(two, "top1") == of_training(one, "top1")
 
 
-def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
+def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: RankRuns) -> None:
     run = undisturbed.run
     alone = evaluate(run, split="train", batch_size=64, keep_predictions=True)
     assert alone.num_samples == 1151  # 18 batches, the last one not full
@@ -103,11 +103,11 @@ def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
 
 
 def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothing_had_been(
-    undisturbed: Told, tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
+    undisturbed: RankRuns, tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
 ) -> None:
     output = tmp_path / "run"
-    code, _, told = ended(torchrun(RUNS, str(output), "25", "0", restarts=1))
-    assert code == 0, told
+    code, _, errors = ended(torchrun(RUNS, str(output), "25", "0", restarts=1))
+    assert code == 0, errors
     run = Run(output)
     assert len(run.metadata["resume_commands"]) == 1
     assert weights_hash(run) == weights_hash(undisturbed.run)
@@ -127,22 +127,22 @@ def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
     while not steps_saved(output) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    code, _, told = ended(process)
+    code, _, errors = ended(process)
     assert code != 0
     state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step < NUM_STEPS
-    stopped = re.findall(r"Interrupted: stopped after step (\d+)", told)
+    stopped = re.findall(r"Interrupted: stopped after step (\d+)", errors)
     assert stopped == [str(state.step)] * 2
 
 
 def test_the_command_line_speaks_once(tmp_path: Path) -> None:
     words = ["--epochs", "1", "--set", "model.depths=1,1,1", "--output", str(tmp_path / "run"), "--json"]
-    code, out, told = ended(torchrun("-m", "reslab", "train", *words))
-    assert code == 0, told
+    code, out, errors = ended(torchrun("-m", "reslab", "train", *words))
+    assert code == 0, errors
     assert json.loads(out)["run"] == str(tmp_path / "run")
-    assert told.count("batch size 64 = 2 ranks x 32") == 1
-    assert "Warning" not in told
+    assert errors.count("batch size 64 = 2 ranks x 32") == 1
+    assert "Warning" not in errors
 
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -169,7 +169,7 @@ def test_a_device_for_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         rank_device(torch.device("mps"), two)
 
 
-def test_what_ranks_cannot_do_is_said_before_anything_is_written(
+def test_what_ranks_cannot_do_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reslab.training.train import train
@@ -180,7 +180,7 @@ def test_what_ranks_cannot_do_is_said_before_anything_is_written(
         train()
 
 
-def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed: Told) -> None:
+def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed: RankRuns) -> None:
     output = undisturbed.folder / "diverged"
     first, second = (answer["error"] for answer in undisturbed.answers)
     assert first == second
@@ -189,9 +189,9 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed
     state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step == int(found[1])
-    told = json.loads((output / "diverged.json").read_text())
-    assert (told["step"], told["phase"]) == (state.step, "loss")
-    assert len(told["batch"]) == 32
+    errors = json.loads((output / "diverged.json").read_text())
+    assert (errors["step"], errors["phase"]) == (state.step, "loss")
+    assert len(errors["batch"]) == 32
 
 
 THAWED = """

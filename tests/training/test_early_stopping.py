@@ -35,7 +35,7 @@ RESTLESS = {
 }
 
 
-def judged(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
+def evaluation_of(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
     found = object.__new__(ClassificationEvaluation)
     for name, value in {
         "num_correct": round(1000 * top1),
@@ -52,7 +52,7 @@ def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
     """The evaluation at which the run ends."""
     stopping = EarlyStopping(recipe, TASKS["classification"], STEPS)
     for number, (top1, loss) in enumerate(scores, 1):
-        stopping.update(number * STEPS, judged(top1, loss))
+        stopping.update(number * STEPS, evaluation_of(top1, loss))
         if stopping.should_stop:
             return number
     return None
@@ -76,8 +76,8 @@ def test_the_reason_is_a_kind_with_a_text() -> None:
     )
     assert stopping.stop_reason is StopReason.COMPLETED
     assert stopping.describe(34, 34) == "completed all 34 steps"
-    stopping.update(17, judged(0.5))
-    stopping.update(34, judged(0.5))
+    stopping.update(17, evaluation_of(0.5))
+    stopping.update(34, evaluation_of(0.5))
     assert stopping.stop_reason is StopReason.EARLY_STOPPING
     assert stopping.describe(34, 340) == (
         "stopped early after step 34 of 340: the accuracy on the validation split was best after step 17 "
@@ -87,21 +87,21 @@ def test_the_reason_is_a_kind_with_a_text() -> None:
 
 @pytest.fixture(scope="module")
 def restless(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Run, list[str]]:
-    said: list[str] = []
+    messages: list[str] = []
     wanted = {**tiny, "overrides": {**tiny["overrides"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
-    wanted["on_log"] = lambda line: said.append(line.get("text", ""))
-    return wanted, train(output=tmp_path_factory.mktemp("restless") / "run", **wanted), said
+    wanted["on_log"] = lambda line: messages.append(line.get("text", ""))
+    return wanted, train(output=tmp_path_factory.mktemp("restless") / "run", **wanted), messages
 
 
 def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
     restless: tuple[dict[str, Any], Run, list[str]],
 ) -> None:
-    _, run, said = restless
+    _, run, messages = restless
     assert run.result is not None
     assert run.result["steps"] < 30 * STEPS
     assert (run.result["stop_reason"], run.result["stop_step"]) == ("early_stopping", run.result["steps"])
     assert run.result["stop_text"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
-    assert run.result["stop_text"] in said
+    assert run.result["stop_text"] in messages
     top1 = [line["top1"] for line in run.log.records() if line["kind"] == "eval"]
     best = len(top1) - 2
     assert max(top1) == top1[best - 1] > max(top1[: best - 1], default=0.0)
@@ -150,15 +150,15 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "messages"),
     [
         ({"early_stopping.patience": "3"}, "'3 epochs'"),
         ({"early_stopping.patience": "1 epoch", "swa_epochs": 2}, "early_stopping or swa_epochs"),
         ({"early_stopping.metric": "top"}, "top1"),
     ],
 )
-def test_invalid_values_raise(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_values_raise(given: dict[str, Any], messages: str) -> None:
+    with pytest.raises(ValueError, match=messages):
         override(Recipe("", ""), given)
 
 

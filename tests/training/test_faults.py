@@ -1,4 +1,4 @@
-"""Training that is stopped or fails: what is saved, what is said, and how it goes on."""
+"""Training that is stopped or fails: what is saved, what is reported, and how it goes on."""
 
 import os
 import signal

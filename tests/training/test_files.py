@@ -106,7 +106,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_last_state(tmp_path: Path) ->
     assert found.step == 3
 
 
-def test_a_damaged_state_is_told(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported(tmp_path: Path) -> None:
     save_train_checkpoint(tmp_path, state(3))
     whole = (tmp_path / "checkpoint.pt").read_bytes()
     (tmp_path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
@@ -154,7 +154,7 @@ def log_of_three(path: Path) -> RunLog:
     return log
 
 
-def test_each_flipped_byte_of_the_log_is_told_and_the_other_lines_are_kept(tmp_path: Path) -> None:
+def test_each_flipped_byte_of_the_log_is_reported_and_the_other_lines_are_kept(tmp_path: Path) -> None:
     log = log_of_three(tmp_path)
     whole, records = log.path.read_bytes(), log.records()
     for place in range(len(whole)):
@@ -171,18 +171,18 @@ def test_each_flipped_byte_of_the_log_is_told_and_the_other_lines_are_kept(tmp_p
     assert log.records() == [records[0], records[2]]
 
 
-def test_each_flipped_byte_of_a_checkpoint_is_told_or_changes_nothing(tmp_path: Path) -> None:
+def test_each_flipped_byte_of_a_checkpoint_is_reported_or_changes_nothing(tmp_path: Path) -> None:
     save_train_checkpoint(tmp_path, state(3))
     path = tmp_path / "checkpoint.pt"
-    whole, told = path.read_bytes(), 0
+    whole, num_reported = path.read_bytes(), 0
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
         try:
             found = load_train_checkpoint(tmp_path)
         except ValueError as error:
-            told += "cannot be read" in str(error)
+            num_reported += "cannot be read" in str(error)
         else:
             assert found is not None
             assert (found.step, found.meter) == (3, {"first_step": 3})
             assert torch.equal(found.model["w"], torch.full((10,), 3.0))
-    assert told > 20
+    assert num_reported > 20

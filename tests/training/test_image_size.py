@@ -84,7 +84,7 @@ def test_training_evaluation_and_network_have_one_size(
     assert output_size(setup.data.preprocess.transform) == size
 
 
-def test_a_shrunk_size_is_told_with_the_flag_that_changes_it(photos: Path, tmp_path: Path) -> None:
+def test_a_shrunk_size_is_reported_with_the_flag_that_changes_it(photos: Path, tmp_path: Path) -> None:
     setup = make_setup(photos, tmp_path, "resnet20_cifar")
     text = next(message for message in setup.messages if "described for 32x32" in message)
     assert text.endswith("--size 224")
@@ -92,7 +92,7 @@ def test_a_shrunk_size_is_told_with_the_flag_that_changes_it(photos: Path, tmp_p
 
 
 @pytest.mark.parametrize(("size", "train_text"), [(8, "pad(1) crop(8)"), (16, "resize(16) pad(2) crop(16)")])
-def test_images_of_one_size_are_resized_if_asked(tmp_path: Path, size: int, train_text: str) -> None:
+def test_images_of_one_size_are_resized_if_requested(tmp_path: Path, size: int, train_text: str) -> None:
     setup = make_setup("digits", tmp_path, "resnet20_cifar", None, image_size=size)
     assert sizes(setup) == (size, size, size)
     assert setup.recipe.train_transform == train_text
@@ -121,7 +121,7 @@ def test_sizes_that_contradict_each_other_are_an_error(
     assert not (tmp_path / "run").exists()
 
 
-def test_transforms_that_were_both_set_are_kept_and_told(photos: Path, tmp_path: Path) -> None:
+def test_transforms_that_were_both_set_are_kept_and_reported(photos: Path, tmp_path: Path) -> None:
     texts = {"train_transform": "random-resized-crop(32)", "eval_transform": "resize(110) center-crop(96)"}
     setup = make_setup(photos, tmp_path, "resnet18", "photos", **texts)
     assert setup.recipe.train_transform == "random-resized-crop(32)"

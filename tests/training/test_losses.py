@@ -173,7 +173,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("1,2", "5 numbers"),
         ("even", "'balanced' or numbers"),
@@ -181,13 +181,13 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
         ("balanced", "none of 'e'"),
     ],
 )
-def test_invalid_class_weights_raise(how: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_class_weights_raise(how: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         compute_class_weights(how, torch.tensor([0, 1, 2, 3]), CLASSES)
 
 
 @pytest.mark.parametrize(
-    ("sentence", "said"),
+    ("sentence", "message"),
     [
         ("cross-entrpy", "nearest: 'cross-entropy'"),
         ("", "one loss"),
@@ -199,8 +199,8 @@ def test_invalid_class_weights_raise(how: str, said: str) -> None:
         ("cross-entropy(0.1)", "cross-entropy"),
     ],
 )
-def test_invalid_loss_expressions_raise(sentence: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_loss_expressions_raise(sentence: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_loss(sentence)
 
 
@@ -253,7 +253,7 @@ def saved(path: Path, classes: tuple[str, ...], preprocess: Preprocess, channels
     return network.eval()
 
 
-def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
+def test_a_teacher_sees_images_as_it_was_trained_to(tmp_path: Path) -> None:
     data = open_dataset("digits")
     own = replace(data.preprocess, mean=(0.5,), std=(0.25,))
     network = saved(tmp_path / "own.safetensors", data.classes, own)
@@ -327,8 +327,8 @@ def test_l2_penalty_equals_weight_decay_without_momentum(tiny: dict[str, Any], t
     plain |= {"optimizer.lr": "0.01", "optimizer.weight_decay": "0", "schedule.name": "constant"}
     base = {**tiny["overrides"], **plain}
     found = []
-    for name, said in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
-        run = train(output=tmp_path / name, overrides={**base, **said}, epochs=1, on_log=tiny["on_log"])
+    for name, message in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
+        run = train(output=tmp_path / name, overrides={**base, **message}, epochs=1, on_log=tiny["on_log"])
         found.append(read_tensors(run.weights_path))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
     assert max(float((found[0][name] - found[2][name]).abs().max()) for name in found[0]) > 1e-4

@@ -20,14 +20,14 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
     return images, (images.float().mean((1, 2, 3)) > 127.5).long()
 
 
-def _asked(model: nn.Module | None = None) -> TrainOptions:
+def _options(model: nn.Module | None = None) -> TrainOptions:
     return TrainOptions(
         model or nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), _data(), "digits", recipe_overrides={"batch_size": 16}
     )
 
 
 def test_rates_rise_exponentially_and_each_has_a_step() -> None:
-    found = find_lr(_asked(), CPU, min_lr=1e-6, max_lr=1e-2, num_steps=11)
+    found = find_lr(_options(), CPU, min_lr=1e-6, max_lr=1e-2, num_steps=11)
     assert found.lrs == pytest.approx([1e-6 * 10 ** (0.4 * k) for k in range(11)])
     assert len(found.losses) == len(found.smoothed_losses) == 11
     assert not found.diverged
@@ -36,8 +36,8 @@ def test_rates_rise_exponentially_and_each_has_a_step() -> None:
 def test_the_losses_are_those_of_plain_steps_at_these_rates() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     tried = copy.deepcopy(model)
-    found = find_lr(_asked(tried), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
-    again = find_lr(_asked(model), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
+    found = find_lr(_options(tried), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
+    again = find_lr(_options(model), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
     assert found.losses == again.losses
     assert found.losses[0] == pytest.approx(math.log(2), abs=1.0)
 
@@ -48,7 +48,7 @@ def test_find_lr_restores_model_and_random_state_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    find_lr(_asked(model), CPU, num_steps=10)
+    find_lr(_options(model), CPU, num_steps=10)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
     assert torch.equal(random, torch.get_rng_state())
@@ -56,7 +56,7 @@ def test_find_lr_restores_model_and_random_state_and_writes_nothing(
 
 
 def test_a_loss_that_leaves_ends_the_test() -> None:
-    found = find_lr(_asked(), CPU, min_lr=1e-3, max_lr=1e30, num_steps=60)
+    found = find_lr(_options(), CPU, min_lr=1e-3, max_lr=1e30, num_steps=60)
     assert found.diverged
     assert len(found.lrs) == len(found.losses) < 60
     assert all(map(math.isfinite, found.losses))
@@ -147,7 +147,7 @@ def test_a_test_that_diverges_at_once_suggests_nothing(losses: list[float]) -> N
 
 
 def test_a_loss_that_is_nan_early_ends_the_test_without_a_suggestion() -> None:
-    found = find_lr(_asked(), CPU, min_lr=1e30, max_lr=1e36, num_steps=60)
+    found = find_lr(_options(), CPU, min_lr=1e30, max_lr=1e36, num_steps=60)
     assert (found.verdict, found.suggested_lr, found.diverged) == (LRVerdict.STARTS_TOO_HIGH, None, True)
     assert all(map(math.isfinite, found.losses))
 
@@ -176,4 +176,4 @@ def test_smoothing_keeps_a_line_and_removes_a_spike() -> None:
 )
 def test_invalid_rates_raise(rates: dict[str, float], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        find_lr(_asked(), CPU, **rates)  # type: ignore[arg-type]
+        find_lr(_options(), CPU, **rates)  # type: ignore[arg-type]

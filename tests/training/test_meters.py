@@ -116,8 +116,8 @@ def test_speed_is_images_over_seconds() -> None:
 
 
 def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any], tmp_path: Path) -> None:
-    said = {**tiny, "overrides": {**tiny["overrides"], "eval_train": "true"}}
-    run = train(output=tmp_path / "run", seed=1, **said)
+    options = {**tiny, "overrides": {**tiny["overrides"], "eval_train": "true"}}
+    run = train(output=tmp_path / "run", seed=1, **options)
     result = run.result
     assert result is not None
     found = evaluate(run.path, split="train")

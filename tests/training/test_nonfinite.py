@@ -1,4 +1,4 @@
-"""Where a number stopped being finite: pictures, a layer, the loss, a gradient, the step itself."""
+"""Where a number stopped being finite: images, a layer, the loss, a gradient, the step itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ BAD_STEP = 3
 
 
 class Wheel:
-    """Batches that are a function of the step; at one step a picture may be broken."""
+    """Batches that are a function of the step; at one step an image may be broken."""
 
     num_steps_per_epoch = 4
 
@@ -81,7 +81,7 @@ def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | Non
     )
 
 
-def test_a_broken_picture_is_named() -> None:
+def test_a_broken_image_is_named() -> None:
     found = origin(network(), Wheel(broken=True))
     assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
 

@@ -178,7 +178,7 @@ def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
         ({"model": "finetune"}, "--recipe finetune"),
     ],
 )
-def test_swapped_arguments_are_told(tmp_path: Path, arguments: dict[str, str], nearest: str) -> None:
+def test_swapped_arguments_are_reported(tmp_path: Path, arguments: dict[str, str], nearest: str) -> None:
     given = {key: value.replace("FOLDER", str(tmp_path)) for key, value in arguments.items()}
     with pytest.raises(ValueError) as error:
         TrainOptions(**given)

@@ -32,9 +32,9 @@ class Stripes(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if index >= self.num:
             raise IndexError(index)
-        picture = torch.zeros(1, 8, 8)
-        picture[:, index // 2 % 2 :: 2] = 1
-        return (picture if index % 2 == 0 else picture.mT), index % 2
+        image = torch.zeros(1, 8, 8)
+        image[:, index // 2 % 2 :: 2] = 1
+        return (image if index % 2 == 0 else image.mT), index % 2
 
 
 class OwnNetwork(nn.Module):
@@ -89,7 +89,7 @@ def test_the_cost_of_a_module_that_looks_at_values_is_left_out() -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve reddish and twelve bluish pictures of several sizes, in class folders."""
+    """Twelve reddish and twelve bluish images of several sizes, in class folders."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("blue", "red")):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -100,7 +100,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-# Tiny in every way but the size of the pictures.
+# Tiny in every way but the size of the images.
 SMALL = {
     "model.depths": "1,1",
     "model.widths": "8,16",
@@ -142,7 +142,7 @@ def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, t
     assert any("starts from random weights" in note for note in notes)
 
 
-def test_small_pictures_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_images_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cpu = torch.get_num_threads(), torch.device("cpu")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with limit_threads(2):
@@ -178,19 +178,22 @@ def test_a_module_or_loss_that_does_not_fit_is_refused_before_a_folder_is_made(
     module: nn.Module, loss: Any, required: str | None, tmp_path: Path
 ) -> None:
     data = (torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
-    asked = {"overrides": {"train_transform": "", "duration": "1 step", "batch_size": 4}, "on_log": lambda line: None}
+    settings = {
+        "overrides": {"train_transform": "", "duration": "1 step", "batch_size": 4},
+        "on_log": lambda line: None,
+    }
     if required is None:
-        assert train(module, data, loss=loss, output=tmp_path / "run", **asked).result is not None
+        assert train(module, data, loss=loss, output=tmp_path / "run", **settings).result is not None
         return
     with pytest.raises(ValueError, match=required):
-        train(module, data, loss=loss, output=tmp_path / "run", **asked)
+        train(module, data, loss=loss, output=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
     if loss is None:
         with pytest.raises(ValueError, match=required):
             evaluate(module, data)
 
 
-def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> None:
+def test_images_left_out_are_reported_by_path(photos: Path, tmp_path: Path) -> None:
     (photos / "red" / "broken.png").write_bytes(b"")
     lines: list[dict[str, Any]] = []
     settings = {**SMALL, "duration": "1 step", "batch_size": 4}
@@ -198,14 +201,14 @@ def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> Non
     assert [line["text"] for line in lines if "skipped: " in line.get("text", "") and "broken.png" in line["text"]]
 
 
-def test_what_starts_fresh_is_told_once(
+def test_what_starts_fresh_is_reported_once(
     digits_run: Run, tiny: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images, labels = torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 2
-    told: list[dict[str, Any]] = []
-    options = {**tiny, "epochs": 1, "on_log": told.append, "pretrained": digits_run.weights_path}
+    records: list[dict[str, Any]] = []
+    options = {**tiny, "epochs": 1, "on_log": records.append, "pretrained": digits_run.weights_path}
     with caplog.at_level("INFO", logger="reslab"):
         train("resnet20_cifar", (images, labels), output=tmp_path / "run", **options)
-    notes = [line["text"] for line in told if line["kind"] == "message"]
+    notes = [line["text"] for line in records if line["kind"] == "message"]
     assert sum("keep their random initial values" in note for note in notes) == 1
     assert "keep their random initial values" not in caplog.text

@@ -135,7 +135,7 @@ def test_a_function_of_a_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (lambda image: None, "an image tensor (C, H, W) from"),
         (lambda image: image.numpy(), "nearest valid: torch.from_numpy(array).permute(2, 0, 1)"),
@@ -143,11 +143,11 @@ def test_a_function_of_a_sample() -> None:
         (lambda image: image.long(), "an image (C, H, W) in uint8 or floats"),
     ],
 )
-def test_a_result_that_is_no_image(function: Callable[[Tensor], Any], said: str) -> None:
+def test_a_result_that_is_no_image(function: Callable[[Tensor], Any], message: str) -> None:
     pipeline, _ = parse_train_transform(function)
     with pytest.raises(ValueError) as caught:
         pipeline.apply_image(torch.zeros(1, 8, 8, dtype=torch.uint8), 0)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_pillow_image_is_one_too() -> None:

@@ -27,8 +27,8 @@ def fail(step: int, model: nn.Module) -> dict[str, Any]:
 def test_per_pixel_mean_survives_save_resume_eval_predict(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
-    said = {**tiny, "overrides": {**tiny["overrides"], "normalize.per_pixel_mean": "true"}, "seed": 2}
-    whole = train(output=tmp_path / "whole", **said)
+    options = {**tiny, "overrides": {**tiny["overrides"], "normalize.per_pixel_mean": "true"}, "seed": 2}
+    whole = train(output=tmp_path / "whole", **options)
     data = open_train_data(None)
     images = data.split("train")
     assert isinstance(images, TensorImageDataset)
@@ -36,8 +36,8 @@ def test_per_pixel_mean_survives_save_resume_eval_predict(
     assert kept["std"] == [1.0]
     assert torch.equal(decode_mean_image(kept["mean_image"]), compute_mean_image(images))
     with pytest.raises(KeyError):
-        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=13, save_every_seconds=0.0, **said)
-    again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"])
+        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=13, save_every_seconds=0.0, **options)
+    again = train(output=tmp_path / "cut", resume=True, on_log=options["on_log"])
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.main_metric
     held_out, right = data.split("test"), 0

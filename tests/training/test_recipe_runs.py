@@ -1,4 +1,4 @@
-"""Every recipe takes real steps on pictures of the right shape, with a network of its kind made narrow."""
+"""Every recipe takes real steps on images of the right shape, with a network of its kind made narrow."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,7 @@ BATCH, NUM_STEPS = 4, 3
 
 
 def data_for(name: str) -> DatasetSplits:
-    """Random pictures of the shape of a data set: four batches to train on and one to be judged by."""
+    """Random images of the shape of a data set: four batches to train on and one to be evaluated on."""
     channels, side, classes = SHAPES[name]
     draw = torch.Generator().manual_seed(0)
     parts = []
@@ -111,10 +111,10 @@ def test_a_recipe_sets_axes_of_the_network(name: str, tmp_path: Path) -> None:
         assert str(getattr(arch, axis)) in (value, f"{value}.0")
 
 
-def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
+def test_an_axis_that_was_reported_is_kept(tmp_path: Path) -> None:
     data, small = data_for("imagenet"), {"batch_size": BATCH, "duration": "1 step", **narrow("resnet50")}
-    said = {"model.merge": "add", **small}
-    run = train("resnet50", data, "rsb-a2", overrides=said, output=tmp_path / "a", on_log=lambda line: None)
+    overrides_given = {"model.merge": "add", **small}
+    run = train("resnet50", data, "rsb-a2", overrides=overrides_given, output=tmp_path / "a", on_log=lambda line: None)
     assert run.arch is not None
     assert run.arch.merge == "add"
     gated = {"model.merge": "gate(-6)", "arch": "", **small}
@@ -133,7 +133,7 @@ def test_merge_of_recipe_combines_with_merge_of_model(tmp_path: Path) -> None:
         train("plain20_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "b")
 
 
-def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
+def test_what_a_recipe_sets_is_reported_and_recorded(tmp_path: Path) -> None:
     run = dry_run("d2l-fashion", tmp_path / "run")
     kept = run.metadata["data"]["preprocess"]
     assert kept == {

@@ -207,7 +207,7 @@ def test_saying_the_same_again_is_no_conflict(tiny: dict[str, Any], tmp_path: Pa
     assert train(output=run.path, resume=True, workers=0, device="cpu", **arguments).path == run.path
 
 
-def test_data_that_changed_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_data_that_changed_is_reported(tiny: dict[str, Any], tmp_path: Path) -> None:
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
     labels = torch.arange(40) % 3
     output = tmp_path / "run"
@@ -226,8 +226,8 @@ def test_a_run_that_is_done_says_so(
     done = tmp_path / "done"
     shutil.copytree(digits_run.path, done)
     run = train(output=done, resume=True, on_log=lines.append)
-    said = "nothing to do: the run is at step 34, the requested length is 34"
-    assert said in [line.get("text") for line in lines]
+    message = "nothing to do: the run is at step 34, the requested length is 34"
+    assert message in [line.get("text") for line in lines]
     assert weights_hash(run) == weights_hash(digits_run)
 
 

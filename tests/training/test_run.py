@@ -71,7 +71,7 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
         {"depths": (1, 2, 1), "stem": "conv3(8) norm act", "bias": True, "replace_stride_with_dilation": (False, True)},
     ],
 )
-def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Path, axes: dict[str, Any]) -> None:
+def test_the_network_is_reported_with_its_axes_and_found_again_by_them(tmp_path: Path, axes: dict[str, Any]) -> None:
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
     run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "reference": "r", "arch": to_dict(arch)}})
@@ -95,7 +95,7 @@ def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None
         require_empty_dir(tmp_path / "other" / "thesis.tex")
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_what_is_no_run_is_reported(tmp_path: Path) -> None:
     Run.create(tmp_path / "runs" / "one", FACTS)
     with pytest.raises(ValueError, match=r"without run\.json.*runs.one"):
         Run(tmp_path / "runs")
@@ -144,20 +144,20 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         Run(tmp_path)
 
 
-def test_each_flipped_byte_of_run_json_is_told_or_changes_nothing(tmp_path: Path) -> None:
+def test_each_flipped_byte_of_run_json_is_reported_or_changes_nothing(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {**FACTS, "command": "reslab train /data/h\udce4user/ä"})
-    path, told = run.path / "run.json", 0
+    path, num_reported = run.path / "run.json", 0
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x12]) + whole[place + 1 :])
         try:
             assert Run(run.path).metadata == run.metadata
         except ValueError as error:
-            told += "run.json" in str(error)
-    assert told > len(whole) / 2
+            num_reported += "run.json" in str(error)
+    assert num_reported > len(whole) / 2
 
 
-def test_one_process_holds_a_run_and_the_other_is_told_who(tmp_path: Path) -> None:
+def test_one_process_holds_a_run_and_the_other_is_reported_who(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", FACTS)
     holder = start_holder(run.path)
     host, year = re.escape(socket.gethostname()), time.strftime("%Y")

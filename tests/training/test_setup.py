@@ -134,10 +134,12 @@ def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("settings", "is_said"),
+    ("settings", "is_reported"),
     [({}, True), ({"class_weights": "balanced"}, False), ({"class_balanced_sampling": True}, False)],
 )
-def test_an_imbalance_is_said_unless_it_is_dealt_with(tmp_path: Path, settings: dict[str, Any], is_said: bool) -> None:
+def test_an_imbalance_is_reported_unless_it_is_dealt_with(
+    tmp_path: Path, settings: dict[str, Any], is_reported: bool
+) -> None:
     images = torch.zeros(50, 1, 8, 8, dtype=torch.uint8)
     options = make_options(data=(images, torch.tensor([0] * 40 + [1] * 10)), recipe_overrides=settings)
     messages = setup_run(options, tmp_path / "run", ProcessGroup()).messages
@@ -145,10 +147,10 @@ def test_an_imbalance_is_said_unless_it_is_dealt_with(tmp_path: Path, settings: 
         "the training classes are imbalanced, 4 to 1: compare per-class metrics, or set class_weights=balanced or "
         "class_balanced_sampling=true"
     )
-    assert (text in messages) == is_said
+    assert (text in messages) == is_reported
 
 
-def test_messages_of_the_data_are_said(tmp_path: Path) -> None:
+def test_messages_of_the_data_are_reported(tmp_path: Path) -> None:
     images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
     options = make_options(data=(images, torch.arange(20) % 2 + 1))
     messages = setup_run(options, tmp_path / "run", ProcessGroup()).messages

@@ -138,13 +138,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     assert Run(tmp_path / "run").main_metric is None
 
 
-def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_learning_rate_beyond_reason_is_reported_so(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="lower learning rate"):
         train(output=tmp_path / "run", lr=1e30, **tiny)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"model": "resnet20_cifra"}, "resnet20_cifar"),
         ({"data": "digit"}, "digits"),
@@ -167,14 +167,14 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"model": nn.Flatten(), "pretrained": True}, "module"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_written(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_mistakes_are_found_before_anything_is_written(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         train(**{"output": output, "on_log": lambda line: None, **arguments})
     assert not output.exists()
 
 
-def test_a_network_larger_than_the_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_network_larger_than_the_images_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="resnet18_cifar"), pytest.raises(ValueError, match="total stride"):
         train("resnet18", output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -141,7 +141,7 @@ def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"distill.alpha": "2"}, "distill.alpha from 0 to 1"),
         ({"distill.temperature": "0"}, "distill.temperature"),
@@ -155,10 +155,10 @@ def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
         ({"clip_grad_norm": "-1"}, "clip_grad_norm of at least 0"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_written(
-    more: dict[str, str], said: str, tiny: dict[str, Any], tmp_path: Path
+def test_what_cannot_be_is_reported_before_anything_is_written(
+    more: dict[str, str], message: str, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises((ValueError, OSError), match=said):
+    with pytest.raises((ValueError, OSError), match=message):
         train(output=tmp_path / "run", **settings(tiny, more))
     assert not (tmp_path / "run").exists()
 
@@ -173,18 +173,18 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[st
         def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
             return torch.full((1, 8, 8), float("nan") if i == 5 else 0.5), i % 3
 
-    with pytest.raises(NonFiniteError) as told:
+    with pytest.raises(NonFiniteError) as caught:
         train(data=Damaged(), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
     found = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert (found["phase"], found["module"]) == ("input", "")
     assert 5 in [sample["index"] for sample in found["batch"]]
     assert len(found["batch"]) == 16
     step = found["step"]
-    assert f"at step {step}: it began at step {step} in the input images, on the batch of samples" in str(told.value)
-    assert "the last good checkpoint, of step 0, is in" in str(told.value)
+    assert f"at step {step}: it began at step {step} in the input images, on the batch of samples" in str(caught.value)
+    assert "the last good checkpoint, of step 0, is in" in str(caught.value)
 
 
-def test_a_rate_that_is_too_large_is_told_with_the_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_rate_that_is_too_large_is_reported_with_the_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
         NonFiniteError, match=r"it began at step \d+ in the (output|gradient|step|loss).*samples \d+, \d+"
     ):

@@ -1,4 +1,4 @@
-"""The builders of operations by family and name, and the place that a builder is told about.
+"""The builders of operations by family and name, and the site that a builder is given.
 
 A builder returns one new module: `@builder(Family.LAYER, "se")` above `def squeeze_excite(site, ratio, ...)`. The
 arguments come checked from the operation's entry in `reslab.spec.operations`; those without a value are left out.
@@ -64,7 +64,7 @@ def builder(family: Family, *names: str) -> Callable[[BuilderT], BuilderT]:
     return register
 
 
-# What the builders of each family are told about the place; all other parameters are arguments of the operation.
+# What the builders of each family are given of the site; all other parameters are arguments of the operation.
 CONTEXT: dict[Family, tuple[str, ...]] = {
     Family.LAYER: ("site", "size", "stride"),
     Family.CONV: ("site", "spec", "bias"),
@@ -118,12 +118,12 @@ def register_operation(
 
 
 def _with_context(function: Callable[..., Any], family: Family, context: tuple[str, ...]) -> Builder:
-    """Return a builder that takes all that the family is told, and passes on what the function has parameters for."""
+    """Return a builder that takes all that the family is given, and passes on what the function has parameters for."""
 
     def build(*place: Any, **values: Any) -> nn.Module | None:
-        told = dict(zip(CONTEXT[family], place, strict=False))
-        told |= {name: values.pop(name) for name in CONTEXT[family] if name in values}
-        module: nn.Module | None = function(**{name: told[name] for name in context if name in told}, **values)
+        given = dict(zip(CONTEXT[family], place, strict=False))
+        given |= {name: values.pop(name) for name in CONTEXT[family] if name in values}
+        module: nn.Module | None = function(**{name: given[name] for name in context if name in given}, **values)
         return module
 
     return build

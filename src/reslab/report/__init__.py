@@ -1,1 +1,1 @@
-"""Plain data made into figures, tables and self-contained pages; the only room that imports matplotlib."""
+"""Plain data made into figures, tables and self-contained pages; the only package that imports matplotlib."""

@@ -44,17 +44,17 @@ def kinds(check: DataCheck) -> dict[str, Finding]:
 def test_a_sound_folder_has_no_findings(folder: Path) -> None:
     check = check_data(folder)
     assert list_findings(check) == []
-    told = check.to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told["splits"]["train"] == {"num_images": 48, "per_class": {"ants": 24, "bees": 24}}
-    assert told["num_images"] == 58
-    assert told["sizes"] == {
+    result = check.to_dict()
+    assert json.loads(json.dumps(result)) == result
+    assert result["splits"]["train"] == {"num_images": 48, "per_class": {"ants": 24, "bees": 24}}
+    assert result["num_images"] == 58
+    assert result["sizes"] == {
         "height": {"min": 90, "median": 90, "max": 90},
         "width": {"min": 120, "median": 120, "max": 120},
         "num_sizes": 1,
         "most_common": {"height": 90, "width": 120, "num_images": 58},
     }
-    assert (told["channels"], told["imbalance"], told["layout_error"]) == ({"3": 58}, 1.0, "")
+    assert (result["channels"], result["imbalance"], result["layout_error"]) == ({"3": 58}, 1.0, "")
 
 
 def test_copies_are_found_where_they_are(folder: Path) -> None:
@@ -63,15 +63,15 @@ def test_copies_are_found_where_they_are(folder: Path) -> None:
     Image.open(train / "ants" / "01.png").save(train / "ants" / "other.webp", lossless=True)  # other bytes, same pixels
     shutil.copy(train / "ants" / "02.png", train / "bees" / "wrong.png")
     check = check_data(folder)
-    told = check.to_dict()
-    assert sorted(told["duplicates"]) == [
+    result = check.to_dict()
+    assert sorted(result["duplicates"]) == [
         ["train/ants/00.png", "val/ants/copy.png"],
         ["train/ants/01.png", "train/ants/other.webp"],
         ["train/ants/02.png", "train/bees/wrong.png"],
     ]
-    assert told["near_duplicates"] == []
-    assert told["cross_split_duplicates"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
-    assert told["label_conflicts"] == [["train/ants/02.png", "train/bees/wrong.png"]]
+    assert result["near_duplicates"] == []
+    assert result["cross_split_duplicates"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
+    assert result["label_conflicts"] == [["train/ants/02.png", "train/bees/wrong.png"]]
     found = kinds(check)
     assert set(found) == {"cross-split-duplicates", "label-conflicts", "duplicates"}
     assert "training and validation" in found["cross-split-duplicates"].text
@@ -80,18 +80,18 @@ def test_copies_are_found_where_they_are(folder: Path) -> None:
 
 def test_near_duplicates(folder: Path) -> None:
     train = folder / "train" / "ants"
-    picture = Image.open(train / "00.png")
-    picture.resize((60, 45)).convert("RGB").save(folder / "val" / "ants" / "small.jpg", quality=70)
+    image = Image.open(train / "00.png")
+    image.resize((60, 45)).convert("RGB").save(folder / "val" / "ants" / "small.jpg", quality=70)
     ImageEnhance.Brightness(Image.open(train / "01.png")).enhance(1.15).save(train / "bright.png")
     check = check_data(folder)
-    told = check.to_dict()
-    assert [sorted(group["paths"]) for group in told["near_duplicates"]] == [
+    result = check.to_dict()
+    assert [sorted(group["paths"]) for group in result["near_duplicates"]] == [
         ["train/ants/00.png", "val/ants/small.jpg"],
         ["train/ants/01.png", "train/ants/bright.png"],
     ]
-    assert all(group["max_distance"] <= MAX_HASH_DISTANCE for group in told["near_duplicates"])
-    assert told["duplicates"] == []
-    assert [shared["exact"] for shared in told["cross_split_duplicates"]] == [False]
+    assert all(group["max_distance"] <= MAX_HASH_DISTANCE for group in result["near_duplicates"])
+    assert result["duplicates"] == []
+    assert [shared["exact"] for shared in result["cross_split_duplicates"]] == [False]
     assert set(kinds(check)) == {"cross-split-near-duplicates", "near-duplicates"}
     shutil.copy(train / "00.png", train / "again.png")  # an exact copy belongs to the group of the near one
     groups = check_data(folder).to_dict()["near_duplicates"]
@@ -103,7 +103,7 @@ def test_files_of_every_kind(folder: Path) -> None:
     whole = (train / "03.png").read_bytes()
     (train / "03.png").write_bytes(whole[: len(whole) // 2])
     (train / "empty.jpg").touch()
-    (train / "text.gif").write_text("no picture")
+    (train / "text.gif").write_text("no image")
     Image.new("RGB", (100, 100), (9, 9, 9)).save(train / "blank.png")
     Image.fromarray(np.asarray(photograph(100).convert("L"))).save(train / "grey.png")
     photograph(101).convert("RGBA").save(train / "alpha.png")
@@ -117,15 +117,15 @@ def test_files_of_every_kind(folder: Path) -> None:
     assert set(found) == {"unreadable", "blank", "channels", "exif-rotated", "elongated", "small-images"}
     assert found["unreadable"].severity == "error"
     assert found["unreadable"].text.startswith("3 files cannot be read: train/ants/03.png")
-    told = check.to_dict()
-    assert [bad["path"] for bad in told["unreadable"]] == [
+    result = check.to_dict()
+    assert [bad["path"] for bad in result["unreadable"]] == [
         f"train/ants/{n}" for n in ("03.png", "empty.jpg", "text.gif")
     ]
-    assert told["unreadable"][1]["error"] == "empty (0 bytes)"
-    assert told["channels"] == {"1": 1, "3": 61, "4": 1}
-    assert (told["num_exif_rotated"], told["blank"]) == (1, ["train/ants/blank.png"])
-    assert told["sizes"]["height"] == {"min": 20, "median": 90, "max": 200}
-    assert told["splits"]["train"]["per_class"]["ants"] == 32  # readable or not
+    assert result["unreadable"][1]["error"] == "empty (0 bytes)"
+    assert result["channels"] == {"1": 1, "3": 61, "4": 1}
+    assert (result["num_exif_rotated"], result["blank"]) == (1, ["train/ants/blank.png"])
+    assert result["sizes"]["height"] == {"min": 20, "median": 90, "max": 200}
+    assert result["splits"]["train"]["per_class"]["ants"] == 32  # readable or not
 
 
 def test_uneven_and_small_classes(folder: Path) -> None:
@@ -148,10 +148,10 @@ def test_a_flat_folder_is_a_finding(folder: Path, split: str) -> None:
         photograph(200 + i).save(flat / f"{i}.png")
     shutil.copy(folder / "train" / "ants" / "00.png", flat / "3.png")
     check = check_data(folder)
-    told, found = check.to_dict(), kinds(check)
-    assert told["unlabeled"] == {split: 4}
+    result, found = check.to_dict(), kinds(check)
+    assert result["unlabeled"] == {split: 4}
     assert found["unlabeled"].severity == ("error" if split == "val" else "note")
-    assert [shared["paths"] for shared in told["cross_split_duplicates"]] == [["train/ants/00.png", f"{split}/3.png"]]
+    assert [shared["paths"] for shared in result["cross_split_duplicates"]] == [["train/ants/00.png", f"{split}/3.png"]]
     assert ("layout" in found) == (split == "val")  # training refuses the one and passes over the other
 
 
@@ -178,9 +178,9 @@ def test_one_folder_and_a_class_called_train(tmp_path: Path) -> None:
 def test_tables_shards_and_names(folder: Path) -> None:
     rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("train/*/*"))]
     (folder / "list.csv").write_text("\n".join(["path,label", *rows, "train/ants/gone.png,ants"]))
-    told = check_data(folder / "list.csv").to_dict()
-    assert told["splits"]["train"]["per_class"] == {"ants": 25, "bees": 24}
-    assert told["unreadable"] == [{"path": "train/ants/gone.png", "error": "no such file"}]
+    result = check_data(folder / "list.csv").to_dict()
+    assert result["splits"]["train"]["per_class"] == {"ants": 25, "bees": 24}
+    assert result["unreadable"] == [{"path": "train/ants/gone.png", "error": "no such file"}]
     import io
     import tarfile
 
@@ -190,11 +190,11 @@ def test_tables_shards_and_names(folder: Path) -> None:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    told = check_data(folder / "train-0.tar").to_dict()
-    assert told["splits"]["train"]["per_class"] == {"ants": 24, "bees": 24}
-    assert told["unreadable"] == []
-    told = check_data("digits").to_dict()
-    assert (told["num_images"], told["channels"], told["near_duplicates"]) == (1797, {"1": 1797}, [])
+    result = check_data(folder / "train-0.tar").to_dict()
+    assert result["splits"]["train"]["per_class"] == {"ants": 24, "bees": 24}
+    assert result["unreadable"] == []
+    result = check_data("digits").to_dict()
+    assert (result["num_images"], result["channels"], result["near_duplicates"]) == (1797, {"1": 1797}, [])
 
 
 def test_missing_files(tmp_path: Path) -> None:

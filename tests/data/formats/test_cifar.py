@@ -1,6 +1,6 @@
 """CIFAR's four forms made tiny give the same tensors; what is broken or missing is named.
 
-The book's two classes: which pictures of CIFAR-10 they are, in which order, under which names.
+The book's two classes: which images of CIFAR-10 they are, in which order, under which names.
 """
 
 import io
@@ -33,7 +33,7 @@ LABELS = {"train": torch.arange(10).repeat_interleave(2), "test": torch.arange(1
 NAMES = DATASETS["cifar10"].classes
 
 
-def picture(split: str, i: int, **options: object) -> bytes:
+def image(split: str, i: int, **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(PIXELS[split][i].permute(1, 2, 0).numpy()).save(file, **options)  # type: ignore[arg-type]
     return file.getvalue()
@@ -74,7 +74,7 @@ def write_folders(folder: Path) -> Path:
         for i, label in enumerate(LABELS[split].tolist()):
             path = folder / split / NAMES[label] / f"{i:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(split, i, format="png"))
+            path.write_bytes(image(split, i, format="png"))
     return folder
 
 
@@ -95,7 +95,7 @@ def write_shards(folder: Path) -> Path:
             for i in range(shard * num // 2, (shard + 1) * num // 2):
                 ending, options = [("webp", {"lossless": True}), ("png", {})][i % 2]
                 files += [
-                    (f"{i:04}.{ending}", picture(split, i, format=ending, **options)),
+                    (f"{i:04}.{ending}", image(split, i, format=ending, **options)),
                     (f"{i:04}.cls", str(int(LABELS[split][i])).encode()),
                 ]
             write_tar(folder / f"{split}-{shard:03}.tar", files)
@@ -184,7 +184,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(dataset_info, "_download", unreachable)
-    said = refused(tmp_path / "data")
+    message = refused(tmp_path / "data")
     for part in (
         "Network is unreachable",
         "cifar-10-python.tar.gz",
@@ -192,7 +192,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
         f"into {tmp_path / 'data'}",
         "--data-dir",
     ):
-        assert part in said
+        assert part in message
 
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,23 +238,23 @@ def test_other_class_folders_are_not_cifar(tmp_path: Path) -> None:
         for name in ("ants", "bees"):
             path = tmp_path / split / name / "1.png"
             path.parent.mkdir(parents=True)
-            path.write_bytes(picture("test", 0, format="png"))
+            path.write_bytes(image("test", 0, format="png"))
     assert f"2: ants, bees; for a dataset of your own: --data {tmp_path}" in refused(tmp_path)
 
 
 def test_shards_that_do_not_fit(tmp_path: Path) -> None:
-    good = picture("test", 0, format="png")
+    good = image("test", 0, format="png")
     cases = {
         "label": ([("a.png", good), ("a.cls", b"cat")], "a.cls as a whole number; got: b'cat'"),
         "alone": ([("a.png", good)], "a with an image"),
         "text": ([("a.txt", b"x"), ("a.cls", b"1")], "got: .txt, .cls"),
         "broken": ([("a.png", good[:200]), ("a.cls", b"1")], "a.png: truncated"),
     }
-    for name, (files, said) in cases.items():
+    for name, (files, message) in cases.items():
         path = write_tar(tmp_path / f"{name}.tar", files)
         with pytest.raises(ValueError) as caught:
             read_shards([path])
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert str(path) in str(caught.value)
     small = io.BytesIO()
     Image.new("RGB", (8, 9)).save(small, "png")

@@ -14,7 +14,7 @@ from reslab.data.registry import open_dataset
 from reslab.runtime.files import cache_dir
 
 
-def picture(path: Path, colour: int = 0, size: tuple[int, int] = (80, 70)) -> None:
+def image(path: Path, colour: int = 0, size: tuple[int, int] = (80, 70)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (colour, 40, 50)).save(path)
 
@@ -22,7 +22,7 @@ def picture(path: Path, colour: int = 0, size: tuple[int, int] = (80, 70)) -> No
 def fill(folder: Path, classes: str = "ab", num: int = 5) -> Path:
     for name in classes:
         for i in range(num):
-            picture(folder / name / f"{i}.png", 10 * i)
+            image(folder / name / f"{i}.png", 10 * i)
     return folder
 
 
@@ -52,7 +52,7 @@ def test_one_folder_is_split_and_split_again(tmp_path: Path) -> None:
     assert not set(names(data, "val")) & set(names(data, "train"))
     record, fingerprint = json.loads(json.dumps(data.split_record)), data.fingerprint
     (tmp_path / "photos").rename(tmp_path / "moved")
-    picture(tmp_path / "moved" / "a" / "00new.png")
+    image(tmp_path / "moved" / "a" / "00new.png")
     again = open_dataset(tmp_path / "moved", split_record=record)
     assert names(again, "val") == names(data, "val")
     assert set(names(again, "train")) == {*names(data, "train"), "a/00new.png"}
@@ -74,10 +74,10 @@ def test_train_without_val_is_split_and_test_stays(tmp_path: Path) -> None:
 
 def test_deeper_folders_and_hidden_files(tmp_path: Path) -> None:
     fill(tmp_path, num=2)
-    picture(tmp_path / "a" / "deep" / "x.JPG")
+    image(tmp_path / "a" / "deep" / "x.JPG")
     for hidden in (tmp_path / ".trash" / "x.png", tmp_path / "a" / ".x.png", tmp_path / "a" / ".thumbs" / "x.png"):
-        picture(hidden)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
+        image(hidden)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path, val_fraction=0.5)
     found = sorted(names(data, "train") + names(data, "val"))
     assert found == ["a/0.png", "a/1.png", "a/deep/x.JPG", "b/0.png", "b/1.png"]
@@ -98,9 +98,9 @@ def test_photographs_are_preprocessed_as_imagenets(tmp_path: Path) -> None:
 def test_small_images_keep_their_size(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(5):
-            picture(tmp_path / name / f"{i}.png", size=(28, 28))
+            image(tmp_path / name / f"{i}.png", size=(28, 28))
     assert open_dataset(tmp_path).preprocess.transform == ""
-    picture(tmp_path / "a" / "5.png", size=(30, 40))
+    image(tmp_path / "a" / "5.png", size=(30, 40))
     assert open_dataset(tmp_path).preprocess.transform == "resize(29) center-crop(29)"
 
 
@@ -112,14 +112,14 @@ def refused(folder: Path, **options: float) -> str:
 
 def test_invalid_folders(tmp_path: Path) -> None:
     fill(tmp_path / "photos")
-    said = refused(tmp_path / "photo")
-    assert "no such folder" in said
-    assert f"nearest valid: {tmp_path / 'photos'}" in said
+    message = refused(tmp_path / "photo")
+    assert "no such folder" in message
+    assert f"nearest valid: {tmp_path / 'photos'}" in message
     (tmp_path / "file").touch()
     assert "which is a file" in refused(tmp_path / "file")
     (tmp_path / "bare").mkdir()
     assert "class folders in" in refused(tmp_path / "bare")
-    picture(tmp_path / "flat" / "1.png")
+    image(tmp_path / "flat" / "1.png")
     assert "1 images directly in it; move them" in refused(tmp_path / "flat")
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "photos.zip").touch()
@@ -128,10 +128,10 @@ def test_invalid_folders(tmp_path: Path) -> None:
 
 def test_a_flat_validation_folder_is_an_error(tmp_path: Path) -> None:
     fill(tmp_path / "train")
-    picture(tmp_path / "val" / "1.png")
-    said = refused(tmp_path)
-    assert f"class folders in {tmp_path / 'val'}; got: 1 images directly in it" in said
-    assert "CSV" in said
+    image(tmp_path / "val" / "1.png")
+    message = refused(tmp_path)
+    assert f"class folders in {tmp_path / 'val'}; got: 1 images directly in it" in message
+    assert "CSV" in message
     (tmp_path / "val").rename(tmp_path / "test")  # a test set without labels, which nobody can judge by
     assert set(open_dataset(tmp_path).splits) == {"train", "val"}
 
@@ -153,9 +153,9 @@ def test_empty_class_folders(tmp_path: Path) -> None:
 def test_classes_that_differ(tmp_path: Path) -> None:
     fill(tmp_path / "train", ["ants", "bees"])  # type: ignore[arg-type]
     fill(tmp_path / "val", ["ant", "bees", "wasps"])  # type: ignore[arg-type]
-    said = refused(tmp_path)
-    assert f"ants/ only in {tmp_path / 'train'}; ant/, wasps/ only in {tmp_path / 'val'}" in said
-    assert "ants for ant" in said
+    message = refused(tmp_path)
+    assert f"ants/ only in {tmp_path / 'train'}; ant/, wasps/ only in {tmp_path / 'val'}" in message
+    assert "ants for ant" in message
 
 
 def test_two_validation_folders_or_no_training(tmp_path: Path) -> None:
@@ -183,12 +183,12 @@ def test_unreadable_images_are_all_listed(tmp_path: Path) -> None:
     whole = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b" / "empty.jpg").touch()
-    (tmp_path / "b" / "text.gif").write_text("no picture")
-    said = refused(tmp_path)
-    assert said.startswith("3 images in ")
-    assert "--skip-bad-images" in said
+    (tmp_path / "b" / "text.gif").write_text("no image")
+    message = refused(tmp_path)
+    assert message.startswith("3 images in ")
+    assert "--skip-bad-images" in message
     for line in ("a/cut.png: truncated", "b/empty.jpg: empty (0 bytes)", "b/text.gif: not an image"):
-        assert f"\n  {tmp_path}/{line}" in said
+        assert f"\n  {tmp_path}/{line}" in message
     data = open_dataset(tmp_path, skip_bad_images=True)
     assert [path for path, _ in data.skipped_files] == ["a/cut.png", "b/empty.jpg", "b/text.gif"]
     assert len(data.splits["train"]) + len(data.splits["val"]) == 10
@@ -217,7 +217,7 @@ def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     looked.clear()
     open_dataset(tmp_path)
     assert looked == []
-    picture(tmp_path / "a" / "3.png", size=(99, 98))
+    image(tmp_path / "a" / "3.png", size=(99, 98))
     open_dataset(tmp_path)
     assert looked == [tmp_path / "a" / "3.png"]
 

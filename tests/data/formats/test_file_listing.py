@@ -118,7 +118,7 @@ def test_flat_splits_are_not_two_classes(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_one_folder_for_each_patient_within_a_class_is_said(tmp_path: Path) -> None:
+def test_one_folder_for_each_patient_within_a_class_is_reported(tmp_path: Path) -> None:
     for inner in ("a/p1", "a/p2", "b/p3", "b/p4"):
         fill(tmp_path / inner, "x")
     data = open_dataset(tmp_path)

@@ -15,10 +15,10 @@ from reslab.data.formats.class_names import readable_class_names
 from reslab.data.registry import open_dataset
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
-TRUTH = [2, 0, 1, 1, 2]  # of the pictures 1..5, as places among the sorted ids
+TRUTH = [2, 0, 1, 1, 2]  # of the images 1..5, as places among the sorted ids
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 50)).save(path, "jpeg")
 
@@ -26,12 +26,12 @@ def picture(path: Path) -> None:
 def write_train(root: Path) -> None:
     for k, wnid in enumerate(WNIDS):
         for i in range(k + 1):
-            picture(root / "train" / wnid / f"{wnid}_{i}.JPEG")
+            image(root / "train" / wnid / f"{wnid}_{i}.JPEG")
 
 
 def write_flat(root: Path) -> None:
     for number in range(1, 6):
-        picture(root / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
+        image(root / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
 
 
 def write_devkit(folder: Path) -> None:
@@ -63,7 +63,7 @@ def write_labels(root: Path, kind: str) -> None:
 def test_class_folders(tmp_path: Path) -> None:
     write_train(tmp_path)
     for wnid in WNIDS:
-        picture(tmp_path / "val" / wnid / "x.JPEG")
+        image(tmp_path / "val" / wnid / "x.JPEG")
     data = open_dataset("imagenet", tmp_path)
     assert (data.name, data.classes, data.eval_split) == ("imagenet", WNIDS, "val")
     assert data.splits["train"].labels.tolist() == [0, 1, 1, 2, 2, 2]
@@ -83,7 +83,7 @@ def test_flat_validation(tmp_path: Path, kind: str, inner: str) -> None:
     images = data.splits["val"]
     assert [images.name(i) for i in (0, 4)] == ["val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000005.JPEG"]
     assert images.labels.tolist() == TRUTH
-    # Only some of the pictures are there: each is still looked up by its number.
+    # Only some of the images are there: each is still looked up by its number.
     (root / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
     assert open_dataset("imagenet", tmp_path).splits["val"].labels.tolist() == [2, 1, 1, 2]
 
@@ -107,9 +107,9 @@ def refused(root: Path) -> str:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "train/WNID/*.JPEG and val/ as --data-dir" in refused(tmp_path / "nothing")
     write_train(tmp_path), write_flat(tmp_path)
-    said = refused(tmp_path)
-    assert "the labels of the 5 images" in said
-    assert "LOC_val_solution.csv" in said
+    message = refused(tmp_path)
+    assert "the labels of the 5 images" in message
+    assert "LOC_val_solution.csv" in message
     labels = tmp_path / "imagenet_2012_validation_synset_labels.txt"
     labels.write_text("\n".join([WNIDS[0]] * 4))
     assert "ILSVRC2012_val_00000005.JPEG" in refused(tmp_path)
@@ -152,12 +152,12 @@ def test_other_folders_keep_their_names() -> None:
 
 
 def test_the_data_set_tells_them(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.JPEG"
-    Image.new("RGB", (40, 50)).save(picture, "jpeg")
+    image = tmp_path / "image.JPEG"
+    Image.new("RGB", (40, 50)).save(image, "jpeg")
     for split in ("train", "val"):
         for wnid in WNIDS_imagenet_names:
             (tmp_path / split / wnid).mkdir(parents=True)
-            shutil.copy(picture, tmp_path / split / wnid / "0.JPEG")
+            shutil.copy(image, tmp_path / split / wnid / "0.JPEG")
     data = open_dataset("imagenet", tmp_path)
     assert data.classes[:2] == ("tench", "goldfish")
     assert data.splits["val"].labels.tolist() == list(range(1000))

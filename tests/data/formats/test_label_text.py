@@ -131,7 +131,7 @@ def test_without_a_header(images: Path, task: str | None, classes: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("header", "labels", "options", "said"),
+    ("header", "labels", "options", "message"),
     [
         ("path,a,b", ["1,0"] * 7 + ["1,2"], {"columns": {"label": "a,b"}, "task": "multi-label"}, "'2'"),
         ("path,a,b", ["1,0"] * 7 + ["1,2"], {"columns": {"label": "a,b"}, "task": "multi-label"}, "column b in line 9"),
@@ -159,11 +159,11 @@ def test_without_a_header(images: Path, task: str | None, classes: tuple[str, ..
         ("path,label,split", ["7,train", "8,train"] * 3 + ["9,val"] * 2, {}, "for amounts, set --task regression"),
     ],
 )
-def test_bad_cells(images: Path, header: str, labels: list[str], options: dict[str, Any], said: str) -> None:
+def test_bad_cells(images: Path, header: str, labels: list[str], options: dict[str, Any], message: str) -> None:
     file = write(images, header, labels)
     with pytest.raises(ValueError) as caught:
         open_dataset(file, **options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def texts(cells: list[str]) -> LabelTexts:
@@ -186,7 +186,7 @@ def test_labels_in_doubt_are_classes(cells: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "said"),
+    ("cells", "message"),
     [
         ([str(i) for i in range(30)], "30 different numbers in column label are read as classes; for amounts"),
         (["-1", "3"], "2 different numbers in column label"),
@@ -196,10 +196,10 @@ def test_labels_in_doubt_are_classes(cells: list[str]) -> None:
         ),
     ],
 )
-def test_hints(cells: list[str], said: str) -> None:
+def test_hints(cells: list[str], message: str) -> None:
     inferred = infer_task(texts(cells))
     assert (inferred.name, inferred.reason) == ("classification", "")
-    assert said in inferred.hint
+    assert message in inferred.hint
 
 
 def test_a_list_of_classes_names_indices() -> None:

@@ -86,7 +86,7 @@ def test_class_folders_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "an empty file"),
         ("path,label\n0.png,x\n1.png,x\n", "a single class, 'x'"),
@@ -94,10 +94,10 @@ def test_class_folders_come_first(tmp_path: Path) -> None:
         ("path,label\n0.png,0.5\n1.png,\n", "a number in the column label in line 3"),
     ],
 )
-def test_bad_labels_files(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_labels_files(tmp_path: Path, text: str, message: str) -> None:
     save(tmp_path, NAMES)
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ValueError) as caught:
         open_dataset(tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)

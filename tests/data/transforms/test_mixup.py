@@ -88,8 +88,8 @@ def test_a_batch_is_the_mix_that_its_step_draws() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_any_start_and_workers_give_the_same_mixes(tmp_path: Path, workers: int) -> None:
-    for i, picture in enumerate(PIXELS):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
+    for i, image in enumerate(PIXELS):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
     files = FileImageDataset(tuple(tmp_path / f"{i:02}.png" for i in range(NUM)), LABELS, 3, tmp_path)
     whole = list(islice(train(IN_MEMORY).iter_from(), 9))
     for start in (0, 4):
@@ -135,7 +135,7 @@ def test_everything_is_made_on_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("mixup(0.2) flip", "nearest valid: flip mixup(0.2)"),
         ("mixup", "mixup with its arguments (alpha)"),
@@ -146,10 +146,10 @@ def test_everything_is_made_on_the_device() -> None:
         ("cutmx(1)", "nearest: 'cutmix'"),
     ],
 )
-def test_invalid_expressions(words: str, said: str) -> None:
+def test_invalid_expressions(words: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_train_transform(words)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_what_does_not_fit() -> None:

@@ -15,7 +15,7 @@ from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.preprocess import Preprocess
 
 
-def pictures(num: int = 20, side: int = 8) -> TensorImageDataset:
+def make_images(num: int = 20, side: int = 8) -> TensorImageDataset:
     draw = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (num, 3, side, side), dtype=torch.uint8, generator=draw)
     return TensorImageDataset(pixels, torch.arange(num) % 2)
@@ -26,7 +26,7 @@ def preprocess(images: TensorImageDataset) -> Preprocess:
 
 
 def test_mean_image_is_exact_and_round_trips() -> None:
-    images = pictures()
+    images = make_images()
     mean = compute_mean_image(images)
     assert np.allclose(mean.numpy(), images.images.numpy().mean(0) / 255, atol=1e-7)
     text = encode_mean_image(mean)
@@ -41,7 +41,7 @@ def test_a_damaged_text_is_an_error(text: str) -> None:
 
 
 def test_evaluation_subtracts_it() -> None:
-    images = pictures()
+    images = make_images()
     (x, _, _), *rest = eval_loader(images, 20, preprocess(images), "cpu")
     assert not rest
     assert torch.equal(x, images.images / 255 - compute_mean_image(images))
@@ -49,11 +49,11 @@ def test_evaluation_subtracts_it() -> None:
 
 
 def test_training_subtracts_it_before_images_are_moved() -> None:
-    images = pictures()
+    images = make_images()
     batches = TrainLoader(images, 10, "pad(2) crop(8) flip", preprocess(images), 3, "cpu")
     for step, (x, _, indices) in enumerate(islice(batches.iter_from(0), 4)):
         centred = images.images[indices] / 255 - compute_mean_image(images)
-        # The same shifts and flips of uint8 pictures that tell where each pixel came from.
+        # The same shifts and flips of uint8 images that tell where each pixel came from.
         place = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(10, 3, 8, 8) + 1
         moved = (
             TransformPipeline("pad(2) crop(8) flip")
@@ -65,9 +65,9 @@ def test_training_subtracts_it_before_images_are_moved() -> None:
 
 
 def test_other_sizes_and_files_are_an_error() -> None:
-    images = pictures()
+    images = make_images()
     with pytest.raises(ValueError, match=r"images of 8x8 for a mean of each pixel; got: 12x12"):
-        Normalize(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)
+        Normalize(preprocess(images), torch.device("cpu"))(make_images(2, 12).images)
     files = WrappedImageDataset(
         [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3, (0, 1, 2, 3)
     )

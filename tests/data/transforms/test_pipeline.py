@@ -174,7 +174,7 @@ def test_scale_crop_is_a_window_of_the_scaled_image() -> None:
 
 
 def test_lighting_adds_the_principal_colours() -> None:
-    """One colour a picture, of the covariance P diag(l)^2 P^T std^2 (Krizhevsky et al. 2012, section 4.1)."""
+    """One colour an image, of the covariance P diag(l)^2 P^T std^2 (Krizhevsky et al. 2012, section 4.1)."""
     keys_of_many = hash_keys(0, 0, torch.arange(20000))
     added = TransformPipeline("lighting(0.1)").apply_batch(
         torch.zeros(20000, 3, 1, 2, dtype=torch.float64), keys_of_many
@@ -209,7 +209,7 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("crp(32)", "nearest: 'crop'"),
         ("pad(4) centre-crop(32)", "nearest valid: center-crop(32)"),
@@ -235,12 +235,12 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
         ("flip mixpu(0.2)", "nearest: 'mixup'"),
     ],
 )
-def test_invalid_expressions(words: str, said: str) -> None:
-    assert said in refused(words)
+def test_invalid_expressions(words: str, message: str) -> None:
+    assert message in refused(words)
 
 
 def test_the_box_of_one_image_is_that_of_the_batch() -> None:
-    """Also where the numbers are drawn together for pictures of several sizes, in numpy and in torch."""
+    """Also where the numbers are drawn together for images of several sizes, in numpy and in torch."""
     for trial, (height, width) in enumerate([(300, 400), (1, 7), (40, 3), (2999, 1311), (8, 8), (375, 500), (3, 900)]):
         drawn = hash_keys(trial, 0, torch.arange(500))
         for least in (1e-4, 0.08, 0.9):
@@ -253,12 +253,12 @@ def test_the_box_of_one_image_is_that_of_the_batch() -> None:
 
 def test_images_one_by_one_equal_the_batch() -> None:
     drawn = hash_keys(3, 0, torch.arange(6))
-    pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    input_images = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = TransformPipeline("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
-    found = [augment.apply_draws(*pair) for pair in zip(pictures, augment.sample_draws(drawn), strict=True)]
-    alone = [augment.apply_image(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
+    found = [augment.apply_draws(*pair) for pair in zip(input_images, augment.sample_draws(drawn), strict=True)]
+    alone = [augment.apply_image(one_image, int(key)) for one_image, key in zip(input_images, drawn, strict=True)]
     assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
     nothing, flip = TransformPipeline(""), TransformPipeline("flip")
-    assert torch.equal(nothing.apply_draws(pictures[2], nothing.sample_draws(drawn)[2]), pictures[2])
-    turned = [flip.apply_draws(*pair) for pair in zip(pictures, flip.sample_draws(drawn), strict=True)]
-    assert torch.equal(torch.stack(turned), flip.apply_batch(pictures, drawn))
+    assert torch.equal(nothing.apply_draws(input_images[2], nothing.sample_draws(drawn)[2]), input_images[2])
+    turned = [flip.apply_draws(*pair) for pair in zip(input_images, flip.sample_draws(drawn), strict=True)]
+    assert torch.equal(torch.stack(turned), flip.apply_batch(input_images, drawn))

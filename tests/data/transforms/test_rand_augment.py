@@ -70,7 +70,7 @@ def test_an_image_is_a_function_of_its_draws() -> None:
     draws = RandomDraws(sample_keys, 0)
     numbers = torch.stack([draws.uniform(k) for k in range(12)], 1)
     changed = 0
-    for row, picture in zip(numbers.tolist(), found, strict=True):
+    for row, image in zip(numbers.tolist(), found, strict=True):
         expected = PICTURE
         for which, applied, radius, angle, sign, way in (row[:6], row[6:]):
             if applied < 0.5:
@@ -79,8 +79,8 @@ def test_an_image_is_a_function_of_its_draws() -> None:
                 name = list(RAND_AUGMENT_OPS)[int(which * 15)]
                 mode = Image.Resampling.BILINEAR if way < 0.5 else Image.Resampling.BICUBIC
                 expected = RAND_AUGMENT_OPS[name](expected, level, 1.0 if sign < 0.5 else -1.0, mode)
-        assert np.array_equal(picture.permute(1, 2, 0).numpy(), np.asarray(expected))
-        changed += not torch.equal(picture, pixels)
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
+        changed += not torch.equal(image, pixels)
     assert 20 < changed < 40
 
 
@@ -90,10 +90,10 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
     names: Counter[int] = Counter()
 
     def recorded(place: int):  # type: ignore[no-untyped-def]
-        def operation(picture, level, sign, way):  # type: ignore[no-untyped-def]
+        def operation(image, level, sign, way):  # type: ignore[no-untyped-def]
             names[place] += 1
             seen["ours"].append([level * sign, way == Image.Resampling.BICUBIC])
-            return picture
+            return image
 
         return operation
 

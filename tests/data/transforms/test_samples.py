@@ -291,7 +291,7 @@ def test_a_seed_of_its_own_for_every_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "message"),
     [
         ("torchvision(Elastic)", "unknown transform of torchvision 'Elastic'; nearest: 'ElasticTransform'"),
         ("torchvision(MixUp,num_classes=3)", "nearest valid: mixup(0.2)"),
@@ -302,10 +302,10 @@ def test_a_seed_of_its_own_for_every_sample() -> None:
         ("gaussian-blur(81)", "nearest valid: gaussian-blur(79)"),
     ],
 )
-def test_invalid_transforms_of_torchvision(expression: str, said: str) -> None:
+def test_invalid_transforms_of_torchvision(expression: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         TransformPipeline(expression).apply_image(IMAGE, 3)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_values_and_channels_that_do_not_fit() -> None:

@@ -40,7 +40,7 @@ def test_a_part_is_that_of_the_file(web: Web, knows_ranges: bool, monkeypatch: p
 def test_neighbors_are_read_together(web: Web) -> None:
     for start in range(0, 1000, 100):
         read_range(f"{web.url}/file", start, 100)
-    assert len(web.asked) == 1
+    assert len(web.requests) == 1
 
 
 def test_a_broken_connection_resumes_where_it_broke(web: Web, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_broken_connection_resumes_where_it_broke(web: Web, tmp_path: Path) ->
         download_file(f"{web.url}/file", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == CONTENT
         assert web.breaks == []
-    assert ("/file", "bytes=100-10239") in web.asked
+    assert ("/file", "bytes=100-10239") in web.requests
 
 
 def test_a_connection_that_keeps_breaking_is_an_error(web: Web) -> None:
@@ -72,7 +72,7 @@ def test_a_server_that_is_away_for_a_moment(web: Web) -> None:
 def test_missing_files(web: Web, tmp_path: Path) -> None:
     with pytest.raises(UrlNotFoundError, match=r"gone \(404"):
         UrlFile(f"{web.url}/gone")
-    assert web.asked == [("/gone", "")]  # nobody asks twice for that
+    assert web.requests == [("/gone", "")]  # nobody asks twice for that
     assert read_optional_text(f"{web.url}/gone") is None
     (tmp_path / "words").write_text("ant\n")
     assert read_optional_text(f"{web.url}/words") == "ant\n"

@@ -32,10 +32,10 @@ def write_shard(path: Path, keys: range) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for i in keys:
-            picture = io.BytesIO()
+            image = io.BytesIO()
             pixels = np.random.default_rng(i).integers(0, 256, (70, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(picture, "png")
-            for name, content in ((f"{i:03}.png", picture.getvalue()), (f"{i:03}.cls", str(i % 2).encode())):
+            Image.fromarray(pixels).save(image, "png")
+            for name, content in ((f"{i:03}.png", image.getvalue()), (f"{i:03}.cls", str(i % 2).encode())):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -43,7 +43,7 @@ def write_shard(path: Path, keys: range) -> None:
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """Four training shards of six pictures and one of validation, on a server."""
+    """Four training shards of six images and one of validation, on a server."""
     monkeypatch.setattr(urls, "_RETRY_SECONDS", 0.0)
     urls._block.cache_clear()
     folder = tmp_path / "served"
@@ -90,9 +90,9 @@ def test_evaluation_is_that_of_the_folder(web: Web) -> None:
 
 def test_shards_are_indexed_once(web: Web) -> None:
     opened(web)
-    web.asked.clear()
+    web.requests.clear()
     opened(web)
-    whole = [path for path, wanted in web.asked if path.endswith(".tar")]
+    whole = [path for path, wanted in web.requests if path.endswith(".tar")]
     assert len(whole) == 5  # each asked for its version
     write_shard(web.folder / "set" / "val-000.tar", range(200, 203))
     assert len(opened(web).split("val")) == 3
@@ -222,7 +222,7 @@ def test_names_of_shards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("pipe:curl https://a.org/x.tar", "https or http"),
         ("https://a.org/0.tar::pipe:cat x.tar", "https or http"),
@@ -232,8 +232,8 @@ def test_names_of_shards() -> None:
         ("https://a.org/{val-0,more}.tar", "more.tar beside such names"),
     ],
 )
-def test_invalid_urls(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_urls(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         open_dataset(text)
 
 

@@ -291,7 +291,7 @@ def test_the_fingerprint_sees_images_of_equal_size_in_shards(tmp_path: Path) -> 
     assert open_dataset(tmp_path).fingerprint != before
 
 
-def test_images_beside_shards_are_said(tmp_path: Path) -> None:
+def test_images_beside_shards_are_reported(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", samples(range(8)))
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "1.png").write_bytes(encoded(1, (9, 9)))

@@ -101,7 +101,7 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "onxruntime"}, "nearest: 'onnxruntime'"),
         ({"name": "onnxruntime", "precision": "bf16"}, "backends with bf16: torch, openvino"),
@@ -115,12 +115,14 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
         ({"name": "openvino", "compiled": True}, "compilation with the backend torch"),
     ],
 )
-def test_mistakes_are_told(network: ResidualNetwork, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_mistakes_are_reported(network: ResidualNetwork, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         open_backend(network, device="cpu", **options)
 
 
-def test_a_missing_extra_is_told_with_its_command(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_its_command(
+    network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hide(monkeypatch, "onnxruntime", "openvino")
     with pytest.raises(MissingExtraError, match=r"without onnxruntime; pip install 'reslab\[onnx\]'"):
         open_backend(network, "onnxruntime", device="cpu")
@@ -166,7 +168,7 @@ def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
         assert float((found - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
 
 
-def test_without_a_compiler_that_is_said(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_that_is_reported(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave out --compile"):
         open_backend(network, "torch", device="cpu", compiled=True)

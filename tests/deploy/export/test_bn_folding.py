@@ -64,7 +64,7 @@ def test_other_norms_are_left() -> None:
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=0)
 
 
-def test_a_network_in_training_is_folded_as_it_is_judged() -> None:
+def test_a_network_in_training_is_folded_as_it_is_evaluated() -> None:
     network = lived("resnet20_cifar", depths=(1, 1, 1)).train()
     folded = fold_batch_norms(network)
     assert network.training

@@ -148,13 +148,13 @@ def test_timm_loads_the_folder_alone(tmp_path: Path, photos: Any, name: str) -> 
     theirs = timm.create_model(f"local-dir:{made.path}", pretrained=True).eval()
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(theirs(x), load_network(source)(x), rtol=1e-3, atol=1e-3)
-    told = resolve_model_data_config(theirs)
-    assert (list(told["mean"]), list(told["std"])) == ([0.5] * 3, [0.25] * 3)
+    reported = resolve_model_data_config(theirs)
+    assert (list(reported["mean"]), list(reported["std"])) == ([0.5] * 3, [0.25] * 3)
     assert theirs.pretrained_cfg["label_names"][3] == "thing 3"
 
 
 @pytest.mark.parametrize(
-    ("to", "name", "axes", "said"),
+    ("to", "name", "axes", "message"),
     [
         ("torchvision", "resnet20_cifar", {}, "resnet20_cifar, which it lacks"),
         ("torchvision", "resnet18", {"order": "full-preact"}, "resnet18 as torchvision has it"),
@@ -164,10 +164,10 @@ def test_timm_loads_the_folder_alone(tmp_path: Path, photos: Any, name: str) -> 
     ],
 )
 def test_what_a_library_has_not_is_refused(
-    tmp_path: Path, photos: Any, to: str, name: str, axes: dict[str, Any], said: str
+    tmp_path: Path, photos: Any, to: str, name: str, axes: dict[str, Any], message: str
 ) -> None:
     source = imagenet_like(name, tmp_path, **axes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         export(source, to, tmp_path / "out" / "net", data=photos)
     assert not (tmp_path / "out").exists()
 
@@ -225,11 +225,11 @@ def test_a_spoilt_file_is_an_error_and_leaves_nothing(
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], None]:
     """Replace the loader of `onnx`, so that the export returns given outputs."""
 
-    def told(answer: Callable[[Tensor], Tensor]) -> None:
+    def reported(answer: Callable[[Tensor], Tensor]) -> None:
         line = replace(EXPORT_FORMATS["onnx"], write=lambda job, path: path.touch(), load=lambda job, path: answer)
         monkeypatch.setitem(EXPORT_FORMATS, "onnx", line)
 
-    return told
+    return reported
 
 
 def test_too_much_accuracy_lost_is_an_error(run: Run, tmp_path: Path, answered: Any) -> None:
@@ -266,7 +266,7 @@ def test_places(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"to": "onx"}, "nearest: 'onnx'"),
         ({"to": "torch", "precision": "int8"}, "formats with int8: onnx"),
@@ -274,11 +274,11 @@ def test_places(run: Run, tmp_path: Path) -> None:
         ({"to": "onnx", "data": "fashion-mnist"}, ""),
     ],
 )
-def test_mistakes_are_told(run: Run, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+def test_mistakes_are_reported(run: Run, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     if options.get("data"):
         options["data"] = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 4
-        said = "data of 10 classes"
-    with pytest.raises(ValueError, match=said):
+        message = "data of 10 classes"
+    with pytest.raises(ValueError, match=message):
         export(run, output=tmp_path / "net", **options)
 
 
@@ -313,10 +313,10 @@ module._write = limited
 try:
     module.export({str(run.path)!r}, {to!r}, {str(tmp_path / "out" / "net")!r})
 except DiskFullError as error:
-    print("told:", error)
+    print("reported:", error)
 """
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert f"told: no space left to write {tmp_path / 'out' / 'net'}" in ended.stdout
+    assert f"reported: no space left to write {tmp_path / 'out' / 'net'}" in ended.stdout
     assert "the unfinished export was deleted; free some space, then run the same command again" in ended.stdout
     assert list(tmp_path.iterdir()) == []

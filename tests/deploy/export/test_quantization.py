@@ -74,7 +74,7 @@ def test_a_network_of_one_unit_computes_it_in_int8() -> None:
     assert quantized_blocks(alone) == ["layer1.0"]
 
 
-def test_scales_come_from_training_pictures_alone(run: Run, network: ResidualNetwork) -> None:
+def test_scales_come_from_training_images_alone(run: Run, network: ResidualNetwork) -> None:
     evidence = load_verification_data(network, run, None, None, None)
     images = evidence.calibration_images()
     assert len(images) == min(1024, len(evidence.data.split("train")))

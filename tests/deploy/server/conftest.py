@@ -43,8 +43,8 @@ def settings() -> ServerSettings:
 @pytest.fixture(scope="session")
 def client(runs: list[Run], settings: ServerSettings) -> Iterator[TestClient]:
     """The application, called without a socket."""
-    with TestClient(create_app(runs, settings)) as asked:
-        yield asked
+    with TestClient(create_app(runs, settings)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def probabilities(network: torch.nn.Module, x: torch.Tensor) -> dict[str, float]
     return dict(zip(network.classes or (), values, strict=True))
 
 
-def told(rows: list[dict[str, float]]) -> dict[str, float]:
+def probability_by_name(rows: list[dict[str, float]]) -> dict[str, float]:
     return {str(row["name"]): row["probability"] for row in rows}
 
 

@@ -110,8 +110,8 @@ def test_allowed_origin_may_read_the_answers(weights: Path, settings: ServerSett
     allowing = replace(settings, allowed_origins=("https://friend.example",), token="sesame")
     origin = {"Origin": "https://friend.example"}
     with TestClient(create_app([weights], allowing)) as client:
-        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-        preflight = client.options("/v1/predict", headers=origin | asked)
+        preflight_headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = client.options("/v1/predict", headers=origin | preflight_headers)
         assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (
             200,
             "https://friend.example",
@@ -119,7 +119,7 @@ def test_allowed_origin_may_read_the_answers(weights: Path, settings: ServerSett
         found = client.post("/v1/predict", content=png, headers=origin | {"Authorization": "Bearer sesame"})
         assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "https://friend.example")
         assert client.post("/v1/predict", content=png, headers=origin).status_code == 401
-        evil = client.options("/v1/predict", headers={"Origin": "https://evil.example"} | asked)
+        evil = client.options("/v1/predict", headers={"Origin": "https://evil.example"} | preflight_headers)
         assert (evil.status_code, "access-control-allow-origin" in evil.headers) == (400, False)
 
 

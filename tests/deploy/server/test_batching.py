@@ -51,7 +51,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     assert held.batches == [[0], [2]]
 
 
-def test_a_fault_is_told_to_those_of_its_batch_and_the_line_goes_on() -> None:
+def test_a_fault_is_reported_to_those_of_its_batch_and_the_line_goes_on() -> None:
     def compute(numbers: Sequence[int]) -> list[int]:
         if 0 in numbers:
             raise ValueError("no zero")

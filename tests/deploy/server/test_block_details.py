@@ -46,7 +46,7 @@ def test_block_details_equal_the_decomposition_and_the_gradient(
 
 
 @pytest.mark.parametrize("name", ["layer1.0", "layer1.1", "layer2.0"])
-def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
+def test_a_unit_is_reported_as_it_stands_in_the_network_that_is_cut(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, name: str
 ) -> None:
     whole = client.post("/v1/block", params={"block": name}, json={"image": text}).json()
@@ -95,7 +95,7 @@ def test_a_plain_unit_that_is_off_lets_all_pass(client: TestClient, text: str) -
     assert client.post("/v1/block", params={"block": "layer1.1"}, json={"image": text, "off": ["x"]}).status_code == 422
 
 
-def test_unit_that_is_not_there_or_not_told(client: TestClient, png: bytes) -> None:
+def test_unit_that_is_not_there_or_not_reported(client: TestClient, png: bytes) -> None:
     for params, words in (({"block": "layer1.9"}, "nearest: 'layer1."), ({}, "block: Field required")):
         found = client.post("/v1/block", params=params, content=png)
         assert found.status_code == 422

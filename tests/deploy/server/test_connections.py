@@ -38,7 +38,7 @@ def connected(port: int) -> Iterator[socket.socket]:
         yield found
 
 
-def heard(line: socket.socket) -> bytes:
+def read_all(line: socket.socket) -> bytes:
     """Read until the other side closes the connection; fail if it never does."""
     found = b""
     try:
@@ -90,29 +90,29 @@ def test_head_without_end_is_cut(port: int, begin: bytes, more: bytes) -> None:
         assert flood(line, more, 64 << 20) < 64 << 20
 
 
-def test_head_that_is_too_long_is_told(port: int) -> None:
+def test_head_that_is_too_long_is_reported(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"X: " + b"a" * 70_000)
-        assert heard(line).startswith(b"HTTP/1.1 431 ")
+        assert read_all(line).startswith(b"HTTP/1.1 431 ")
 
 
 def test_long_head_within_the_limit_is_read(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"Connection: close\r\nX: " + b"a" * 30_000 + b"\r\n\r\n")
-        assert heard(line).startswith(b"HTTP/1.1 200 ")
+        assert read_all(line).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("begin", [b"", b"G", HEAD], ids=["silence", "a letter", "half a head"])
 def test_incomplete_request_is_closed_on_timeout(port: int, begin: bytes) -> None:
     with connected(port) as line:
         line.sendall(begin)
-        assert heard(line) == b""
+        assert read_all(line) == b""
 
 
 def test_second_request_has_to_be_said_in_time_too(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n" + HEAD)
-        assert heard(line).count(b"HTTP/1.1 200 ") == 1
+        assert read_all(line).count(b"HTTP/1.1 200 ") == 1
 
 
 def test_open_connection_may_rest_between_requests(port: int) -> None:
@@ -121,14 +121,14 @@ def test_open_connection_may_rest_between_requests(port: int) -> None:
         answered(line)
         time.sleep(2)
         line.sendall(HEAD + b"Connection: close\r\n\r\n")
-        assert heard(line).startswith(b"HTTP/1.1 200 ")
+        assert read_all(line).startswith(b"HTTP/1.1 200 ")
 
 
 def test_body_that_nobody_reads_is_cut(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
         answered(line)
-        assert heard(line) == b""
+        assert read_all(line) == b""
 
 
 def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
@@ -137,22 +137,22 @@ def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
         line.sendall(HEAD + b"\r\n")
         answered(line)
         line.sendall(b"\r\n")
-        assert heard(line) == b""
+        assert read_all(line) == b""
     with connected(port) as line:
         line.sendall(HEAD + b"Content-Length: 2\r\n\r\n")
         answered(line)
         line.sendall(b"ab")
-        assert heard(line) == b""
+        assert read_all(line) == b""
 
 
 def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
     """uvicorn would queue any number of requests and parse all of them first."""
     with connected(port) as line:
         flood(line, (HEAD + b"\r\n") * 1000, 16 << 20)
-        assert heard(line).count(b"HTTP/1.1 200 ") <= 1000
+        assert read_all(line).count(b"HTTP/1.1 200 ") <= 1000
     with connected(port) as line:
         line.sendall((HEAD + b"\r\n") * 9 + HEAD + b"Connection: close\r\n\r\n")
-        assert heard(line).count(b"HTTP/1.1 200 ") == 10
+        assert read_all(line).count(b"HTTP/1.1 200 ") == 10
 
 
 def test_client_that_never_reads_is_closed(port: int) -> None:
@@ -183,15 +183,15 @@ def test_idle_connections_make_room_for_new_ones_the_oldest_first(runs: list[Run
         for _ in range(3):
             with connected(port) as beyond:
                 beyond.sendall(ask)
-                assert heard(beyond).startswith(b"HTTP/1.1 200 ")
-        assert heard(lines[0]) == b""
+                assert read_all(beyond).startswith(b"HTTP/1.1 200 ")
+        assert read_all(lines[0]) == b""
         lines[3].sendall(ask)
-        assert heard(lines[3]).startswith(b"HTTP/1.1 200 ")
+        assert read_all(lines[3]).startswith(b"HTTP/1.1 200 ")
 
 
 def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSettings) -> None:
     with listening(create_app(runs[:1], hasty), hasty, loop="asyncio") as port:
-        test_head_that_is_too_long_is_told(port)
+        test_head_that_is_too_long_is_reported(port)
         test_incomplete_request_is_closed_on_timeout(port, HEAD)
         test_open_connection_may_rest_between_requests(port)
         test_idle_connection_is_not_kept_by_what_is_no_request(port)
@@ -203,6 +203,6 @@ def test_body_cut_short_is_no_fault_of_the_service(port: int, caplog: pytest.Log
         line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nabc")
     with caplog.at_level(logging.WARNING), connected(port) as line:
         line.sendall(HEAD.replace(b"healthz", b"metrics") + b"Connection: close\r\n\r\n")
-        told = heard(line).decode()
-    assert 'code="500"' not in told
+        metrics = read_all(line).decode()
+    assert 'code="500"' not in metrics
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -12,7 +12,7 @@ from PIL import Image
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.data.decode import read_image
 from reslab.nn.network import ResidualNetwork
-from tests.deploy.server.expected import PLAN, cut, probabilities, told
+from tests.deploy.server.expected import PLAN, cut, probabilities, probability_by_name
 
 
 def heat(network: ResidualNetwork, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_heat_maps_are_of_the_network_as_it_is_cut(
     found = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()
     with cut(network):
         wanted = heat(network, x, 3, method).numpy()
-        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         first = max(probabilities(network, x).items(), key=lambda pair: pair[1])[0]
     assert np.abs(np.array(found["heatmap"]) - wanted).max() < 1e-3
     assert np.abs(np.array(whole["heatmap"]) - wanted).max() > 1e-2

@@ -18,7 +18,7 @@ from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run
 from tests.deploy.listening import listening, running_server
-from tests.deploy.server.test_connections import CHUNKED, HEAD, answered, connected, heard
+from tests.deploy.server.test_connections import CHUNKED, HEAD, answered, connected, read_all
 
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data; boundary=b"
 POST = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -40,7 +40,7 @@ def predict_status(port: int, png: bytes) -> int:
     """Return the status of a prediction on a new connection."""
     with connected(port) as line:
         line.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(png) + png)
-        return status_of(heard(line))
+        return status_of(read_all(line))
 
 
 def status_of(response: bytes) -> int:
@@ -77,7 +77,7 @@ def test_body_below_the_minimum_rate_is_408(port: int, monkeypatch: pytest.Monke
         for _ in range(3):
             line.sendall(b"a")
             time.sleep(0.1)
-        response = heard(line)
+        response = read_all(line)
     assert status_of(response) == 408
     assert "1024 or more bytes a second; got: 3 bytes" in error_of(response)["error"]
 
@@ -90,13 +90,13 @@ def test_body_above_the_minimum_rate_is_read(port: int, png: bytes, monkeypatch:
         for start in range(0, len(padded), 200):
             line.sendall(padded[start : start + 200])
             time.sleep(0.1)
-        assert status_of(heard(line)) == 200
+        assert status_of(read_all(line)) == 200
 
 
 def test_chunks_of_a_byte_are_refused_and_large_ones_read(port: int, png: bytes) -> None:
     with connected(port) as line:
         line.sendall(CHUNKED + b"1\r\na\r\n" * 2000)
-        response = heard(line)
+        response = read_all(line)
     assert status_of(response) == 400
     assert "chunks of at least 128 bytes" in error_of(response)["error"]
     with connected(port) as line:
@@ -105,22 +105,22 @@ def test_chunks_of_a_byte_are_refused_and_large_ones_read(port: int, png: bytes)
             piece = png[start : start + 7]
             line.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
         line.sendall(b"0\r\n\r\n")
-        assert status_of(heard(line)) == 200
+        assert status_of(read_all(line)) == 200
 
 
 def test_head_of_100_kb_in_one_burst_is_431(port: int) -> None:
     for header in (b"X: " + b"a" * 100_000 + b"\r\n", b"X: abcdef\r\n" * 9000):
         with connected(port) as line:
             line.sendall(HEAD + header + b"\r\n")
-            response = heard(line)
+            response = read_all(line)
         assert status_of(response) == 431
         assert error_of(response)["kind"] == "too_large"
 
 
-def test_invalid_request_is_told_in_json(port: int) -> None:
+def test_invalid_request_is_reported_in_json(port: int) -> None:
     with connected(port) as line:
         line.sendall(b"NONSENSE\r\n\r\n")
-        response = heard(line)
+        response = read_all(line)
     assert (status_of(response), error_of(response)["kind"]) == (400, "malformed")
 
 
@@ -128,15 +128,15 @@ def test_half_closed_client_is_answered(port: int, png: bytes) -> None:
     with connected(port) as line:
         line.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(png) + png)
         line.shutdown(socket.SHUT_WR)
-        assert status_of(heard(line)) == 200
+        assert status_of(read_all(line)) == 200
     with connected(port) as line:
         line.sendall((HEAD + b"\r\n") * 3)
         line.shutdown(socket.SHUT_WR)
-        assert heard(line).count(b"HTTP/1.1 200 ") == 3
+        assert read_all(line).count(b"HTTP/1.1 200 ") == 3
     with connected(port) as line:
         line.sendall(POST + b"Content-Length: 1000\r\n\r\nabc")
         line.shutdown(socket.SHUT_WR)
-        response = heard(line)
+        response = read_all(line)
         assert (status_of(response), "a complete request" in error_of(response)["error"]) == (400, True)
 
 
@@ -152,7 +152,7 @@ def test_what_arrived_before_the_end_is_answered(runs: list[Run], narrow: Server
         time.sleep(0.15)
         for line in lines[8:]:  # while the server drains
             line.sendall(HEAD + b"\r\n")
-        responses = [heard(line) for line in lines]
+        responses = [read_all(line) for line in lines]
     assert {status_of(response) for response in responses[:8]} <= {200, 429}
     assert [status_of(response) for response in responses[8:]] == [200] * 4
     assert all(b"connection: close" in response.lower() for response in responses[8:])
@@ -211,7 +211,7 @@ def test_predictions_go_on_while_chunks_of_a_byte_arrive(port: int, png: bytes) 
             try:
                 with connected(port) as line:
                     line.sendall(CHUNKED + b"1\r\na\r\n" * 20_000)
-                    heard(line)
+                    read_all(line)
             except OSError:
                 continue
 

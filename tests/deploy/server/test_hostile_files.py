@@ -68,7 +68,7 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (6
 
 REFUSED = {
     "nothing": (b"", 422, "at least one image"),
-    "text": (b"hello, I am a picture", 415, "an image (JPEG"),
+    "text": (b"hello, I am an image", 415, "an image (JPEG"),
     "SVG": (SVG, 415, "an image (JPEG"),
     "a TIFF": (encoded(Image.new("L", (8, 8)), "TIFF"), 415, "an image (JPEG"),
     "a bomb of zeros as PNG": (ZIP_BOMB, 413, "1,000,000 pixels"),
@@ -144,12 +144,12 @@ KINDS = {
         "JPEG",
         exif=b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIII", 1, 0x8769, 4, 1, 8, 8),
     ),
-    "more pixels than are told": png_of(8, 8, bytes(50_000_000)),
+    "more pixels than are declared": png_of(8, 8, bytes(50_000_000)),
 }
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_odd_pictures_are_read(client: TestClient, name: str) -> None:
+def test_odd_images_are_read(client: TestClient, name: str) -> None:
     found = client.post("/v1/predict", content=KINDS[name])
     assert found.status_code == 200, found.text
 

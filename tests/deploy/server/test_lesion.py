@@ -16,15 +16,15 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.checkpoints.weight_values import allow_nonfinite_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
-from tests.deploy.server.expected import PLAN, cut, probabilities, told
+from tests.deploy.server.expected import PLAN, cut, probabilities, probability_by_name
 
 
 def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
     found = client.post("/v1/lesion", json=sent).json()
-    assert told(found["baseline"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+    assert probability_by_name(found["baseline"]) == pytest.approx(probabilities(network, x), abs=1e-6)
     with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
-        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         with torch.no_grad(), record_block_calls(network) as runs:
             network(x)
     stds = [float(run.output.std(correction=0)) for run in runs]
@@ -33,7 +33,7 @@ def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: 
     assert found["rejected"] == []
 
 
-def test_first_classes_of_either_network_are_told_of_both(
+def test_first_classes_of_either_network_are_reported_of_both(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A class that leaves the top classes has not dropped to zero."""
@@ -45,7 +45,7 @@ def test_first_classes_of_either_network_are_told_of_both(
     firsts = {name for each in (whole, now) for name in sorted(each, key=lambda name: -each[name])[:2]}
     assert len(firsts) > 2
     for rows, wanted in ((found["baseline"], whole), (found["classes"], now)):
-        assert told(rows) == pytest.approx({name: wanted[name] for name in firsts}, abs=1e-6)
+        assert probability_by_name(rows) == pytest.approx({name: wanted[name] for name in firsts}, abs=1e-6)
         assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
 
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -
     assert [row["block"] for row in found["rejected"]] == ["layer1.0, layer3.0", "layer3.0"]
     assert "equal channels" in found["rejected"][0]["reason"]
     assert "changes the shape" in found["rejected"][1]["reason"]
-    assert told(found["classes"]) != told(found["baseline"])
+    assert probability_by_name(found["classes"]) != probability_by_name(found["baseline"])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,6 @@ def test_branches_are_scaled(client: TestClient, network: ResidualNetwork, x: to
     sent = {"image": text, "off": ["layer1.1"], "scale": {"layer2.1": 0.5, "layer1.1": 2}}
     found = client.post("/v1/lesion", json=sent).json()
     with scaled_branches(network, {"layer2.1": 0.5}), disabled_blocks(network, ["layer1.1"]):
-        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
     plain = client.post("/v1/lesion", params={"model": "plain"}, json={"image": text, "scale": {"layer1.1": 0.5}})
     assert plain.json()["rejected"] == [{"block": "layer1.1", "reason": "it has no shortcut"}]

@@ -11,24 +11,24 @@ from reslab.deploy.server.state import client_of
 
 
 def test_places_are_counted_and_given_back() -> None:
-    room = AdmissionLimiter(3, 100)
-    with room.admit() as ticket:
-        ticket.reserve_images(2)
-        assert room.num_images == 3
+    limiter = AdmissionLimiter(3, 100)
+    with limiter.admit() as admission:
+        admission.reserve_images(2)
+        assert limiter.num_images == 3
         with pytest.raises(HTTPError, match="3 of at most 3 images") as refusal:
-            room.admit()
+            limiter.admit()
         assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (429, "1")
-    assert room.num_images == 0
+    assert limiter.num_images == 0
 
 
 def test_bytes_are_counted_and_given_back() -> None:
-    room = AdmissionLimiter(3, 100)
-    with room.admit() as ticket:
-        ticket.reserve_bytes(90)
+    limiter = AdmissionLimiter(3, 100)
+    with limiter.admit() as admission:
+        admission.reserve_bytes(90)
         with pytest.raises(HTTPError, match="90 of at most 100 bytes"):
-            ticket.reserve_bytes(11)
-        assert room.num_bytes == 90
-    assert (room.num_images, room.num_bytes) == (0, 0)
+            admission.reserve_bytes(11)
+        assert limiter.num_bytes == 90
+    assert (limiter.num_images, limiter.num_bytes) == (0, 0)
 
 
 def test_no_client_holds_all_bytes() -> None:

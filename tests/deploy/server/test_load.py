@@ -54,38 +54,38 @@ class Clients:
             assert not thread.is_alive(), "a request was never answered"
 
     def _one(self, seed: int, go_on: Callable[[int], bool]) -> None:
-        chance, asked = random.Random(seed), 0
+        chance, num_requests = random.Random(seed), 0
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        while go_on(asked):
-            way, body = self.ask(chance)
-            connection.request("POST", way, body, {"Content-Type": "image/png"})
+        while go_on(num_requests):
+            path, body = self.ask(chance)
+            connection.request("POST", path, body, {"Content-Type": "image/png"})
             answer = connection.getresponse()
             answer.read()
             if answer.status == 429:
                 assert answer.headers["Retry-After"] == "1"
             with self._lock:
                 self.codes[answer.status] += 1
-            asked += 1
+            num_requests += 1
         connection.close()
 
 
 def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[AppState, int], png: bytes) -> None:
-    house, port = narrow
+    state, port = narrow
     clients = Clients(port, 24, lambda chance: ("/v1/predict", png))
-    clients.run(lambda asked: asked < 4)
+    clients.run(lambda num_requests: num_requests < 4)
     before = resident_bytes()
-    clients.run(lambda asked: asked < 16)
+    clients.run(lambda num_requests: num_requests < 16)
     assert set(clients.codes) == {200, 429}
     assert clients.codes.total() == 24 * 20
-    assert (house.limiter.num_images, house.limiter.num_bytes, house.analysis_limiter.num_images) == (0, 0, 0)
+    assert (state.limiter.num_images, state.limiter.num_bytes, state.analysis_limiter.num_images) == (0, 0, 0)
     assert resident_bytes() - before < _GROWTH_BYTES
 
 
 @pytest.mark.soak
 def test_a_minute_of_a_hostile_crowd(narrow: tuple[AppState, int], png: bytes) -> None:
     """Send predictions, analyses, noise, oversized bodies and aborted connections."""
-    house, port = narrow
-    ways = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/block?block=layer1.0", "/v1/lesion/curve")
+    state, port = narrow
+    paths = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/block?block=layer1.0", "/v1/lesion/curve")
     noise = random.Random(0).randbytes(300_000)
 
     def ask(chance: random.Random) -> tuple[str, bytes]:
@@ -93,20 +93,20 @@ def test_a_minute_of_a_hostile_crowd(narrow: tuple[AppState, int], png: bytes) -
             with socket.create_connection(("127.0.0.1", port)) as broken:
                 broken.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n" + noise[:5000])
         body = chance.choice([png, png, png, png[: chance.randrange(len(png))], noise, bytes(2_000_000)])
-        return chance.choice(ways), body
+        return chance.choice(paths), body
 
     clients = Clients(port, 48, ask)
     end = time.monotonic() + 15
-    clients.run(lambda asked: time.monotonic() < end)
+    clients.run(lambda num_requests: time.monotonic() < end)
     before = resident_bytes()
     end = time.monotonic() + 60
-    clients.run(lambda asked: time.monotonic() < end)
+    clients.run(lambda num_requests: time.monotonic() < end)
     assert set(clients.codes) <= {200, 413, 415, 422, 429, 504}
     assert clients.codes[200] > 0
     assert clients.codes[429] > 0
     assert resident_bytes() - before < _GROWTH_BYTES
     for _ in range(600):
-        if house.limiter.num_images == 0:
+        if state.limiter.num_images == 0:
             break
         time.sleep(0.05)
-    assert (house.limiter.num_images, house.limiter.num_bytes, house.analysis_limiter.num_images) == (0, 0, 0)
+    assert (state.limiter.num_images, state.limiter.num_bytes, state.analysis_limiter.num_images) == (0, 0, 0)

@@ -27,7 +27,7 @@ OPERATIONS = (
     "GET /v1/models/{name}/run",
     "GET /v1/models/{name}/confusion",
 )
-# What no schema says: which strings are pictures, and which names this service has. That a wrong picture is refused,
+# What no schema says: which strings are images, and which names this service has. That a wrong image is refused,
 # and a right one taken, other tests tell.
 _NOT_ASKED = ("positive_data_acceptance",)
 
@@ -37,13 +37,13 @@ def schema(live: str) -> Any:
     return schemathesis.openapi.from_url(f"{live}/openapi.json")
 
 
-def test_all_routes_are_told(schema: Any) -> None:
+def test_all_routes_are_reported(schema: Any) -> None:
     assert {operation.ok().label for operation in schema.get_all_operations()} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_answers_are_as_they_are_told(schema: Any, label: str, mode: GenerationMode) -> None:
+def test_answers_are_as_they_are_reported(schema: Any, label: str, mode: GenerationMode) -> None:
     method, _, path = label.partition(" ")
     operation = schema[path][method]
     left_out = [check for check in CHECKS.get_all() if check.__name__ in _NOT_ASKED]
@@ -59,8 +59,8 @@ def test_answers_are_as_they_are_told(schema: Any, label: str, mode: GenerationM
 
 
 def test_examples_can_be_sent_as_they_stand(client: TestClient) -> None:
-    told = json.loads(client.get("/openapi.json").text)
+    openapi = json.loads(client.get("/openapi.json").text)
     for way in ("/v1/predict", "/v1/explain", "/v1/block", "/v1/lesion", "/v1/lesion/curve"):
-        body = told["paths"][way]["post"]["requestBody"]["content"]["application/json"]["example"]
+        body = openapi["paths"][way]["post"]["requestBody"]["content"]["application/json"]["example"]
         found = client.post(way, params={"block": "layer1.0"} if way == "/v1/block" else {}, json=body)
         assert found.status_code == 200, (way, found.text)

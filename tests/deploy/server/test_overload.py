@@ -22,16 +22,16 @@ from reslab.deploy.server.state import AppState
 class Stopper:
     """A batcher whose computation waits until it is released."""
 
-    def __init__(self, house: AppState) -> None:
+    def __init__(self, state: AppState) -> None:
         self.go, self.begun = threading.Event(), threading.Event()
-        line = house.models["alone"].load().batcher
+        line = state.models["alone"].load().batcher
         self._compute = line.compute
         line.compute = self
 
-    def __call__(self, pictures: Sequence[Tensor]) -> Sequence[Tensor]:
+    def __call__(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
         self.begun.set()
         assert self.go.wait(60)
-        return self._compute(pictures)
+        return self._compute(images)
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def small(weights: Path, settings: ServerSettings) -> Iterator[TestClient]:
         yield client
 
 
-def house_of(client: TestClient) -> AppState:
+def state_of(client: TestClient) -> AppState:
     return client.app.state.reslab  # type: ignore[attr-defined]
 
 
 def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: TestClient, png: bytes) -> None:
-    house = house_of(small)
-    stopper = Stopper(house)
+    state = state_of(small)
+    stopper = Stopper(state)
     with ThreadPoolExecutor(4) as pool:
         taken = [pool.submit(small.post, "/v1/predict", content=png) for _ in range(4)]
-        while house.limiter.num_images < 4:
+        while state.limiter.num_images < 4:
             stopper.begun.wait(0.01)
         turned = small.post("/v1/predict", content=png)
         assert (turned.status_code, turned.headers["retry-after"]) == (429, "1")
@@ -59,21 +59,21 @@ def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: 
         assert "reslab_queue_depth 4.0" in small.get("/metrics").text
         stopper.go.set()
         assert [each.result().status_code for each in taken] == [200] * 4
-    assert (house.limiter.num_images, house.limiter.num_bytes) == (0, 0)
+    assert (state.limiter.num_images, state.limiter.num_bytes) == (0, 0)
     assert small.post("/v1/predict", content=png).status_code == 200
 
 
-def test_every_picture_of_a_request_takes_a_place(small: TestClient, png: bytes, text: str) -> None:
-    house = house_of(small)
-    stopper = Stopper(house)
+def test_every_image_of_a_request_takes_a_place(small: TestClient, png: bytes, text: str) -> None:
+    state = state_of(small)
+    stopper = Stopper(state)
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(small.post, "/v1/predict", json={"images": [text] * 3})
-        while house.limiter.num_images < 3:
+        while state.limiter.num_images < 3:
             stopper.begun.wait(0.01)
         assert small.post("/v1/predict", json={"images": [text] * 2}).status_code == 429
         stopper.go.set()
         assert taken.result().status_code == 200
-    assert house.limiter.num_images == 0
+    assert state.limiter.num_images == 0
 
 
 def test_one_client_leaves_images_and_analyses_to_others(weights: Path, settings: ServerSettings, png: bytes) -> None:
@@ -83,37 +83,37 @@ def test_one_client_leaves_images_and_analyses_to_others(weights: Path, settings
     )
     busy, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
     with TestClient(create_app([weights], fair)) as client:
-        house = house_of(client)
-        model = house.models["alone"].load().analysis_model
+        state = state_of(client)
+        model = state.models["alone"].load().analysis_model
         with ThreadPoolExecutor(2) as pool, model.exclusive():
             taken = pool.submit(client.post, "/v1/explain", content=png, headers=busy)
-            while house.analysis_limiter.num_images < 1:
+            while state.analysis_limiter.num_images < 1:
                 threading.Event().wait(0.01)
             assert client.post("/v1/explain", content=png, headers=busy).status_code == 429
             others = pool.submit(client.post, "/v1/explain", content=png, headers=other)
-            while house.analysis_limiter.num_images < 2:
+            while state.analysis_limiter.num_images < 2:
                 threading.Event().wait(0.01)
         assert taken.result().status_code == others.result().status_code == 200
-        stopper = Stopper(house)
+        stopper = Stopper(state)
         with ThreadPoolExecutor(4) as pool:
             taken_images = [pool.submit(client.post, "/v1/predict", content=png, headers=busy) for _ in range(3)]
-            while house.limiter.num_images < 3:
+            while state.limiter.num_images < 3:
                 stopper.begun.wait(0.01)
             refused = client.post("/v1/predict", content=png, headers=busy)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert "3 of at most 3 images in flight from this client" in refused.json()["error"]
             answered = pool.submit(client.post, "/v1/predict", content=png, headers=other)
-            while house.limiter.num_images < 4:
+            while state.limiter.num_images < 4:
                 stopper.begun.wait(0.01)
             stopper.go.set()
             assert [each.result().status_code for each in (*taken_images, answered)] == [200] * 4
-        assert (house.limiter.num_client_images, house.analysis_limiter.num_client_images) == ({}, {})
+        assert (state.limiter.num_client_images, state.analysis_limiter.num_client_images) == ({}, {})
 
 
 def test_analysis_requests_beyond_the_limit_get_429(small: TestClient, png: bytes) -> None:
-    specimen = house_of(small).models["alone"].load().analysis_model
-    studies = house_of(small).analysis_limiter
-    with ThreadPoolExecutor(1) as pool, specimen.exclusive():
+    analysis_model = state_of(small).models["alone"].load().analysis_model
+    studies = state_of(small).analysis_limiter
+    with ThreadPoolExecutor(1) as pool, analysis_model.exclusive():
         taken = pool.submit(small.post, "/v1/explain", content=png)
         while studies.num_images < 1:
             threading.Event().wait(0.01)
@@ -126,15 +126,15 @@ def test_what_takes_too_long_ends_in_504_and_leaves_nothing(
     weights: Path, settings: ServerSettings, png: bytes, text: str
 ) -> None:
     with TestClient(create_app([weights], replace(settings, timeout_seconds=0.3))) as client:
-        house = house_of(client)
-        stopper = Stopper(house)
+        state = state_of(client)
+        stopper = Stopper(state)
         found = client.post("/v1/predict", json={"images": [text, text]})
         assert found.status_code == 504
         assert "0.3" in found.json()["error"]
-        assert (house.limiter.num_images, house.limiter.num_bytes) == (0, 0)
-        with house.models["alone"].load().analysis_model.exclusive():
+        assert (state.limiter.num_images, state.limiter.num_bytes) == (0, 0)
+        with state.models["alone"].load().analysis_model.exclusive():
             assert client.post("/v1/explain", content=png).status_code == 504
-        assert house.analysis_limiter.num_images == 0
+        assert state.analysis_limiter.num_images == 0
         stopper.go.set()
         assert client.post("/v1/predict", content=png).status_code in (200, 504)
 
@@ -142,17 +142,17 @@ def test_what_takes_too_long_ends_in_504_and_leaves_nothing(
 def test_a_fault_inside_is_500_and_gives_its_place_back(weights: Path, settings: ServerSettings, png: bytes) -> None:
     app = create_app([weights], settings)
     with TestClient(app, raise_server_exceptions=False) as client:
-        house = house_of(client)
+        state = state_of(client)
 
-        def fail(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
+        def fail(images: Sequence[Tensor]) -> Sequence[Tensor]:
             raise RuntimeError("the disk of /secret/place is full")
 
-        house.models["alone"].load().batcher.compute = fail
+        state.models["alone"].load().batcher.compute = fail
         found = client.post("/v1/predict", content=png)
         assert found.status_code == 500
         assert set(found.json()) == {"error", "kind"}
         assert "secret" not in found.text
-        assert house.limiter.num_images == 0
+        assert state.limiter.num_images == 0
 
 
 def request_of(pieces: AsyncIterator[bytes], **headers: str) -> Request:
@@ -212,7 +212,7 @@ def test_too_long_a_body_over_the_wire(client: TestClient) -> None:
 
 def test_memory_for_bodies_is_bounded(weights: Path, settings: ServerSettings) -> None:
     with TestClient(create_app([weights], replace(settings, max_bytes_in_flight=1 << 20))) as client:
-        house_of(client).limiter.num_bytes = 1 << 20  # others hold it all
+        state_of(client).limiter.num_bytes = 1 << 20  # others hold it all
         assert client.post("/v1/predict", content=b"x").status_code == 429
-        house_of(client).limiter.num_bytes = 0
+        state_of(client).limiter.num_bytes = 0
         assert client.post("/v1/predict", content=b"x").status_code == 415

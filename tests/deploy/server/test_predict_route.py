@@ -50,17 +50,17 @@ def test_the_model_is_chosen_by_name(client: TestClient, png: bytes) -> None:
     assert "nearest: 'plain'" in missing.json()["error"]
 
 
-def test_several_pictures_are_rows_in_their_order(client: TestClient, png: bytes) -> None:
-    files = [("image", png), ("image", b"no picture"), ("image", png)]
+def test_several_images_are_rows_in_their_order(client: TestClient, png: bytes) -> None:
+    files = [("image", png), ("image", b"no image"), ("image", png)]
     found = client.post("/v1/predict", params={"top_k": 3}, files=files)
     first, broken, last = found.json()["predictions"]
     assert len(first["classes"]) == 3
     assert first == last
     assert broken["classes"] == []
-    assert "no picture" in broken["error"]
+    assert "no image" in broken["error"]
 
 
-def test_where_no_picture_can_be_read_the_request_fails(client: TestClient) -> None:
+def test_where_no_image_can_be_read_the_request_fails(client: TestClient) -> None:
     found = client.post("/v1/predict", files=[("image", b"one"), ("image", b"two")])
     assert found.status_code == 415
     assert "JPEG, PNG" in found.json()["error"]
@@ -86,11 +86,11 @@ def test_where_no_picture_can_be_read_the_request_fails(client: TestClient) -> N
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=a"}}, 400, "form"),
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "--data-binary"),
         ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "an uncompressed body"),
-        ({"files": {"picture": b"x"}}, 422, "unknown field 'picture'"),
+        ({"files": {"image": b"x"}}, 422, "unknown field 'image'"),
         ({"data": {"image": "@"}}, 415, "x-www-form-urlencoded"),
     ],
 )
-def test_a_body_that_means_nothing_is_told_why(
+def test_a_body_that_means_nothing_is_reported_why(
     client: TestClient, sent: dict[str, object], status: int, words: str
 ) -> None:
     found = client.post("/v1/predict", **sent)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_top_k_is_checked(client: TestClient, png: bytes, top_k: str) -> None:
     assert "top_k" in found.json()["error"]
 
 
-def test_more_pictures_than_allowed(client: TestClient, text: str) -> None:
+def test_more_images_than_allowed(client: TestClient, text: str) -> None:
     found = client.post("/v1/predict", json={"images": [text] * 9})
     assert found.status_code == 413
     assert "at most 8 images" in found.json()["error"]
@@ -118,7 +118,7 @@ def test_other_methods_and_ways(client: TestClient) -> None:
         assert set(found.json()) == {"error", "kind"}
 
 
-def test_int8_takes_its_scales_from_the_training_pictures_of_each_run(
+def test_int8_takes_its_scales_from_the_training_images_of_each_run(
     runs: list[Run], png: bytes, tmp_path: Path
 ) -> None:
     """The results are those of a backend calibrated on the run's own images, and differ from float32."""

@@ -60,16 +60,16 @@ def test_a_sample_is_a_number_and_never_a_path(client: TestClient, number: str) 
     assert set(found.json()) == {"error", "kind"}
 
 
-def wait_until_judged(client: TestClient, name: str) -> dict[str, Any]:
+def wait_until_evaluated(client: TestClient, name: str) -> dict[str, Any]:
     for _ in range(100):
         found: dict[str, Any] = client.get(f"/v1/models/{name}/run").json()
         if found["evaluated"]:
             return found
-    raise AssertionError("never judged")
+    raise AssertionError("never evaluated")
 
 
 def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: DatasetSplits) -> None:
-    found = wait_until_judged(client, "net")
+    found = wait_until_evaluated(client, "net")
     network = load(runs[0])
     assert network.preprocess is not None
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
@@ -93,7 +93,7 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
 
 
 def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None:
-    found = wait_until_judged(client, "net")
+    found = wait_until_evaluated(client, "net")
     for true, called in ((0, 0), (8, 1)):
         rows = client.get("/v1/models/net/confusion", params={"true": true, "predicted": called}).json()["samples"]
         assert len(rows) == found["confusion_matrix"][true][called]
@@ -157,7 +157,7 @@ def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, setti
         found = client.get("/v1/models/lost/samples")
         assert found.status_code == 404
         assert "cannot be opened" in found.json()["error"]
-        assert "cannot be opened" in wait_until_judged(client, "lost")["reason"]
+        assert "cannot be opened" in wait_until_evaluated(client, "lost")["reason"]
 
 
 def test_names_are_unlike(runs: list[Run], weights: Path) -> None:

@@ -59,15 +59,15 @@ def opened_page(
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MILLISECONDS)
-    asked: list[str] = []
+    urls: list[str] = []
     failed: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.on("pageerror", lambda error: failed.append(str(error)))
     before(page)
     page.goto(address + path)
     yield page
     context.close()
-    others = [url for url in asked if not url.startswith((address + "/", "data:", f"blob:{address}/"))]
+    others = [url for url in urls if not url.startswith((address + "/", "data:", f"blob:{address}/"))]
     assert not others
     assert not failed
 

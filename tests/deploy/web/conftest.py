@@ -67,6 +67,6 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digit as a user's own file."""
-    file = tmp_path_factory.mktemp("pictures") / "seven.png"
+    file = tmp_path_factory.mktemp("images") / "seven.png"
     Image.fromarray(open_train_data("digits").split("test").preview(7)[0].numpy()).save(file)
     return file

@@ -43,12 +43,12 @@ def side_by_side(page: Page, png: Path) -> None:
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
-def error_told(page: Page, png: Path) -> None:
-    page.set_input_files("#file", {"name": "letter.txt", "mimeType": "text/plain", "buffer": b"No picture."})
+def error_shown(page: Page, png: Path) -> None:
+    page.set_input_files("#file", {"name": "letter.txt", "mimeType": "text/plain", "buffer": b"No image."})
     expect(page.get_by_role("alert")).to_contain_text("could not be opened")
 
 
-STATES: tuple[Callable[[Page, Path], None], ...] = (answered, unit_off_and_open, cell_open, side_by_side, error_told)
+STATES: tuple[Callable[[Page, Path], None], ...] = (answered, unit_off_and_open, cell_open, side_by_side, error_shown)
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)

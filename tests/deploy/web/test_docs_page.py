@@ -22,7 +22,7 @@ def docs(browser: Browser, address: str) -> Page:
         yield page
 
 
-def ways(address: str) -> list[tuple[str, str]]:
+def routes(address: str) -> list[tuple[str, str]]:
     paths = httpx2.get(f"{address}/openapi.json").json()["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]
 
@@ -57,7 +57,9 @@ def run_line(line: str, photo: bytes) -> httpx2.Response:
 
 def test_every_way_is_there_and_its_line_works_as_it_stands(docs: Page, address: str) -> None:
     found = docs.locator(".operations section")
-    assert [section.get_attribute("aria-label") for section in found.all()] == [" ".join(way) for way in ways(address)]
+    assert [section.get_attribute("aria-label") for section in found.all()] == [
+        " ".join(way) for way in routes(address)
+    ]
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(stream, "JPEG")
     for section in found.all():
@@ -86,7 +88,7 @@ def test_fields_are_in_the_line_and_in_the_answer(docs: Page) -> None:
     expect(section.locator("[aria-live] pre")).to_contain_text("nearest: 'net'")
 
 
-def test_what_it_answers_is_told_by_its_fields(docs: Page) -> None:
+def test_what_it_answers_is_reported_by_its_fields(docs: Page) -> None:
     section = docs.get_by_role("region", name="POST /v1/predict")
     section.locator("summary").get_by_text("Response").click()
     expect(section.locator("details pre")).to_contain_text('"probability": number')

@@ -23,7 +23,7 @@ from tests.deploy.web.browser import (
 )
 
 
-def test_page_begins_with_a_test_picture_of_the_run(page: Page) -> None:
+def test_page_begins_with_a_test_image_of_the_run(page: Page) -> None:
     expect(verdict(page)).to_contain_text("%")
     expect(page.locator(".image-caption")).to_contain_text("Test image, labeled")
     expect(page.locator(".samples .sample")).to_have_count(24)
@@ -31,15 +31,15 @@ def test_page_begins_with_a_test_picture_of_the_run(page: Page) -> None:
     expect(page.locator(".model-panel .tile")).to_have_count(6)
 
 
-def test_uploaded_picture_is_predicted_as_by_the_service_itself(page: Page, address: str, png: Path) -> None:
+def test_uploaded_image_is_predicted_as_by_the_service_itself(page: Page, address: str, png: Path) -> None:
     page.set_input_files("#file", png)
     expect(page.locator(".image-caption")).to_have_text("seven.png")
-    told = httpx2.post(f"{address}/v1/predict", content=png.read_bytes()).json()["predictions"][0]["classes"][:5]
-    assert page.locator(".bars .name").all_inner_texts() == [one["name"] for one in told]
-    assert top_values(page) == [f"{100 * one['probability']:.1f} %" for one in told]
+    expected = httpx2.post(f"{address}/v1/predict", content=png.read_bytes()).json()["predictions"][0]["classes"][:5]
+    assert page.locator(".bars .name").all_inner_texts() == [one["name"] for one in expected]
+    assert top_values(page) == [f"{100 * one['probability']:.1f} %" for one in expected]
 
 
-def test_pasted_and_dropped_pictures_are_taken(page: Page, png: Path) -> None:
+def test_pasted_and_dropped_images_are_taken(page: Page, png: Path) -> None:
     content = base64.b64encode(png.read_bytes()).decode()
     for kind, carrier in (("paste", "clipboardData"), ("drop", "dataTransfer")):
         page.evaluate(SEND_FILE, [kind, carrier, content, f"{kind}.png"])
@@ -76,12 +76,12 @@ def expect_other(page: Page, canvas: Locator, before: str) -> None:
     page.wait_for_function("([canvas, before]) => canvas.toDataURL() !== before", arg=[handle, before])
 
 
-def test_error_is_told_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) -> None:
+def test_error_is_reported_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) -> None:
     lever(page, "layer1.0").click()
     expect(verdict(page)).to_contain_text("was ")
     before = verdict(page).inner_text()
     file = tmp_path / "letter.txt"
-    file.write_text("Dear network, this is no picture.")
+    file.write_text("Dear network, this is no image.")
     page.set_input_files("#file", file)
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("letter.txt could not be opened")
@@ -93,7 +93,7 @@ def test_error_is_told_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) ->
     expect(alert).to_be_empty()
 
 
-def test_service_that_is_gone_is_told_and_what_is_shown_stays(page: Page) -> None:
+def test_service_that_is_gone_is_reported_and_what_is_shown_stays(page: Page) -> None:
     before = verdict(page).inner_text()
     page.route("**/v1/**", lambda route: route.abort())
     lever(page, "layer2.0").click()
@@ -122,7 +122,7 @@ def test_phone_needs_no_sideways_scrolling_and_keeps_the_answer_in_sight(
         assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
-def test_token_is_asked_for(browser: Browser, runs: list[Run]) -> None:
+def test_token_is_requested(browser: Browser, runs: list[Run]) -> None:
     settings = ServerSettings(backend="torch", device="cpu", token="open sesame")
     with served(runs[:1], settings) as address, opened_page(browser, address) as page:
         page.get_by_label("Token").fill("open barley")

@@ -70,13 +70,13 @@ def test_undone_swap_hands_the_focus_on(page: Page) -> None:
 def test_error_put_away_gives_the_focus_back(page: Page, tmp_path: Path) -> None:
     bar = page.locator(".bars .bar").nth(1)
     bar.focus()
-    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"No picture."})
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"No image."})
     page.get_by_role("button", name="Dismiss").focus()
     page.keyboard.press("Enter")
     expect(bar).to_be_focused()
 
 
-def test_picture_of_a_confusion_takes_the_focus_up(page: Page) -> None:
+def test_image_of_a_confusion_takes_the_focus_up(page: Page) -> None:
     page.locator(".matrix button.correct").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#run").get_by_role("status")).to_contain_text("0, predicted correctly: ")
@@ -84,33 +84,34 @@ def test_picture_of_a_confusion_takes_the_focus_up(page: Page) -> None:
     expect(page.locator("#image-title")).to_be_focused()
 
 
-HEARD = """() => {
-  window.heard = [];
-  for (const place of document.querySelectorAll("[role=status], [role=alert], [aria-live]"))
-    new MutationObserver(() => window.heard.push(place.textContent)).observe(place, { childList: true, subtree: true });
+ANNOUNCED = """() => {
+  window.announced = [];
+  for (const region of document.querySelectorAll("[role=status], [role=alert], [aria-live]"))
+    new MutationObserver(() => window.announced.push(region.textContent))
+      .observe(region, { childList: true, subtree: true });
 }"""
 
 
-def test_each_answer_is_said_once(page: Page) -> None:
+def test_each_answer_is_reported_once(page: Page) -> None:
     settled(page)
-    page.evaluate(HEARD)
+    page.evaluate(ANNOUNCED)
     lever(page, "layer1.0").press("Space")
     expect(page.locator(".heatmap figcaption")).to_contain_text("1 block off")
     settled(page)
-    said = page.evaluate("window.heard.filter(Boolean)")
-    assert len(said) == 1
-    assert said[0].startswith("net: ")
-    assert "was " in said[0]
+    announcements = page.evaluate("window.announced.filter(Boolean)")
+    assert len(announcements) == 1
+    assert announcements[0].startswith("net: ")
+    assert "was " in announcements[0]
 
 
-def test_service_that_is_gone_is_said_once(page: Page) -> None:
+def test_service_that_is_gone_is_reported_once(page: Page) -> None:
     settled(page)
-    page.evaluate(HEARD)
+    page.evaluate(ANNOUNCED)
     page.route("**/v1/**", lambda route: route.abort())
     lever(page, "layer1.0").press("Space")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
     settled(page)
-    assert len(page.evaluate("window.heard.filter(Boolean)")) == 1
+    assert len(page.evaluate("window.announced.filter(Boolean)")) == 1
 
 
 MOVING = """() => [...document.querySelectorAll("*")].flatMap((one) => ["", "::before", "::after"].filter((part) => {

@@ -8,7 +8,7 @@ from reslab.training.run import Run
 from tests.deploy.web.browser import Browser, Page, expect, lever, opened_page, served, verdict, wait_for_answers
 
 
-def test_cell_of_the_confusion_matrix_shows_its_pictures_and_one_is_taken(page: Page) -> None:
+def test_cell_of_the_confusion_matrix_shows_its_images_and_one_is_taken(page: Page) -> None:
     cell = page.get_by_role("button", name=re.compile("^3 predicted as 3: "))
     label = cell.get_attribute("aria-label")
     assert label is not None

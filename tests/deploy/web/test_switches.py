@@ -113,18 +113,18 @@ def test_heat_map_and_unit_are_of_the_network_as_it_is_switched(page: Page, addr
     unit = httpx2.post(f"{address}/v1/block", params={"block": "layer2.1"}, json=sent).json()
     shown = page.locator(".block-details .maps img").evaluate_all("images => images.map((image) => image.src)")
     assert shown == unit["feature_maps"]
-    told = httpx2.post(f"{address}/v1/explain", json=sent).json()
-    expect(page.locator(".heatmap figcaption b")).to_have_text(told["class"])
+    response = httpx2.post(f"{address}/v1/explain", json=sent).json()
+    expect(page.locator(".heatmap figcaption b")).to_have_text(response["class"])
     assert page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()") != heat
     opacities = page.locator(".frame canvas").evaluate(ALPHAS)
-    assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in told["heatmap"] for value in row]
+    assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in response["heatmap"] for value in row]
 
 
 ALPHAS = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
   .filter((_, i) => i % 4 === 3)"""
 
 
-def test_heat_map_that_takes_long_waits_to_be_asked_for(page: Page) -> None:
+def test_heat_map_that_takes_long_waits_to_be_requested(page: Page) -> None:
     page.evaluate(SLOW_CLOCK)
     page.select_option("#method", "occlusion")
     expect(page.locator("[aria-busy=true]")).to_have_count(0)

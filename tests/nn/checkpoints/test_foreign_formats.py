@@ -54,7 +54,7 @@ def test_bare_arrays_are_layers_in_the_order_of_their_numbers(tmp_path):
     assert_loads(network, tmp_path / "w.npz", "unknown", **axes)
 
 
-def test_a_bias_ahead_of_a_norm_is_told_from_the_norm_by_the_number_of_vectors():
+def test_a_bias_ahead_of_a_norm_is_reported_from_the_norm_by_the_number_of_vectors():
     arrays = [torch.randn(4, 3, 3, 3), *(torch.rand(4) for _ in range(5)), torch.randn(4, 4), torch.rand(4)]
     named = name_arrays({f"arr_{i}": array for i, array in enumerate(arrays)}, "w.npz")
     leaves = ["arr_0.weight", "arr_0.bias", "arr_2.bias", "arr_2.weight", "arr_2.running_mean", "arr_2.inv_std"]

@@ -39,22 +39,22 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     save_file(tensors, path, metadata={"reslab": format_header(header, tensors)})
 
 
-def test_a_flipped_byte_anywhere_is_told_or_changes_nothing(path: Path) -> None:
+def test_a_flipped_byte_anywhere_is_reported_or_changes_nothing(path: Path) -> None:
     whole, header, tensors = path.read_bytes(), read_header(path), read_tensors(path)
-    told = 0
+    num_reported = 0
     for place in range(0, len(whole), 101):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
         try:
             found = read_tensors(path)
         except ValueError:
-            told += 1
+            num_reported += 1
             with pytest.raises(ValueError):
                 read_checkpoint(path) if b'"reslab"' in path.read_bytes() else read_header(path)
         else:
             assert read_header(path) == header
             assert found.keys() == tensors.keys()
             assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert told > 50
+    assert num_reported > 50
 
 
 def test_a_damaged_tensor_is_named_and_not_given_a_new_checksum(path: Path) -> None:
@@ -102,10 +102,10 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_header_that_fits_nothing_is_a_clear_error(name: str, path: Path) -> None:
-    change, said = CASES[name]
+    change, message = CASES[name]
     rewrite(path, change)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_network(path)
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
@@ -134,7 +134,7 @@ def test_a_header_without_checksums_or_of_other_tensors_is_refused(path: Path) -
         read_header(path)
 
 
-def test_a_flipped_byte_of_a_foreign_torch_file_is_told(tmp_path: Path) -> None:
+def test_a_flipped_byte_of_a_foreign_torch_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"conv1.weight": torch.ones(64)}, path)
     whole = path.read_bytes()

@@ -242,8 +242,8 @@ HINTS = {
 
 @pytest.mark.parametrize("case", HINTS)
 def test_a_checkpoint_of_another_network_is_refused_and_says_which(case):
-    theirs, ours, said = HINTS[case]
-    with pytest.raises(CheckpointError, match=said):
+    theirs, ours, message = HINTS[case]
+    with pytest.raises(CheckpointError, match=message):
         load(state(small(**theirs)), **ours)
 
 
@@ -351,7 +351,7 @@ def test_safetensors_with_unknown_keys_are_refused_because_they_keep_no_order(tm
 
 
 @pytest.mark.parametrize(
-    ("few", "many", "ways", "places"),
+    ("few", "many", "num_assignments", "places"),
     [
         ("ab", "ab", 1, [0, 1]),
         ("ab", "aab", 2, [0, 2]),
@@ -360,11 +360,11 @@ def test_safetensors_with_unknown_keys_are_refused_because_they_keep_no_order(tm
         ("aa", "aaaa", 6, [0, 1]),
     ],
 )
-def test_assignments_are_counted(few, many, ways, places):
+def test_assignments_are_counted(few, many, num_assignments, places):
     def agree(i, j):
         return few[i] == many[j]
 
-    assert count_assignments(len(few), len(many), agree) == ways
+    assert count_assignments(len(few), len(many), agree) == num_assignments
     if places is not None:
         assert earliest_assignment(len(few), len(many), agree) == places
 

@@ -36,7 +36,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
     early."""
 
     fault = ""
-    asked: list[str]
+    requests: list[str]
     commit = COMMIT
 
     def log_message(self, *_) -> None:
@@ -50,7 +50,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
         self.answer(with_body=False)
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
@@ -62,10 +62,10 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.end_headers()
             return
         body = path.read_bytes()
-        told = getattr(self, "told_hash", None) or hashlib.sha256(body).hexdigest()
+        etag = getattr(self, "sent_hash", None) or hashlib.sha256(body).hexdigest()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{told}"')
+        self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if with_body:
@@ -75,7 +75,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder):
-    handler = type("Here", (Server,), {"asked": [], "directory": str(folder)})
+    handler = type("Here", (Server,), {"requests": [], "directory": str(folder)})
     handler.__init__ = lambda self, *args: http.server.SimpleHTTPRequestHandler.__init__(self, *args, directory=folder)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -138,7 +138,7 @@ def test_weights_in_the_cache_are_not_fetched_again(weights, site):
     _, handler = site
     create_model("resnet18", pretrained=True)
     create_model("resnet18", pretrained="IMAGENET1K_V1")
-    assert len(handler.asked) == 1
+    assert len(handler.requests) == 1
 
 
 def test_a_new_head_keeps_the_preprocessing_but_no_class_names(weights):
@@ -405,9 +405,9 @@ def test_a_hub_repository_is_loaded_with_its_classes_and_preprocessing(on_hub):
     assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.state_dict().items())
     assert ours.preprocess == Preprocess(3, "resize(100) center-crop(96)", *IMAGENET)
     assert ours.classes == ("ant", "bee", "wasp")
-    num_asked = len(handler.asked)
+    num_requests = len(handler.requests)
     from_hub()
-    assert len(handler.asked) == num_asked
+    assert len(handler.requests) == num_requests
 
 
 def test_a_transformers_repository_is_loaded_with_its_classes_and_preprocessing(on_hub):
@@ -450,10 +450,10 @@ def test_older_repositories_hold_a_pickle_of_tensors(on_hub):
 
 def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(on_hub):
     _, handler, _ = on_hub
-    handler.told_hash = "0" * 64
+    handler.sent_hash = "0" * 64
     with pytest.raises(CheckpointError, match="a file with the SHA-256 0000"):
         hub.fetch_from_hub("org/small")
-    handler.told_hash = None
+    handler.sent_hash = None
     assert from_hub().load_report.is_complete
 
 

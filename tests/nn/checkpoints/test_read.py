@@ -170,7 +170,7 @@ def test_nested_wrappers_are_removed_and_a_pickle_that_contains_itself_is_an_err
         unwrap_checkpoint("w.pth", loop)
 
 
-def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_said():
+def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_reported():
     averaged = {key: tensor * 0 for key, tensor in STATE.items()}
     found = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE})
     assert dict(found.tensors) == STATE

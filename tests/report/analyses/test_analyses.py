@@ -26,7 +26,7 @@ def subjects() -> list[AnalysisTarget]:
 
 
 def shown(question: str, subjects: list[AnalysisTarget], settings: Mapping[str, Any]) -> RenderedResult:
-    """The answer shown, drawn as a page and as a picture, too."""
+    """The answer shown, drawn as a page and as an image, too."""
     found = render_analysis(question, [to_dict(answer) for answer in run_analysis(question, subjects, settings)])
     page = render_page(AnalysisPage(question, "what is asked", "who asked it", found))
     assert page.count("<svg") == len(found.figures)

@@ -1,4 +1,4 @@
-"""Answers as they are shown: names without what they share, snapshots from pale to strong, gaps, pictures."""
+"""Answers as they are shown: names without what they share, snapshots from pale to strong, gaps, images."""
 
 import io
 import math
@@ -103,13 +103,13 @@ def test_several_figures_become_one_png() -> None:
 
 def test_captions_stand_below_their_figures_in_the_png() -> None:
     figure = replace(render_gradients([answer("a")]).figures[0], caption="")
-    bare, told = (
+    bare, described = (
         Image.open(io.BytesIO(render_png([replace(figure, caption=words)])))
-        for words in ("", "Solid: what came. Dashed: what was told. " * 8)
+        for words in ("", "Solid: what came. Dashed: what was described. " * 8)
     )
-    assert told.width == bare.width
-    assert told.height > bare.height + 40
-    below = told.crop((0, bare.height, told.width, told.height)).convert("L")
+    assert described.width == bare.width
+    assert described.height > bare.height + 40
+    below = described.crop((0, bare.height, described.width, described.height)).convert("L")
     assert below.getextrema()[0] < 150
     assert below.crop((below.width - 8, 0, below.width, below.height)).getextrema()[0] == 255  # nothing is cut off
 

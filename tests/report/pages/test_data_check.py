@@ -22,7 +22,7 @@ PAGE = DataCheckPage(
         )
     ],
     num_duplicate_groups=1,
-    batch=[CaptionedImage(picture, "ants", f"{k}.png") for k, picture in enumerate(NOISE)],
+    batch=[CaptionedImage(image, "ants", f"{k}.png") for k, image in enumerate(NOISE)],
     train_transform="crop(32) flip",
     metadata={"location": "/somewhere"},
 )
@@ -34,15 +34,22 @@ def test_a_page_is_sound_and_the_same_every_time() -> None:
     assert html == render_page(PAGE)
     assert "60 images of 2 classes: 1 error to fix before training." in page.text
     assert "Ants & <bees>" in page.text
-    for said in ("b<e>es", "3 files cannot be read.", "empty (0 bytes)", "The same pixels", "crop(32) flip", "80.0 %"):
-        assert said in page.text
+    for message in (
+        "b<e>es",
+        "3 files cannot be read.",
+        "empty (0 bytes)",
+        "The same pixels",
+        "crop(32) flip",
+        "80.0 %",
+    ):
+        assert message in page.text
     assert len(page.tags("img")) == 6
     assert "Heights from 90 to 300 pixels, widths from 120 to 200, 2 different sizes." in page.text
     assert len(page.tags("svg")) == 1
 
 
 @pytest.mark.parametrize(
-    ("findings", "said"),
+    ("findings", "message"),
     [
         ((), "ready to train."),
         ((("note", "Few."),), "ready to train."),
@@ -50,8 +57,8 @@ def test_a_page_is_sound_and_the_same_every_time() -> None:
         ((("warning", "a"), ("error", "b")), "1 error to fix"),
     ],
 )
-def test_the_summary_follows_the_findings(findings: tuple[tuple[str, str], ...], said: str) -> None:
-    assert said in assert_sound(render_page(replace(PAGE, findings=findings))).text
+def test_the_summary_follows_the_findings(findings: tuple[tuple[str, str], ...], message: str) -> None:
+    assert message in assert_sound(render_page(replace(PAGE, findings=findings))).text
 
 
 def test_an_empty_page_is_sound() -> None:

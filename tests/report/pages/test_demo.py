@@ -64,18 +64,18 @@ def test_where_both_fit_perfectly_a_ratio_of_tiny_losses_is_no_degradation() -> 
 
 
 @pytest.mark.parametrize(
-    ("first", "said"),
+    ("first", "message"),
     [
         (5000.0, "the gradient grows towards the input: at the first block it is 5,000 times larger"),
         (0.0005, "the gradient shrinks towards the input: at the first block it is 2,000 times smaller"),
         (1.1, "the gradient keeps its size: at the first block it is 1.1 times"),
     ],
 )
-def test_the_gradients_words_follow_the_gradients(first: float, said: str) -> None:
+def test_the_gradients_words_follow_the_gradients(first: float, message: str) -> None:
     page = sample_demo()
     plain = replace(page.networks[1], gradient_norms=profile(first, 1))
     text = _text(replace(page, networks=[page.networks[0], plain]))
-    assert f"In plain56 {said}" in text
+    assert f"In plain56 {message}" in text
     steeper = first > 2 or first < 0.5
     assert ("resnet56 is flatter" in text) == steeper
 

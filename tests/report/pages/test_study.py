@@ -35,7 +35,7 @@ def page() -> StudyPage:
 
 @pytest.fixture(scope="module")
 def text_and_files(page: StudyPage) -> tuple[str, dict[str, str]]:
-    return render_study_markdown(page, "pictures")
+    return render_study_markdown(page, "images")
 
 
 def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
@@ -76,7 +76,7 @@ def test_a_row_that_was_not_run_is_listed_with_its_estimated_time(
 
 def test_markdown_links_every_figure_it_writes(text_and_files: tuple[str, dict[str, str]]) -> None:
     text, files = text_and_files
-    linked = re.findall(r"!\[[^\]]+\]\(pictures/([^)]+)\)", text)
+    linked = re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", text)
     assert linked == list(files)
     for file in files.values():
         root = ElementTree.fromstring(file)
@@ -95,7 +95,7 @@ def test_tables_of_the_markdown_are_whole(text_and_files: tuple[str, object]) ->
 
 
 def test_the_same_page_gives_the_same_bytes(page: StudyPage, text_and_files: tuple[str, dict[str, str]]) -> None:
-    assert render_study_markdown(page, "pictures") == text_and_files
+    assert render_study_markdown(page, "images") == text_and_files
     assert render_page(page) == render_page(page)
 
 
@@ -222,9 +222,9 @@ def test_the_sample_has_the_rows_of_the_study() -> None:
 def test_a_number_without_a_unit_has_the_decimals_of_its_spread() -> None:
     row = sample_study_page("he2015/initial").rows[0]
     name = row.row.metric
-    told = [replace(run, values={name: value}) for run, value in zip(row.runs, (1.0, 1.2, 1.4), strict=True)]
-    assert ours_text(replace(row, runs=told), name, "") == "1.20 ± 0.20"
-    assert ours_text(replace(row, runs=told[:1]), name, "") == "1"
+    three_runs = [replace(run, values={name: value}) for run, value in zip(row.runs, (1.0, 1.2, 1.4), strict=True)]
+    assert ours_text(replace(row, runs=three_runs), name, "") == "1.20 ± 0.20"
+    assert ours_text(replace(row, runs=three_runs[:1]), name, "") == "1"
 
 
 def test_rows_with_some_seeds_are_listed_as_incomplete(page: StudyPage) -> None:

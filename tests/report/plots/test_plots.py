@@ -61,7 +61,7 @@ def test_strokes_are_named_beside_the_networks() -> None:
     assert [line.is_dashed() for line in legend.get_lines()] == [False, False, True]
 
 
-def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() -> None:
+def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_reported_apart() -> None:
     place = "/home/someone/experiments/with/a/long/path/runs"
     curves = [_curve([2.0, 1.0]), _curve([1.5, 1.2])]
     curves = [Curve(curve.series, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
@@ -99,10 +99,10 @@ def test_the_lines_drawn_are_the_values_given() -> None:
 
 
 def test_correct_cells_are_blue_and_wrong_ones_red() -> None:
-    picture = np.asarray(plot_confusion_matrix([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
-    assert picture[0, 0, 2] > picture[0, 0, 0]
-    assert picture[0, 1, 0] > picture[0, 1, 2]
-    np.testing.assert_allclose(picture[..., 3], [[0.25 + 0.75 * 0.75, 1.0], [0.0, 1.0]])
+    image = np.asarray(plot_confusion_matrix([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
+    assert image[0, 0, 2] > image[0, 0, 0]
+    assert image[0, 1, 0] > image[0, 1, 2]
+    np.testing.assert_allclose(image[..., 3], [[0.25 + 0.75 * 0.75, 1.0], [0.0, 1.0]])
 
 
 def test_a_series_drops_what_is_no_number_and_thins_by_means() -> None:

@@ -82,14 +82,14 @@ def test_it_is_fitted_on_validation_images_alone(val: ClassificationEvaluation) 
         fit_validation_temperature(replace(val, num_correct=val.num_samples))
 
 
-def test_what_is_told_of_another_split_is_the_validation_temperature_applied(
+def test_what_is_reported_of_another_split_is_the_validation_temperature_applied(
     digits_run: Run, val: ClassificationEvaluation
 ) -> None:
-    judged = evaluate(digits_run, keep_predictions=True)
-    found = calibration_metrics(judged, val)
+    evaluated = evaluate(digits_run, keep_predictions=True)
+    found = calibration_metrics(evaluated, val)
     assert found["temperature"] == fit_validation_temperature(val).value
     assert (found["fit_split"], found["fit_num_samples"], found["cross_fitted"]) == ("val", val.num_samples, False)
-    probabilities, labels = judged.require_predictions()
+    probabilities, labels = evaluated.require_predictions()
     softened = apply_temperature(probabilities.double(), found["temperature"])
     confidence, called = softened.max(1)
     shown = [one for one in found["reliability_after"] if one["num_samples"]]

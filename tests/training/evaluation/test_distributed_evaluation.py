@@ -35,7 +35,7 @@ class Hands(ProcessGroup):
 
 
 class Kept(ProcessGroup):
-    """A rank that keeps what it would have told the others."""
+    """A rank that keeps what it would have sent the others."""
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         self.values = list(values)
@@ -55,15 +55,15 @@ def part(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     return list(eval_loader(IMAGES, 4, Preprocess(1, "", (0.5,), (0.5,)), "cpu", rank=rank, world_size=num_ranks))
 
 
-def judged(model: nn.Module, num_ranks: int) -> ClassificationEvaluation:
-    told = []
+def evaluation_of(model: nn.Module, num_ranks: int) -> ClassificationEvaluation:
+    sent = []
     for rank in range(1, num_ranks):
         kept = Kept()
         batches = part(rank, num_ranks)
         if batches:
             evaluate_batches(model, batches, TASK, process_group=kept)
-        told.append(kept.values if batches else [])
-    return evaluate_batches(model, part(0, num_ranks), TASK, keep_predictions=True, process_group=Hands(told))
+        sent.append(kept.values if batches else [])
+    return evaluate_batches(model, part(0, num_ranks), TASK, keep_predictions=True, process_group=Hands(sent))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5, 6, 8])
@@ -71,7 +71,7 @@ def test_every_sample_is_evaluated_once_with_the_scores_of_one_process(model: nn
     """Five batches of 4 and one of 3; of eight ranks two have none."""
     indices = torch.cat([batch[2] for rank in range(num_ranks) for batch in part(rank, num_ranks)])
     assert indices.sort().values.tolist() == list(range(23))
-    alone, shared = judged(model, 1), judged(model, num_ranks)
+    alone, shared = evaluation_of(model, 1), evaluation_of(model, num_ranks)
     assert shared.to_dict() == alone.to_dict()
     assert shared.confusion_matrix == alone.confusion_matrix
     assert shared.probabilities is not None

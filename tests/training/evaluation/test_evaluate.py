@@ -48,7 +48,7 @@ def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
     assert evaluate(model, "digits").to_dict() == evaluate(digits_run).to_dict()
 
 
-def test_a_loaded_network_gives_the_probabilities_that_were_judged(digits_run: Run) -> None:
+def test_a_loaded_network_gives_the_probabilities_that_were_evaluated(digits_run: Run) -> None:
     found = evaluate(digits_run, keep_predictions=True)
     model, images = load(digits_run), open_dataset("digits").split("test").images
     assert model.preprocess is not None
@@ -109,7 +109,7 @@ def test_a_run_of_ones_own_module_takes_it_again(tmp_path: Path) -> None:
         load(run)
 
 
-def test_what_does_not_fit_is_told(digits_run: Run, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(digits_run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split of digits"):
         evaluate(digits_run, split="vla")
     with pytest.raises(ValueError, match="data to evaluate on"):

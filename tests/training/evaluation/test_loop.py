@@ -43,7 +43,7 @@ def labels() -> Tensor:
     return torch.randint(0, NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(1))
 
 
-def judged(outputs: Tensor, labels: Tensor, size: int = 32) -> ClassificationEvaluation:
+def evaluation_of(outputs: Tensor, labels: Tensor, size: int = 32) -> ClassificationEvaluation:
     return evaluate_batches(Recited(outputs), batches(labels, size), task(outputs.shape[1]), keep_predictions=True)
 
 
@@ -52,7 +52,7 @@ def task(num_classes: int = NUM_CLASSES) -> Classification:
 
 
 def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
-    found = judged(outputs, labels)
+    found = evaluation_of(outputs, labels)
     probabilities, called = outputs.double().softmax(1).numpy(), outputs.argmax(1).numpy()
     classes = list(range(NUM_CLASSES))
     assert found.num_samples == NUM_SAMPLES
@@ -65,15 +65,15 @@ def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
 
 
 def test_scores_do_not_depend_on_the_batch(outputs: Tensor, labels: Tensor) -> None:
-    whole, single = judged(outputs, labels, 1000), judged(outputs, labels, 1)
+    whole, single = evaluation_of(outputs, labels, 1000), evaluation_of(outputs, labels, 1)
     assert whole.confusion_matrix == single.confusion_matrix
     assert (whole.num_correct, whole.num_correct_top5) == (single.num_correct, single.num_correct_top5)
     assert whole.loss == pytest.approx(single.loss, rel=1e-6)
 
 
 def test_top5_is_none_below_five_classes(labels: Tensor) -> None:
-    assert judged(torch.randn(NUM_SAMPLES, 4), labels % 4).top5 is None
-    assert judged(torch.randn(NUM_SAMPLES, 5), labels % 5).top5 == 1.0
+    assert evaluation_of(torch.randn(NUM_SAMPLES, 4), labels % 4).top5 is None
+    assert evaluation_of(torch.randn(NUM_SAMPLES, 5), labels % 5).top5 == 1.0
 
 
 def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor) -> None:
@@ -86,7 +86,7 @@ def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor
 
 def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tensor) -> None:
     other = outputs.flip(0) * 3
-    found = average_probabilities([judged(outputs, labels), judged(other, labels)])
+    found = average_probabilities([evaluation_of(outputs, labels), evaluation_of(other, labels)])
     mean = ((outputs.double().softmax(1) + other.double().softmax(1)) / 2).numpy()
     assert found.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
     assert found.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
@@ -95,17 +95,17 @@ def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tenso
 
 
 def test_the_average_of_one_is_itself(outputs: Tensor, labels: Tensor) -> None:
-    found = judged(outputs, labels)
+    found = evaluation_of(outputs, labels)
     assert average_probabilities([found, found]).confusion_matrix == found.confusion_matrix
 
 
 def test_what_cannot_be_averaged_is_refused(outputs: Tensor, labels: Tensor) -> None:
-    found = judged(outputs, labels)
+    found = evaluation_of(outputs, labels)
     silent = evaluate_batches(Recited(outputs), batches(labels, 32), task())
     with pytest.raises(ValueError, match="kept their predictions"):
         average_probabilities([found, silent])
     with pytest.raises(ValueError, match="same samples"):
-        average_probabilities([found, judged(outputs, labels.flip(0))])
+        average_probabilities([found, evaluation_of(outputs, labels.flip(0))])
 
 
 def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:

@@ -3,7 +3,7 @@
 Here a quarter of the size; `resize(256) center-crop(256)` and `ten-crop(224)` are `resize(64) center-crop(64)` and
 `ten-crop(56)`.
 
-Several views of a picture, averaged, against the crops written out.
+Several views of an image, averaged, against the crops written out.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as pictures
+from torchvision.transforms.v2 import functional as tv_functional
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.data.decode import read_image
@@ -32,7 +32,7 @@ SMALL = {"model.depths": "1,1", "model.widths": "16,32", "model.strides": "1,2",
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A small network on a folder of two classes, its pictures of five sizes."""
+    """A small network on a folder of two classes, its images of five sizes."""
     root = tmp_path_factory.mktemp("photos")
     for split in ("train", "val"):
         for i, (height, width) in enumerate(SIZES * 2):
@@ -47,12 +47,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "train_transform": "random-scale-crop(56,64,120) flip",
     }
     settings["eval_transform"] = "resize(64) center-crop(56)"
-    said: dict[str, Any] = {"overrides": settings, "on_log": lambda line: None}
-    return train("resnet18", root / "data", "he2015-imagenet", output=root / "run", **said)
+    options: dict[str, Any] = {"overrides": settings, "on_log": lambda line: None}
+    return train("resnet18", root / "data", "he2015-imagenet", output=root / "run", **options)
 
 
 def originals(run: Run) -> list[Tensor]:
-    """The validation pictures as they are, normalised, in the order of the folder."""
+    """The validation images as they are, normalised, in the order of the folder."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     paths = sorted((run.path.parent / "data" / "val").rglob("*.png"))
     return [((read_image(path) / 255 - mean) / std)[None] for path in paths]
@@ -64,8 +64,8 @@ def test_ten_crops(run: Run) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     expected = []
     for path in sorted((run.path.parent / "data" / "val").rglob("*.png")):
-        whole = pictures.center_crop(pictures.resize(read_image(path), [64], antialias=True), [64, 64])
-        crops = torch.cat(pictures.ten_crop(((whole / 255 - mean) / std)[None], [56, 56]))
+        whole = tv_functional.center_crop(tv_functional.resize(read_image(path), [64], antialias=True), [64, 64])
+        crops = torch.cat(tv_functional.ten_crop(((whole / 255 - mean) / std)[None], [56, 56]))
         expected.append(network(crops).softmax(1).mean(0))
     assert found.probabilities is not None
     torch.testing.assert_close(found.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
@@ -75,7 +75,7 @@ def test_fully_convolutional_at_several_scales(run: Run) -> None:
     found = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_predictions=True)
     network, expected = load(run.path).eval(), []
     for x in originals(run):
-        scaled = [pictures.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
+        scaled = [tv_functional.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
         assert {min(view.shape[-2:]) for view in scaled} == {56, 64, 96, 120}
         # Fully convolutional: the last layer at every place of the last map, then the mean over places.
         answers = []
@@ -144,7 +144,7 @@ def test_scales_bring_the_shorter_side_to_each_size() -> None:
     assert len(list(TTATransforms(model, "scales(6,12) flip").views(x))) == 4
 
 
-def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
+def test_it_is_evaluated_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
     model, x, y = network(), images(), torch.tensor([0, 1, 2, 0, 1])
     found = evaluate_batches(
         TTATransforms(model, "flip"), [(x, y, torch.arange(5))], Classification(tuple("abc")), keep_predictions=True
@@ -157,7 +157,7 @@ def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "options"),
     [
         ("flop", "nearest: 'flip'"),
         ("flip(2)", "flip with whole numbers"),
@@ -168,12 +168,12 @@ def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> Non
         ("flip2", "flip with whole numbers"),
     ],
 )
-def test_invalid_views_raise(words: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_views_raise(words: str, options: str) -> None:
+    with pytest.raises(ValueError, match=options):
         TTATransforms(network(), words)
 
 
-def test_a_picture_too_small_to_crop_is_told() -> None:
+def test_a_image_too_small_to_crop_is_reported() -> None:
     with pytest.raises(ValueError, match="at least 13x13 to crop; got: 12x14; let the evaluation end with center-crop"):
         TTATransforms(network(), "ten-crop(13)")(images())
 

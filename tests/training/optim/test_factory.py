@@ -164,7 +164,7 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"name": "sgd", "kwargs": "momentm=0.9"}, "unknown option of sgd 'momentm'; nearest: 'momentum'"),
         ({"name": "sgd", "betas": (0.9, 0.99)}, "unknown option of sgd 'betas'"),
@@ -175,6 +175,6 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
         ({"betas": (0.9,)}, r"optimizer\.betas"),
     ],
 )
-def test_what_an_optimizer_does_not_take_is_told(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_an_optimizer_does_not_take_is_reported(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_optimizer(small(), OptimizerConfig(**settings))

@@ -133,14 +133,14 @@ PLATEAU = {"schedule.name": "plateau", "schedule.patience": "1", "schedule.gamma
 
 
 @pytest.fixture
-def said(tiny: dict[str, Any]) -> dict[str, Any]:
+def options(tiny: dict[str, Any]) -> dict[str, Any]:
     """A run whose rate of 10 is far too high: its error soon stops falling."""
     settings = {**tiny["overrides"], **PLATEAU, "optimizer.lr": "10"}
     return {"overrides": settings, "on_log": tiny["on_log"], "seed": 3, "epochs": 6}
 
 
-def test_the_rate_falls_where_the_error_did_not(said: dict[str, Any], tmp_path: Path) -> None:
-    run = train(output=tmp_path / "run", val_fraction=0.2, **said)
+def test_the_rate_falls_where_the_error_did_not(options: dict[str, Any], tmp_path: Path) -> None:
+    run = train(output=tmp_path / "run", val_fraction=0.2, **options)
     lines, least, drops = run.log.records(), float("inf"), 0
     for line in lines:
         if line["kind"] == "train":
@@ -152,9 +152,9 @@ def test_the_rate_falls_where_the_error_did_not(said: dict[str, Any], tmp_path: 
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(
-    said: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
+    options: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
-    whole = train(output=tmp_path / "whole", val_fraction=0.2, **said)
+    whole = train(output=tmp_path / "whole", val_fraction=0.2, **options)
     state = load_train_checkpoint(tmp_path / "whole" / "checkpoint")
     assert state is not None
     assert state.plateau is not None
@@ -170,24 +170,24 @@ def test_a_resumed_run_is_the_uninterrupted_one(
             on_step_end=fail,
             hook_every_steps=first + 1,
             save_every_seconds=0.0,
-            **said,
+            **options,
         )
     kept = load_train_checkpoint(tmp_path / "cut" / "checkpoint")
     assert kept is not None
     assert kept.step == first + 1  # the step whose hook failed is whole
-    again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"])
+    again = train(output=tmp_path / "cut", resume=True, on_log=options["on_log"])
     assert timeless(again) == timeless(whole)
 
 
-def test_without_a_validation_split_it_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_validation_split_it_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--val-fraction"):
-        train(output=tmp_path / "run", **said)
+        train(output=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("settings", "told"), [({"patience": 0}, "patience"), ({"power": 0.0}, "power")])
-def test_invalid_numbers_raise(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("settings", "message"), [({"patience": 0}, "patience"), ({"power": 0.0}, "power")])
+def test_invalid_numbers_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ScheduleConfig("plateau", **settings)
 
 
@@ -214,7 +214,7 @@ def test_a_warm_up_from_a_rate_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "options"),
     [
         ({"warmup": "until error 0%", "warmup_shape": "constant"}, "between 0 and 100"),
         ({"warmup": "until error 80%"}, "constant"),
@@ -224,8 +224,8 @@ def test_a_warm_up_from_a_rate_of_its_own() -> None:
         ({"warmup_lr": -1.0}, "at least 0"),
     ],
 )
-def test_a_warm_up_that_means_nothing_is_refused(schedule: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_warm_up_that_means_nothing_is_refused(schedule: dict[str, Any], options: str) -> None:
+    with pytest.raises(ValueError, match=options):
         ScheduleConfig(**schedule)
 
 
@@ -234,8 +234,8 @@ def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
 ) -> None:
     warm = {"schedule.name": "constant", "schedule.warmup": "until error 70%", "schedule.warmup_shape": "constant"}
     settings = {**tiny["overrides"], **warm, "schedule.warmup_factor": "0.1"}
-    said: dict[str, Any] = {"overrides": settings, "on_log": tiny["on_log"], "seed": 3, "epochs": 3}
-    whole = train(output=tmp_path / "whole", **said)
+    options: dict[str, Any] = {"overrides": settings, "on_log": tiny["on_log"], "seed": 3, "epochs": 3}
+    whole = train(output=tmp_path / "whole", **options)
     rates = [line["lr"] for line in whole.log.records() if line["kind"] == "train"]
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.1)
@@ -247,6 +247,6 @@ def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
         raise KeyError(step)
 
     with pytest.raises(KeyError):
-        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=60, save_every_seconds=0.0, **said)
+        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=60, save_every_seconds=0.0, **options)
     again = train(output=tmp_path / "cut", resume=True, on_log=tiny["on_log"])
     assert timeless(again) == timeless(whole)

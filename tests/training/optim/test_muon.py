@@ -88,10 +88,10 @@ def test_its_state_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"lr": -1.0}, "lr"), ({"momentum": 1.0}, "momentum"), ({"scale": "rmss"}, "nearest: 'rms'")]
+    ("wrong", "message"), [({"lr": -1.0}, "lr"), ({"momentum": 1.0}, "momentum"), ({"scale": "rmss"}, "nearest: 'rms'")]
 )
-def test_invalid_values_raise(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_values_raise(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Muon([weight((2, 2))], **wrong)
     with pytest.raises(ValueError, match="two or more dimensions"):
         Muon([{"params": [weight((2,))], "matrix": True}])
