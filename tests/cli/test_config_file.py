@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.cli.options import merge_config, read_config_file
+from reslab.cli.config_file import merge_config, read_config_file
 from reslab.training.run import Run
 from tests.cli.conftest import Command
 

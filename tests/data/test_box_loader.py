@@ -12,7 +12,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.loader import Batch, TrainLoader, eval_loader
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.loader_workers import Batch
 from reslab.data.registry import open_dataset
 from reslab.data.rng import hash_key
 from reslab.data.transforms.pipeline import TransformPipeline

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset, WrappedImageDataset
-from reslab.data.loader import Batch, TrainLoader, eval_loader
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.loader_workers import Batch
 from reslab.spec.preprocess import Preprocess
 
 NUM = 23

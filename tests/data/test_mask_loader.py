@@ -11,7 +11,8 @@ from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
-from reslab.data.loader import Batch, TrainLoader, eval_loader
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.loader_workers import Batch
 from reslab.data.masks import VOID, MaskEncoding
 from reslab.data.registry import open_dataset
 from reslab.data.rng import hash_key

@@ -20,8 +20,9 @@ from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import Evaluator
 from reslab.training.loop import TimedLoader
 from reslab.training.options import TrainOptions
-from reslab.training.run import InterimWeightsWarning, Run, interim_weights_path, load, run_weights_path
+from reslab.training.run import Run
 from reslab.training.run_logger import RunLogger
+from reslab.training.run_weights import InterimWeightsWarning, interim_weights_path, load, run_weights_path
 from reslab.training.setup import setup_run
 from reslab.training.train import train
 from reslab.training.trainer import Trainer

@@ -16,13 +16,9 @@ from reslab.training import setup as training_setup
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
 from reslab.training.run import Run
-from reslab.training.setup import (
-    build_train_loop,
-    build_train_loss,
-    check_module,
-    resolve_precision,
-    setup_run,
-)
+from reslab.training.setup import build_train_loop, build_train_loss, setup_run
+from reslab.training.setup_model import check_module
+from reslab.training.setup_recipe import resolve_precision
 from reslab.training.tasks.classification import Classification
 
 CPU = torch.device("cpu")

@@ -177,7 +177,7 @@ def _load_arch(name: str) -> "Arch | None":
     path = Path(name)
     if name in ARCHS or is_toml(name) or not path.exists():
         return None
-    from reslab.training.run import load
+    from reslab.training.run_weights import load
 
     return load(path).arch
 

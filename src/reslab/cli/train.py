@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.config_file import merge_config, read_config_file
 from reslab.cli.options import (
     AllowExtra,
     ConfigFile,
@@ -30,11 +31,9 @@ from reslab.cli.options import (
     ValFraction,
     Workers,
     limit_pixels,
-    merge_config,
     named_columns,
     parse_overrides,
     parse_pretrained,
-    read_config_file,
     require_model_and_recipe,
     resolve_data_option,
 )

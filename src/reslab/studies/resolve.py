@@ -29,7 +29,7 @@ from reslab.training.options import (
     with_eval_preprocess,
 )
 from reslab.training.run_data import infer_input_size, open_train_data
-from reslab.training.setup import resolve_precision
+from reslab.training.setup_recipe import resolve_precision
 
 # Training images, test images and classes, to estimate the cost of datasets that are not available.
 _DATASET_SIZES = {

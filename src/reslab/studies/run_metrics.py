@@ -21,8 +21,9 @@ from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
-from reslab.training.run import Run, load
+from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
+from reslab.training.run_weights import load
 from reslab.training.tasks.classification import Classification
 
 DEFAULT_TRAIN_ERROR = 20.0

@@ -17,7 +17,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.dense import DenseArch, override_dense_arch
 from reslab.training.options import SMALL_INPUT_SIDE, TrainOptions, describe_pretrained
-from reslab.training.run import find_weights_path
+from reslab.training.run_weights import find_weights_path
 
 InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
 """A network, the description of its initial weights (None: random), and messages for the user."""

@@ -38,7 +38,8 @@ from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch
 from reslab.spec.zoo.names import HUB_PREFIX
 from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
-from reslab.training.run import Run, find_weights_path
+from reslab.training.run import Run
+from reslab.training.run_weights import find_weights_path
 
 Network = ResidualNetwork | ModuleNetwork
 AnyNetwork = Network | DenseNetwork

@@ -29,7 +29,8 @@ from reslab.training.model_source import recorded_factory
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
 from reslab.training.run_data import changed_max_pixels, infer_input_size, reopen_data
-from reslab.training.setup import TrainSetup, build_train_loop, create_model_quietly
+from reslab.training.setup import TrainSetup, build_train_loop
+from reslab.training.setup_model import create_model_quietly
 from reslab.training.tasks.registry import restore_task
 
 _SIZE_KEYS = ("image_size", "train_transform", "eval_transform")

@@ -6,12 +6,11 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslab.runtime.files import DiskFullError, disk_full_guard, is_partial_file, remove_partial_files, write_atomic
+from reslab.runtime.files import DiskFullError, is_partial_file, remove_partial_files, write_atomic
 from reslab.runtime.json_records import (
     parse_object,
     require_strings,
@@ -35,9 +34,7 @@ from reslab.training.run_log import RunLog
 
 # Listing runs needs no network: torch is imported by what reads weights.
 if TYPE_CHECKING:
-    import torch
-
-    from reslab.nn.network import ResidualNetwork
+    pass
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -391,94 +388,3 @@ def _subfolders(folder: Path) -> list[Path]:
 def _natural_key(path: Path) -> list[str | int]:
     parts = re.split(r"(\d+)", path.name)  # every second part is a number
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
-
-
-def load(source: Run | str | Path, device: "str | torch.device" = "cpu") -> "ResidualNetwork":
-    """Load the network of a run, of a `model.safetensors`, or of an exported folder, in eval mode.
-
-    It has `classes` and `preprocess`. A run that has not ended gives its best weights so far, with a warning. Raises
-    ValueError if it has none yet, or trained a user's own module.
-    """
-    weights_path = find_weights_path(source)
-    from reslab.nn.factory import load_network
-    from reslab.runtime.device import choose_device
-
-    return load_network(weights_path, choose_device(device))
-
-
-def require_weights_source(source: str | Path) -> None:
-    """Raise what `load` raises for a path that is no file, run or exported folder; this takes no time."""
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.is_dir() and not (path / "model.safetensors").is_file():
-        Run(path)
-
-
-def find_weights_path(source: Run | str | Path) -> Path:
-    """Return the weights file of a run or an exported folder, or the file itself. Raises like `run_weights_path`."""
-    if isinstance(source, Run):
-        return run_weights_path(source)
-    folder = Path(source)
-    exported_path = folder / "model.safetensors"
-    if folder.is_dir() and not (folder / "run.json").exists() and exported_path.is_file():
-        return exported_path
-    return run_weights_path(Run(folder)) if folder.is_dir() else folder
-
-
-class InterimWeightsWarning(UserWarning):
-    """A run has not ended, and its best weights so far are used."""
-
-
-def run_weights_path(run: Run, allow_interim: bool = True) -> Path:
-    """Return the file of a run's final weights, or of the best so far of a run that has not ended, with a warning.
-
-    Raises ValueError if the run has no weights yet or, without `allow_interim`, has not ended.
-    """
-    if run.weights_path.exists():
-        return run.weights_path
-    path = _write_interim_weights(run) if allow_interim else None
-    if path is None:
-        raise invalid(
-            "a run that has ended",
-            f"{run.path}, which has no weights yet",
-            next_step=f"resume it: --output {run.path} --resume",
-        )
-    return path
-
-
-def interim_weights_path(run: Run) -> Path:
-    """Return the place of the best weights so far, which are written when they are used."""
-    return run.path / "checkpoint" / "best-so-far.safetensors"
-
-
-def _write_interim_weights(run: Run) -> Path | None:
-    """Write the best weights of the checkpoint, warn, and return their file; None before the first step."""
-    from reslab.nn.checkpoints.safetensors_io import save_state_dict
-    from reslab.training.checkpoint import load_train_checkpoint
-
-    checkpoint, path = load_train_checkpoint(run.path / "checkpoint"), interim_weights_path(run)
-    if checkpoint is None or not checkpoint.step:
-        return None
-    step = checkpoint.best["step"] if checkpoint.best else checkpoint.step
-    text = f"best weights so far, step {step}, of a run that was at step {checkpoint.step}"
-    selection = {"selection": "interim", "best_step": step, "selection_text": text, "step": checkpoint.step}
-    if not path.exists() or _header_step(path) != checkpoint.step:
-        header = {"arch": run.metadata["model"]["arch"], "metrics": None, **selection, **weights_header(run)}
-        with disk_full_guard(path):
-            save_state_dict(path, checkpoint.selected_weights(), header)
-    warnings.warn(
-        f"{run.path} has not ended: these are its {text} (continue it: --output {run.path} --resume)",
-        InterimWeightsWarning,
-        stacklevel=1,  # one place, so that it is shown once
-    )
-    return path
-
-
-def _header_step(path: Path) -> int | None:
-    from reslab.nn.checkpoints.safetensors_io import read_header
-
-    try:
-        return read_header(path).get("step")
-    except ValueError:
-        return None

@@ -33,7 +33,7 @@ from reslab.training.meters import last_epoch_averages, throughput_without_loadi
 from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, interim_weights_path, is_non_empty, lock_run, weights_header
+from reslab.training.run import Run, is_non_empty, lock_run, weights_header
 from reslab.training.run_logger import (
     LogCallback,
     RunLogger,
@@ -43,6 +43,7 @@ from reslab.training.run_logger import (
     require_tensorboard,
 )
 from reslab.training.run_report import write_report
+from reslab.training.run_weights import interim_weights_path
 from reslab.training.setup import TrainSetup, setup_run
 from reslab.training.tasks.task_type import TaskType
 from reslab.training.trainer import StepEndHook, Trainer

@@ -18,7 +18,8 @@ from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import BestWeights, TrainCheckpoint
 from reslab.training.evaluation.evaluation import Evaluation
-from reslab.training.run import Run, load
+from reslab.training.run import Run
+from reslab.training.run_weights import load
 
 StateDict = dict[str, Tensor]
 

@@ -17,7 +17,8 @@ from reslab.runtime.device import available_devices, choose_device
 from reslab.training.evaluation.calibration import calibrate
 from reslab.training.evaluation.classification import average_probabilities
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run import Run, load
+from reslab.training.run import Run
+from reslab.training.run_weights import load
 from reslab.training.train import train
 
 

@@ -22,7 +22,8 @@ from reslab.spec.recipes import RECIPES
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
-from reslab.training.run import Run, load
+from reslab.training.run import Run
+from reslab.training.run_weights import load
 from reslab.training.tasks.classification import Classification
 from reslab.training.train import train
 

@@ -15,7 +15,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run import load
+from reslab.training.run_weights import load
 from reslab.training.tasks.multilabel import MultiLabel, positive_weights
 from reslab.training.train import train
 

@@ -16,7 +16,8 @@ from reslab.runtime.files import disk_full_guard
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.classification import ClassificationEvaluation
-from reslab.training.run import Run, run_weights_path
+from reslab.training.run import Run
+from reslab.training.run_weights import run_weights_path
 
 NUM_CALIBRATION_BINS = 15
 _MAX_ITERATIONS = 200
