@@ -14,8 +14,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.recipes import RECIPES
-from reslab.spec.recipes.detection import DETECTION
-from reslab.spec.recipes.segmentation import SEGMENTATION
+from reslab.spec.recipes.dense import DETECTION, SEGMENTATION
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run
 from reslab.training.train import train

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslab.nn.checkpoints.limits import module_limit
 from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
 from reslab.nn.checkpoints.weight_values import check_values
-from reslab.nn.features import FeatureNetwork
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
+from reslab.nn.timm_methods import FeatureInfo, list_features
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.dense import DenseArch, ModelKind
@@ -199,3 +199,27 @@ def _empty_network(arch: Arch | DenseArch, path: str | Path) -> "ResidualNetwork
             next_step="fetch the file again, or train again",
         )
     return network
+
+
+class FeatureNetwork(nn.Module):
+    """A network that returns a list of feature maps: index 0 is the stem, index i stage i, as in timm.
+
+    `feature_info` lists channels, stride and module of all, in timm's form. It takes the network over and removes the
+    head and the stages beyond the last index from it. Raises ValueError for an index out of range.
+    """
+
+    def __init__(self, network: ResidualNetwork, out_indices: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        features = list_features(network.arch)
+        indices = tuple(range(len(features))) if out_indices is None else tuple(out_indices)
+        if not indices or not all(0 <= index < len(features) for index in indices):
+            required = f"out_indices between 0 and {len(features) - 1}"
+            raise invalid(required, out_indices, str(tuple(range(len(features)))))
+        self.out_indices = indices
+        self.feature_info = FeatureInfo(features, network.stem_end, indices)
+        network.truncate(max(indices), features[max(indices)].stride)
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs = list(self.network.features(x).values())
+        return [outputs[index] for index in self.out_indices]

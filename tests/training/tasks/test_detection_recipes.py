@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LinearLR, MultiStepLR
 from reslab.spec.detection import DetectionArch
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
-from reslab.spec.recipes.detection import DETECTION
+from reslab.spec.recipes.dense import DETECTION
 from reslab.training.optim.lr_schedule import compute_lr
 from reslab.training.train import train
 

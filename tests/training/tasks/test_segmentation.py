@@ -25,7 +25,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.segmentation import SegmentationOutput
 from reslab.spec.dense import ModelKind
 from reslab.spec.recipes import RECIPES
-from reslab.spec.recipes.segmentation import SEGMENTATION
+from reslab.spec.recipes.dense import SEGMENTATION
 from reslab.spec.segmentation import SegmentationArch
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.evaluate import evaluate
@@ -34,7 +34,8 @@ from reslab.training.evaluation.predictions_file import save_predictions
 from reslab.training.evaluation.segmentation import SegmentationEvaluation
 from reslab.training.freezing import Freezing
 from reslab.training.loop import TrainStep
-from reslab.training.run import InterimWeightsWarning, Run
+from reslab.training.run import Run
+from reslab.training.run_weights import InterimWeightsWarning
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
 from reslab.training.train import train
 

@@ -33,7 +33,8 @@ from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 from reslab.training.model_source import AnyNetwork, module_metadata, open_any_network
-from reslab.training.run import Run, find_weights_path
+from reslab.training.run import Run
+from reslab.training.run_weights import find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
 # With less than this left, an error of a library that writes files is the disk's.

@@ -6,9 +6,8 @@ from reslab.spec.plugins import Table
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes.cifar import CIFAR
 from reslab.spec.recipes.defaults import DEFAULTS
-from reslab.spec.recipes.detection import DETECTION
+from reslab.spec.recipes.dense import DETECTION, SEGMENTATION
 from reslab.spec.recipes.imagenet import IMAGENET
-from reslab.spec.recipes.segmentation import SEGMENTATION
 from reslab.spec.recipes.tutorials import TUTORIALS
 
 RECIPES: Table[Recipe] = Table(
