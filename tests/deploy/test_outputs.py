@@ -22,7 +22,7 @@ GOOD = Prediction(
     "a, b.png", (ClassScore("cät", 0.75), ClassScore("dog", 0.25)), embedding=(0.5, -1.25), grad_cam="maps/a.png"
 )
 PLAIN = Prediction("b.png", (ClassScore("dog", 1.0),))
-BROKEN = Prediction("c.png", error='not a "image"')
+BROKEN = Prediction("c.png", error='not an "image"')
 EVERY = [GOOD, PLAIN, BROKEN]
 
 

@@ -87,7 +87,7 @@ def test_where_no_image_can_be_read_the_request_fails(client: TestClient) -> Non
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=a"}}, 400, "form"),
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "--data-binary"),
         ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "an uncompressed body"),
-        ({"files": {"image": b"x"}}, 422, "unknown field 'image'"),
+        ({"files": {"photo": b"x"}}, 422, "unknown field 'photo'"),
         ({"data": {"image": "@"}}, 415, "x-www-form-urlencoded"),
     ],
 )
