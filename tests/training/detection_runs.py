@@ -20,6 +20,7 @@ TINY = {
     "model.min_size": 48,
     "model.max_size": 64,
     "model.pyramid_channels": 8,
+    "model.head_norm": "none",
     "model.roi_batch_size": 16,
     "precision": "float32",
 }

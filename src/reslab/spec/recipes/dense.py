@@ -62,6 +62,8 @@ DETECTION: tuple[Recipe, ...] = (
         train_transform="flip",
         loss="detector",
         precision="auto",
+        channels_last=True,
+        clip_grad_norm=1.0,
     ),
     _TORCHVISION,
     replace(

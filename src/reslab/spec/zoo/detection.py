@@ -46,7 +46,7 @@ _SMALL: dict[str, Any] = {
     "min_size": 320,
     "max_size": 320,
     "image_size": (320, 320),
-    "pyramid_channels": 128,
+    "pyramid_channels": 64,
     "proposals_before_nms": (1000, 500),
     "proposals": (500, 200),
     "roi_batch_size": 128,
@@ -81,6 +81,7 @@ DETECTION: dict[str, DetectionArch] = {
         _RETINANET,
         reference="Lin et al. 2017, arXiv:1708.02002",
         anchor_sizes=(12, 24, 48, 96, 192),
+        head_norm="group(32)",  # without it the losses of a head from random weights jump at a learning rate of 5e-4
         max_detections=100,
         **_SMALL,
     ),
