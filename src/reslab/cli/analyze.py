@@ -14,6 +14,7 @@ from reslab.cli.options import (
     JsonFlag,
     MaxPixels,
     Panel,
+    html_option,
     limit_pixels,
     parse_overrides,
     split_model_prefix,
@@ -78,7 +79,7 @@ def analyze(
     ] = 0,
     html_path: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help="Write an HTML page."),
+        html_option("Write an HTML page."),
     ] = None,
     png_path: Annotated[
         Path | None,

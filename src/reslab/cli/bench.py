@@ -1,6 +1,7 @@
 """`reslab bench`: measure how fast this machine trains a network or predicts with it."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from reslab.cli.options import (
     NumClasses,
     Panel,
     complete_model,
+    html_option,
 )
 from reslab.cli.output import print_json, print_pairs, print_table, write_page
 from reslab.cli.summary import parse_input_size, resolve_arch_and_input
@@ -101,12 +103,7 @@ def bench(
     ] = 5,
     html_path: Annotated[
         Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            rich_help_panel=Panel.OUTPUT,
-            help="Write an HTML page with chart and table of --task predict.",
-        ),
+        html_option("Write an HTML page with chart and table of --task predict."),
     ] = None,
     device: Device = "auto",
     overrides: ModelOverrides = None,
@@ -125,21 +122,21 @@ def bench(
     batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
     choice, _ = choose_model([name] if name else [], model, weights)
     opened = _open_other(choice, task, parse_input_size(input_size) if input_size else None, allow_code)
+    measure_inference = partial(
+        _benchmark_inference,
+        batch_sizes=batch_sizes,
+        backends=backends,
+        precision=precision,
+        compiled=bool(compiled),
+        rounds=repeats,
+        device=device,
+        html_path=html_path,
+        as_json=as_json,
+    )
     if opened is not None:
         _check_no_axes(opened.arch.name, num_classes, overrides)
         input_shape = parse_input_size(input_size) if input_size else opened.arch.input_size
-        _benchmark_inference(
-            opened,
-            input_shape,
-            batch_sizes,
-            backends=backends,
-            precision=precision,
-            compiled=bool(compiled),
-            rounds=repeats,
-            device=device,
-            html_path=html_path,
-            as_json=as_json,
-        )
+        measure_inference(opened, input_shape)
         return
     arch, input_shape = resolve_arch_and_input(choice.source, input_size, num_classes, overrides)
     if task == "train":
@@ -154,19 +151,7 @@ def bench(
             as_json=as_json,
         )
     else:
-        network = _load_or_create_network(choice, arch)
-        _benchmark_inference(
-            network,
-            input_shape,
-            batch_sizes,
-            backends=backends,
-            precision=precision,
-            compiled=bool(compiled),
-            rounds=repeats,
-            device=device,
-            html_path=html_path,
-            as_json=as_json,
-        )
+        measure_inference(_load_or_create_network(choice, arch), input_shape)
 
 
 def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
@@ -297,8 +282,8 @@ def _load_or_create_network(choice: ModelChoice, arch: Arch) -> "ResidualNetwork
 def _benchmark_inference(
     network: "Model",
     input_shape: tuple[int, ...],
-    batch_sizes: tuple[int, ...],
     *,
+    batch_sizes: tuple[int, ...],
     backends: str | None,
     precision: str,
     compiled: bool,

@@ -12,9 +12,9 @@ from reslab.cli.options import (
     LabelColumn,
     MaskValuesOption,
     MaxPixels,
-    Panel,
     SplitColumn,
     TaskOption,
+    html_option,
     limit_pixels,
     named_columns,
 )
@@ -42,13 +42,7 @@ def check(
     ] = None,
     html_path: Annotated[
         Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            rich_help_panel=Panel.OUTPUT,
-            help="HTML report to write.",
-            show_default="data-check-NAME.html",
-        ),
+        html_option("HTML report to write.", "data-check-NAME.html"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the sample batch.")] = 0,
     data_dir: DataDir = None,

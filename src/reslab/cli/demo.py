@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import (
-    Device,
-    JsonFlag,
-    Panel,
-    Seed,
-    complete_model,
-)
+from reslab.cli.options import Device, JsonFlag, Seed, complete_model, output_option
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
@@ -48,14 +42,7 @@ def demo(
     seed: Seed = 0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            rich_help_panel=Panel.OUTPUT,
-            help="Folder of the two runs and the report.",
-            show_default="runs/TIME-demo",
-        ),
+        output_option("DIR", "Folder of the two runs and the report.", "runs/TIME-demo"),
     ] = None,
     device: Device = "auto",
     as_json: JsonFlag = False,

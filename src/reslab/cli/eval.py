@@ -28,6 +28,7 @@ from reslab.cli.options import (
     TaskOption,
     ValFraction,
     Workers,
+    html_option,
     limit_pixels,
     named_columns,
     parse_channel_values,
@@ -236,12 +237,7 @@ SaveTemperatureFlag = Annotated[
 ]
 HtmlFile = Annotated[
     Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        rich_help_panel=Panel.OUTPUT,
-        help="Write an HTML report with the images of the top losses.",
-    ),
+    html_option("Write an HTML report with the images of the top losses."),
 ]
 
 

@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reslab.cli.model_options import MODEL_HELP, MODEL_METAVAR, AllowCode, NamedModel, WeightsOption, choose_model
-from reslab.cli.options import (
-    DataDir,
-    JsonFlag,
-    Panel,
-)
+from reslab.cli.options import DataDir, JsonFlag, Panel, output_option
 from reslab.cli.output import print_result
 from reslab.report.format import format_int, format_metric, format_number
 
@@ -29,14 +25,7 @@ def export(
     allow_code: AllowCode = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            rich_help_panel=Panel.OUTPUT,
-            help="File or folder to write.",
-            show_default="export/ beside the weights",
-        ),
+        output_option("PATH", "File or folder to write.", "export/ beside the weights"),
     ] = None,
     precision: Annotated[
         str, typer.Option("--precision", metavar="NAME", help="float32; bf16 with openvino; int8 with onnx.")

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,18 @@ class Panel(StrEnum):
     OUTPUT = "Output"
     COMPUTE = "Device and speed"
     LIMITS = "Limits"
+
+
+def output_option(metavar: str, help: str, default: str | None = None) -> Any:
+    """Return the option `-o` or `--output`; `default` describes what is written without it."""
+    return typer.Option(
+        "-o", "--output", metavar=metavar, rich_help_panel=Panel.OUTPUT, help=help, show_default=default or True
+    )
+
+
+def html_option(help: str, default: str | None = None) -> Any:
+    """Return the option `--html`; `default` describes what is written without it."""
+    return typer.Option("--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help=help, show_default=default or True)
 
 
 def named_columns(image: str | None, label: str | None, split: str | None) -> dict[str, str] | None:

@@ -22,6 +22,7 @@ from reslab.cli.options import (
     JsonFlag,
     MaxPixels,
     Panel,
+    output_option,
 )
 from reslab.cli.output import echo_err, print_json
 from reslab.cli.prediction_table import print_prediction_table
@@ -72,12 +73,9 @@ def predict(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            rich_help_panel=Panel.OUTPUT,
-            help="Write the predictions to a .json, .csv or .parquet file; boxes also as COCO's results (.coco.json) "
+        output_option(
+            "FILE",
+            "Write the predictions to a .json, .csv or .parquet file; boxes also as COCO's results (.coco.json) "
             "or a folder of VOC's (.voc).",
         ),
     ] = None,

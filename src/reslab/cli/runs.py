@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.lists import flatten_recipe
-from reslab.cli.options import (
-    JsonFlag,
-    Panel,
-)
+from reslab.cli.options import JsonFlag, html_option
 from reslab.cli.output import echo_err, print_json, print_table, write_page
 from reslab.report.format import format_duration, format_metric, format_number, format_shape
 from reslab.spec.errors import invalid, unknown_name
@@ -57,9 +54,7 @@ def runs(
     ] = None,
     html_path: Annotated[
         Path | None,
-        typer.Option(
-            "--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help="Write an HTML page that compares the runs."
-        ),
+        html_option("Write an HTML page that compares the runs."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import (
-    DataDir,
-    Device,
-    JsonFlag,
-    MaxPixels,
-    Panel,
-    complete_study,
-    limit_pixels,
-)
+from reslab.cli.options import DataDir, Device, JsonFlag, MaxPixels, Panel, complete_study, limit_pixels, output_option
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, pluralize
 from reslab.runtime.allocator import keep_freed_memory
@@ -76,14 +68,7 @@ def study(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            rich_help_panel=Panel.OUTPUT,
-            help="Folder of the report.",
-            show_default="studies/NAME-SCALE",
-        ),
+        output_option("DIR", "Folder of the report.", "studies/NAME-SCALE"),
     ] = None,
     data_dir: DataDir = None,
     max_pixels: MaxPixels = None,

@@ -32,6 +32,7 @@ from reslab.cli.options import (
     Workers,
     limit_pixels,
     named_columns,
+    output_option,
     parse_overrides,
     parse_pretrained,
     require_model_and_recipe,
@@ -108,14 +109,7 @@ def train(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            rich_help_panel=Panel.OUTPUT,
-            help="Folder of the run.",
-            show_default="runs/TIME-MODEL-DATA",
-        ),
+        output_option("DIR", "Folder of the run.", "runs/TIME-MODEL-DATA"),
     ] = None,
     resume: Annotated[
         bool,

@@ -35,7 +35,7 @@ def name_arrays(tensors: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-_LEAVES = {
+LEAVES = {
     "kernel": "weight",
     "depthwise_kernel": "weight",
     "gamma": "weight",
@@ -43,11 +43,12 @@ _LEAVES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+"""The names of the variables of a Keras layer in torch."""
 
 
 def _dotted(name: str) -> str:
     path, _, leaf = name.rpartition("/")
-    return f"{path.replace('/', '.')}.{_LEAVES.get(leaf, leaf)}"
+    return f"{path.replace('/', '.')}.{LEAVES.get(leaf, leaf)}"
 
 
 def to_torch_layout(tensor: Tensor, name: str) -> Tensor:

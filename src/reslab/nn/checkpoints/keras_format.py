@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.nn.checkpoints.bare_arrays import to_torch_layout
+from reslab.nn.checkpoints.bare_arrays import LEAVES, to_torch_layout
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
 
@@ -30,15 +30,7 @@ _VARIABLES = {
     "layer_normalization": ("gamma", "beta"),
     "group_normalization": ("gamma", "beta"),
 }
-_LEAVES = {
-    "kernel": "weight",
-    "depthwise_kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "running_std": "running_var",
-}
+_LEAVES = {**LEAVES, "running_std": "running_var"}
 
 
 def is_keras_archive(path: Path) -> bool:
