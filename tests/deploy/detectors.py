@@ -15,6 +15,7 @@ SMALL: dict[str, Any] = {
     "backbone.depths": (1, 1, 1, 1),
     "backbone.widths": (8, 8, 16, 16),
     "pyramid_channels": 16,
+    "head_norm": "none",
     "image_size": (64, 64),
     "min_size": 64,
     "max_size": 96,
