@@ -12,6 +12,8 @@ from reslab.spec.library_options import with_drop_path
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.resolve import get_arch
 
+# timm's and some other modules do not tell whether blocks have pools.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing in the state dict tells")
 NAMES = ("resnet18", "resnetv2_18d", "regnetx_002", "convnext_atto")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from agreement import images, randomise
 
 from reslab.nn.checkpoints.alternatives import networks_with_tensors, networks_with_tensors_of
@@ -123,6 +124,35 @@ def test_a_file_that_fits_several_networks_warns_and_names_them(weights):
         assert part in text
     assert ours.load_report.is_complete
     assert ours.load_report.warnings == (text,)
+
+
+def test_a_state_dict_in_memory_that_fits_several_networks_warns_as_a_file_does():
+    state = create_model("resnet50", **SMALL).state_dict()
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnet50 from") as seen:
+        ours = create_model("resnet50", pretrained=state, **SMALL)
+    text = str(seen[0].message)
+    assert "from resnet50_v1, resnet50_keras, resnet50_caffe: " in text
+    assert "create_model('resnet50_v1')" in text
+    assert ours.load_report.warnings == (text,)
+    with pytest.warns(CheckpointWarning, match="resnetblur50"):  # tensors alone do not tell whether blocks have pools
+        create_model("resnet50", pretrained=dict(state), **SMALL)
+    axes = {"stride_conv": 0, "norm_eps": 1e-5, "stem": ARCHS["resnet50"].stem}
+    assert silent("resnet50", state, **axes).load_report.is_complete
+    assert silent("resnet50", dict(state), order="original", **axes).load_report.is_complete
+
+
+def test_the_modules_of_a_state_dict_tell_networks_apart():
+    """torch's state dicts name modules without weights, too."""
+    small = {"num_classes": 3}
+    for theirs in (torchvision.models.resnet18(**small), create_model("resnet18", **small)):
+        assert create_model("resnet18", pretrained=theirs.state_dict(), **small).load_report.warnings == ()
+    theirs = torchvision.models.resnet18(**small)
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnetblur18 from resnet18"):
+        create_model("resnetblur18", pretrained=theirs.state_dict(), **small)
+    blurred = create_model("resnetblur18", **small).state_dict()
+    assert list(blurred) == list(theirs.state_dict())
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnet18 from resnetblur18"):
+        create_model("resnet18", pretrained=blurred, **small)
 
 
 def silent(name, weights, **axes):

@@ -7,7 +7,7 @@ from agreement import randomise
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.factory import create_model
 
-AXES = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act"}
+AXES = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act", "merge": "add"}
 
 
 def network_and_state(prefix=""):

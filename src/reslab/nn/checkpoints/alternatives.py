@@ -7,7 +7,7 @@ stage, because the further blocks of a stage have the second one's tensors.
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,19 @@ def depths_from_keys(names: Sequence[str] | Shapes) -> tuple[int, ...]:
         if match := re.match(r"layer(\d+)\.(\d+)\.", name):
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
     return tuple(len(blocks[stage]) for stage in sorted(blocks))
+
+
+def block_modules(names: Iterable[str]) -> frozenset[str]:
+    """Return the names that modules have within their blocks: `conv1` of `layer1.0.conv1`."""
+    return frozenset(match[1] for name in names if (match := re.fullmatch(r"layer\d+\.\d+\.(.+)", name)))
+
+
+@functools.cache
+def block_modules_of(arch: Arch) -> frozenset[str]:
+    """Return the names of all modules within the network's blocks."""
+    with init_empty_weights():
+        network = ResidualNetwork(shorten(replace(arch, norm="batch") if arch.norm == "custom" else arch))
+    return block_modules(name for name, _ in network.named_modules())
 
 
 def _is_kept(name: str) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 from reslab.nn.checkpoints.alternatives import (
     COUNTER,
     Shapes,
+    block_modules,
+    block_modules_of,
     depths_from_keys,
     networks_with_tensors,
     networks_with_tensors_of,
@@ -261,11 +263,13 @@ def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
 class WeightsOrigin:
     """The network that weights were trained in; `arch` is None if nothing names it.
 
-    `chosen_axes`: the axes that the user has set for the network to load them into.
+    `chosen_axes`: the axes that the user has set for the network to load them into. `module_names`: those of the module
+    that the weights come from, empty if it is unknown.
     """
 
     arch: Arch | None = None
     chosen_axes: tuple[str, ...] = ()
+    module_names: tuple[str, ...] = ()
 
 
 def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: str) -> list[str]:
@@ -274,10 +278,34 @@ def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: 
         axes = differing_axes(arch, origin.arch)
         return [override_warning(arch, axes, f"{file} has weights of {origin.arch.name}")] if axes else []
     alternatives = find_alternatives(arch, scheme, origin.chosen_axes)
+    alternatives = _with_these_modules(arch, alternatives, origin.module_names)
     if alternatives and not scheme.covers(arch.name):
         name, axes = next(iter(alternatives.items()))
         return [override_warning(arch, axes, f"{file} has the keys of {scheme.reference}, as {name}")]
     return [_alternatives_warning(arch, alternatives, file)] if alternatives else []
+
+
+# The modules of a block of torchvision's residual networks: its activation is `relu`, ours are `act1` and so on.
+_TORCHVISION_RESNET = re.compile(r"(wide_)?resne(t\d+|xt\d+_\d+x\d+d|t\d+_2)")
+_TORCHVISION_BLOCK_MODULE = re.compile(r"(conv|bn)\d|relu|downsample(\.[01])?")
+
+
+def _with_these_modules(
+    arch: Arch, alternatives: dict[str, dict[str, Any]], module_names: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Return the alternatives whose blocks have these modules, where the names are those of reslab or torchvision.
+
+    Modules without weights tell the networks apart: a pool, or the merge that a plain network lacks.
+    """
+    modules = block_modules(module_names)
+    if "relu" in modules and all(map(_TORCHVISION_BLOCK_MODULE.fullmatch, modules)):
+        is_known = bool(_TORCHVISION_RESNET.fullmatch(arch.name))
+        return {
+            name: alternatives[name] for name in alternatives if not is_known and _TORCHVISION_RESNET.fullmatch(name)
+        }
+    if modules != block_modules_of(arch):
+        return alternatives
+    return {name: axes for name, axes in alternatives.items() if block_modules_of(ARCHS[name]) == modules}
 
 
 def find_alternatives(arch: Arch, scheme: KeyScheme, chosen_axes: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -289,13 +317,13 @@ def find_alternatives(arch: Arch, scheme: KeyScheme, chosen_axes: tuple[str, ...
     if zoo_arch is None:
         return {}
     changed = [axis for axis in _FUNCTIONAL_AXES if getattr(arch, axis) != getattr(zoo_arch, axis)]
-    chosen = {axis: getattr(arch, axis) for axis in (*changed, *chosen_axes) if axis not in ("depths", "widths")}
+    chosen = {*changed, *chosen_axes} - {"depths", "widths"}
     alternatives = {}
     for other in networks_with_tensors_of(zoo_arch):
         if not scheme.covers(other.name) or differing_axes(other, override(other, dict(scheme.implied_arch))):
             continue
         axes = differing_axes(zoo_arch, other)
-        if axes and not set(axes) & set(chosen):
+        if axes and not set(axes) & chosen:
             alternatives[other.name] = axes
     return alternatives
 

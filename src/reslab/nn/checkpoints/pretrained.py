@@ -240,7 +240,7 @@ def load_pretrained(
     CheckpointError for a file that is not a checkpoint or does not fit, FileNotFoundError, WeightsUnavailableError, and
     ValueError for an unknown tag.
     """
-    if isinstance(source, Mapping):  # its module is the caller's own; a file may be anybody's
+    if isinstance(source, Mapping):
         return load_checkpoint(
             network,
             unwrap_checkpoint("the state dict", source),
@@ -248,6 +248,7 @@ def load_pretrained(
             strict=strict,
             ignore_head=ignore_head,
             allow_extra=allow_extra,
+            origin=WeightsOrigin(chosen_axes=tuple(chosen_axes), module_names=_module_names(source)),
         )
     checkpoint, published = _read_source(network, source)
     checkpoint = replace(checkpoint, messages=(*checkpoint.messages, *published.messages))
@@ -263,6 +264,11 @@ def load_pretrained(
     )
     _set_model_metadata(network, published, report)
     return report
+
+
+def _module_names(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of all modules, those without entries too, if torch's `state_dict()` made the state dict."""
+    return tuple(getattr(state, "_metadata", ()))
 
 
 def _read_source(network: ResidualNetwork, source: bool | str | Path | Enum) -> tuple[Checkpoint, PublishedWeights]:
