@@ -10,6 +10,8 @@ from timm.layers import DropPath as TimmDropPath
 from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
+from reslab.nn.checkpoints.load import load_checkpoint
+from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
 from reslab.nn.layers import make_layer
 from reslab.nn.merge import DropPath
@@ -89,13 +91,11 @@ def test_the_whole_resnetv2_50_at_test():
         assert_close(ours.eval()(images(2, 3, 64, 64)), theirs.eval()(images(2, 3, 64, 64)), "resnetv2_50")
 
 
-def test_basic_blocks_with_dilation_as_timm_builds_a_stage_with_output_stride():
-    """timm dilates the second convolution of a stage's first block; ours keeps the previous dilation in both."""
+def test_the_dilation_begins_after_the_convolution_that_would_be_strided():
     ours = create_model("resnet18", depths=(1, 1, 1, 1), replace_stride_with_dilation=(False, False, True))
-    block = dict(ours.blocks())["layer4.0"]
-    assert (block.conv1.stride, block.conv1.dilation, block.conv2.dilation) == ((1, 1), (1, 1), (1, 1))
     theirs = ResNet(BasicBlock, [1, 1, 1, 1], output_stride=16).layer4[0]
-    assert (theirs.conv1.dilation, theirs.conv2.dilation) == ((1, 1), (2, 2))
+    for block in (dict(ours.blocks())["layer4.0"], theirs):
+        assert (block.conv1.stride, block.conv1.dilation, block.conv2.dilation) == ((1, 1), (1, 1), (2, 2))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnetv2_50"])
@@ -179,3 +179,23 @@ def test_weights_and_checkpoint_path_are_names_of_pretrained(tmp_path):
         assert torch.equal(ours.fc.weight, first.fc.weight)
     with pytest.raises(ValueError, match="pretrained or weights, two names of one argument"):
         create_model("resnet18", pretrained=True, weights="IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet26d", "resnetblur18", "seresnet18", "resnetv2_18d", "regnetx_002", "regnetz_005"]
+)
+def test_a_dilated_network_gives_timms_outputs(name, output_stride):
+    """The first block of a dilated stage: the dilation after the stride's place, pools of shortcuts and blurs."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=5, output_stride=output_stride).double()
+    randomise(theirs)
+    ours = create_model(name, num_classes=5, output_stride=output_stride).double()
+    load_checkpoint(ours, unwrap_checkpoint(name, theirs.state_dict()))
+    x = images(1, 3, 64, 64).requires_grad_()
+    outputs, gradients = [], []
+    for network in (ours, theirs):
+        outputs.append(network.eval()(x))
+        gradients += torch.autograd.grad(outputs[-1].square().sum(), x)
+    assert_close(*outputs, f"outputs of {name}")
+    assert_close(*gradients, f"gradients of {name}")

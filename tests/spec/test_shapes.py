@@ -72,6 +72,7 @@ def test_layers_are_those_of_the_built_network(name: str) -> None:
         {"padding": "same", "image_size": (223, 97)},
         {"stem": "conv7/2(64) norm act maxpool3/2(ceil)", "image_size": (101, 64)},
         {"replace_stride_with_dilation": (False, True, True)},
+        {"replace_stride_with_dilation": (False, True, True), "shortcut": "avg-project"},
         {"order": "full-preact", "shortcut": "conv1x1-all", "merge": "gate(-6)"},
         {"shortcut": "avg-project", "image_size": (75, 225)},
         {"dims": 1, "image_size": (1000,)},

@@ -136,7 +136,7 @@ def pad_split(block: BlockSpec, site: Site) -> nn.Module:
 @shortcut_builder("avg-pad")
 def average_and_pad(block: BlockSpec, site: Site) -> nn.Module:
     return nn.Sequential(
-        _avg_pool(block.stride, site), PadChannels(1, 0, block.out_channels - block.in_channels, site.arch.dims)
+        _avg_pool(block, site), PadChannels(1, 0, block.out_channels - block.in_channels, site.arch.dims)
     )
 
 
@@ -152,7 +152,7 @@ def project(block: BlockSpec, site: Site, kernel: int = 1) -> nn.Module:
 
 @shortcut_builder("avg-project")
 def average_and_project(block: BlockSpec, site: Site) -> nn.Module:
-    return nn.Sequential(_avg_pool(block.stride, site), _projection(block, 1, site), *optional_norm(block, site))
+    return nn.Sequential(_avg_pool(block, site), _projection(block, 1, site), *optional_norm(block, site))
 
 
 def _projection(block: BlockSpec, stride: int, site: Site, strided_kernel: int = 1) -> nn.Module:
@@ -160,11 +160,28 @@ def _projection(block: BlockSpec, stride: int, site: Site, strided_kernel: int =
     return make_conv(site, ConvSpec(kernel, block.in_channels, block.out_channels, stride), site.arch.bias)
 
 
-def _avg_pool(stride: int, site: Site) -> nn.Module:
-    # timm pools with stride 1 where a dilation replaces the stride, and pads so that the size stays; there is nothing
-    # to pool then.
-    pool = layer_class("AvgPool", site.arch.dims)
-    return pool(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
+class AveragePoolSame(nn.Module):
+    """Means of 2 positions a side with stride 1, zeros after the last position, as timm's AvgPool2dSame.
+
+    N C H W to N C H W; no parameters. It stands where a dilation replaces the stride.
+    """
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.dims, self.pool = dims, layer_class("AvgPool", dims)(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(F.pad(x, (0, 1) * self.dims))
+        return pooled
+
+
+def _avg_pool(block: BlockSpec, site: Site) -> nn.Module:
+    if block.stride != 1:
+        pool: nn.Module = layer_class("AvgPool", site.arch.dims)(
+            2, block.stride, ceil_mode=True, count_include_pad=False
+        )
+        return pool
+    return nn.Identity() if block.next_dilation == 1 else AveragePoolSame(site.arch.dims)
 
 
 def optional_norm(block: BlockSpec, site: Site) -> list[nn.Module]:

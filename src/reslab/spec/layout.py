@@ -60,6 +60,8 @@ class BlockSpec:
     * `convs`, `ops`: the convolutions and the operations of the branch; `branches`: the number of parallel branches,
       all with these. `stride`: of the whole block; with
       `pool_takes_stride`, pools of the branch make it in place of a convolution.
+      `dilation`: of the convolutions up to the one that takes the stride; `next_dilation`: of those after it, which is
+      larger where dilation replaces the stride.
     * `shortcut`, `merge`: how the shortcut gets the branch's shape (None in a plain twin), and how the two merge.
       `changes_path`: the shortcut is not the identity (in a plain twin: would not be).
     * `expected_std`: the standard deviation of the block's input that the merges before it lead to, if every branch has
@@ -77,6 +79,7 @@ class BlockSpec:
     merge: MergeSpec
     stride: int
     dilation: int
+    next_dilation: int
     pool_takes_stride: bool
     changes_path: bool
     shared_preact: bool
@@ -131,7 +134,7 @@ def layout_stages(arch: Arch) -> Stages:
             dilation, stride = dilation * stride, 1
         blocks = []
         for i in range(depth):
-            # As in torchvision, the first block keeps the dilation of the stage before: its input has that spacing.
+            # As in torchvision and timm, the first block starts with the spacing of the stage before, that of its input.
             block = _block_spec(
                 arch,
                 design,
@@ -141,6 +144,7 @@ def layout_stages(arch: Arch) -> Stages:
                 width=block_widths[index],
                 stride=stride if i == 0 else 1,
                 dilation=previous_dilation if i == 0 else dilation,
+                next_dilation=dilation,
                 expected_std=math.sqrt(variance),
             )
             blocks.append(block)
@@ -205,9 +209,11 @@ def _block_spec(
     width: int,
     stride: int,
     dilation: int,
+    next_dilation: int,
     expected_std: float,
 ) -> BlockSpec:
-    convs = _conv_specs(arch, design, channels, width, 1 if design.pool_takes_stride else stride, dilation, index == 0)
+    conv_stride = 1 if design.pool_takes_stride else stride
+    convs = _conv_specs(arch, design, channels, width, conv_stride, (dilation, next_dilation), index == 0)
     changes_shape = stride != 1 or convs[0].in_channels != convs[-1].out_channels
     needs_module = changes_shape or design.shortcut.on_every_block
     shortcut = design.shortcut if needs_module else IDENTITY_SHORTCUT
@@ -235,6 +241,7 @@ def _block_spec(
         merge=design.merge,
         stride=stride,
         dilation=dilation,
+        next_dilation=next_dilation,
         pool_takes_stride=design.pool_takes_stride,
         changes_path=needs_module,
         shared_preact=bool(design.ops.pre) and any(conditions[condition] for condition in design.order.shared_preact),
@@ -246,7 +253,13 @@ def _block_spec(
 
 
 def _conv_specs(
-    arch: Arch, design: _StageDesign, in_channels: int, width: int, stride: int, dilation: int, is_first: bool
+    arch: Arch,
+    design: _StageDesign,
+    in_channels: int,
+    width: int,
+    stride: int,
+    dilations: tuple[int, int],
+    is_first: bool,
 ) -> tuple[ConvSpec, ...]:
     inner_width = int(width * (arch.width_per_group / 64.0)) * arch.groups
     if inner_width < 1:
@@ -272,7 +285,7 @@ def _conv_specs(
             out_channels,
             stride=stride if conv_number == stride_conv else 1,
             groups=groups,
-            dilation=dilation if rule.kernel > 1 else 1,
+            dilation=dilations[conv_number > stride_conv] if rule.kernel > 1 else 1,
         )
         convs.append(conv)
         in_channels = out_channels

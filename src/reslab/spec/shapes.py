@@ -146,7 +146,8 @@ def _block_layers(arch: Arch, spec: BlockSpec, ops: Iterable[NamedOp], shape: Sh
             layers.append(_conv_layer(arch, op, shape, spec.convs[named_op.num_convs - 1], named_op.name))
         elif is_pool(op):
             stride = op.stride or spec.stride
-            if op.stride is None and stride == 1:  # only blocks with a stride have it
+            # Only blocks with a stride have it, or with a dilation in its place.
+            if op.stride is None and stride == 1 and spec.dilation == spec.next_dilation:
                 continue
             layers.append(_pool_layer(op, shape, op.size or _DEFAULT_SIZES.get(op.name, stride), stride, named_op.name))
         elif not _is_absent(arch, op):
@@ -264,7 +265,7 @@ def _pool_and_pad(arch: Arch, spec: BlockSpec, fork_shape: Shape, out_shape: Sha
 
 
 def _average_pool(spec: BlockSpec, fork_shape: Shape, out_shape: Shape) -> tuple[Layer, ...]:
-    if spec.stride == 1:
+    if spec.stride == spec.next_dilation == 1:
         return ()
     return (Layer(Op("avgpool", size=2), fork_shape, (fork_shape[0], *out_shape[1:]), size=2, stride=spec.stride),)
 
