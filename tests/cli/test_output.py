@@ -47,3 +47,17 @@ def test_pairs_fit_the_terminal_and_paths_stay_whole(monkeypatch: pytest.MonkeyP
     lines = terminal.getvalue().splitlines()
     assert max(len(line) for line in lines[:-1]) <= 80
     assert lines[-1] == f"report   {path}"
+
+
+def test_columns_that_are_cut_keep_each_row_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
+    print_table(
+        ["name", "reference"],
+        [("a_long_name_of_a_network", "He et al. 2015, Table 1"), ("b", "Xie")],
+        cut=("reference",),
+    )
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "a_long_name_of_a_network  He et al. 2..."
+    assert len(lines) == 3

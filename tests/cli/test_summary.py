@@ -29,6 +29,17 @@ def test_d2l_as_the_tutorial_prints_it(command: Command) -> None:
     assert "435 pixels" in shown
 
 
+def test_networks_for_segmentation_and_detection_are_shown_by_part(command: Command) -> None:
+    facts = command("summary", "fcn_resnet20_cifar", "--num-classes", "3", "--json").value
+    assert (facts["kind"], facts["backbone"], facts["num_classes"]) == ("segmentation", "resnet20_cifar", 3)
+    assert sum(part["params"] for part in facts["parts"]) == facts["params"]
+    assert sum(part["macs"] for part in facts["parts"]) == facts["macs"] > 40_000_000
+    shown = command("summary", "fasterrcnn_resnet18_fpn_320").out
+    backbone = command("summary", "resnet18", "--json").value["params"] - 512 * 1000 - 1000
+    assert f"backbone.body            {backbone:,}" in shown
+    assert "depend on the image" in shown
+
+
 def test_axes_and_input_are_overridden(command: Command) -> None:
     arguments = ("summary", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
     facts = command(*arguments, "--json").value
@@ -48,6 +59,8 @@ def test_a_run_is_shown(command: Command, trained: Path) -> None:
     ("arguments", "expected"),
     [
         (("resnt50",), "resnet50"),
+        (("fasterrcn_resnet50_fpn",), "'fasterrcnn_resnet50_fpn'"),
+        (("fcn_resnet50", "--stages"), "a classification network for --draw and --stages"),
         (("resnet50", "--input", "224"), "3x224x224"),
         (("resnet50", "--input", "3x0x224"), "3x224x224"),
         (("resnet50", "--input", "3x16x16"), "32x32"),

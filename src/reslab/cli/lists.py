@@ -128,13 +128,15 @@ def models(
 ) -> None:
     """List the models with depth, input size, number of classes and reference."""
     from reslab.spec.zoo import ARCHS
-    from reslab.spec.zoo.dense import DENSE_ARCHS, match_all_names
+    from reslab.spec.zoo.dense import DENSE_ARCHS, match_all_names, require_model
     from reslab.spec.zoo.names import parse_model_name
 
     names = match_all_names(pattern.lower(), kind)
     if not names and kind is not None:
         raise unknown_name(f"model for {kind}", pattern, match_all_names("", kind))
-    names = names or [parse_model_name(pattern).arch]
+    if not names:
+        require_model(pattern)
+        names = [parse_model_name(pattern).arch]
     archs = [DENSE_ARCHS.get(name) or ARCHS[name] for name in names]
     if as_json:
         print_json([_model_payload(arch) for arch in archs])
@@ -145,6 +147,7 @@ def models(
             (arch.name, str(arch.depth), format_shape(arch.input_size), str(arch.num_classes), arch.reference)
             for arch in archs
         ],
+        cut=("reference",),
     )
 
 

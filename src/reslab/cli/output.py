@@ -66,11 +66,13 @@ def reserve_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = (), cut: Sequence[str] = ()
+) -> None:
     """Print rows under their columns, numbers right-aligned.
 
-    A terminal that is too narrow leaves out `optional` columns, the first named first, and says which; then columns of
-    text wrap.
+    A terminal that is too narrow leaves out `optional` columns, the first named first, and says which; then the texts
+    of the columns `cut` end with `...`, so that each row stays one line, or without such columns those of text wrap.
     """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if optional and sys.stdout.isatty():
@@ -78,7 +80,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, opt
     right_aligned = [bool(cells) and all(is_numeric_cell(row[index]) for row in cells) for index in range(len(columns))]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     if sys.stdout.isatty():
-        widths = _fit_widths(widths, right_aligned, shutil.get_terminal_size().columns)
+        fixed = [name not in cut for name in columns] if cut else right_aligned
+        widths = _fit_widths(widths, fixed, shutil.get_terminal_size().columns)
+        cells = [
+            [
+                _shorten(text, width) if name in cut else text
+                for name, text, width in zip(columns, row, widths, strict=True)
+            ]
+            for row in cells
+        ]
     for row in [list(columns), *cells]:
         # A text that fits is not passed to `wrap`, which would join its runs of spaces.
         wrapped = [
@@ -90,6 +100,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, opt
                 for text, width, is_right in zip(line, widths, right_aligned, strict=True)
             ]
             print("  ".join(padded).rstrip())
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
 
 
 def _drop_columns(

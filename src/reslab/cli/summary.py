@@ -1,5 +1,6 @@
 """`reslab summary`: a network's layers, parameters, multiply-adds and block layout; its drawing; a table of stages."""
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -19,14 +20,17 @@ from reslab.cli.output import echo_err, print_json, print_pairs, print_table, wr
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
 from reslab.spec.convs import format_convs
+from reslab.spec.dense import ModelKind, override_dense_arch
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, receptive_field, stem_ops
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import find_dense_arch, require_model
 
 if TYPE_CHECKING:
     from reslab.report.stage_table import StageTable
     from reslab.spec.arch import Arch
+    from reslab.spec.dense import DenseArch
 
 
 def summary(
@@ -64,6 +68,15 @@ def summary(
     Or draw it (--draw), or compare stages of several networks (--stages).
     """
     _check_options(names, draw=draw, block=block, stages=stages, output=output)
+    for name in names:
+        require_model_or_path(name)
+        if (dense_arch := find_dense_arch(name)) is not None:
+            if draw is not None or stages:
+                got = f"{dense_arch.name}, a network for {dense_arch.kind}"
+                raise invalid("a classification network for --draw and --stages", got, dense_arch.backbone.name)
+            info = summarize_dense_arch(_override_dense(dense_arch, input_size, num_classes, overrides))
+            _print_dense(info, as_json)
+            return
     resolved = [resolve_arch_and_input(name, input_size, num_classes, overrides) for name in names]
     if draw is not None:
         _draw(resolved[0][0], draw, block or "", as_json)
@@ -230,6 +243,86 @@ def summarize_arch(arch: "Arch", input_shape: tuple[int, ...]) -> dict[str, Any]
             for layer in layers
         ],
     }
+
+
+def require_model_or_path(name: str) -> None:
+    """Raise ValueError for a text that is no path and names no network of any kind, with the nearest names."""
+    if not Path(name).exists():
+        require_model(name)
+
+
+def _override_dense(
+    arch: "DenseArch", input_size: str | None, num_classes: int | None, overrides: list[str] | None
+) -> "DenseArch":
+    axes: dict[str, Any] = dict(parse_model_overrides(overrides))
+    axes |= {} if num_classes is None else {"num_classes": num_classes}
+    if input_size:
+        channels, *sides = parse_input_size(input_size)
+        axes |= {"in_channels": channels, "image_size": tuple(sides)}
+    return override_dense_arch(arch, axes)
+
+
+def summarize_dense_arch(arch: "DenseArch") -> dict[str, Any]:
+    """Return what `reslab summary` prints of a network for segmentation or detection, by part.
+
+    The multiply-adds of a detector depend on the image's regions: None.
+    """
+    from reslab.nn.cost import layer_table
+    from reslab.nn.factory import create_model
+    from reslab.nn.init import init_empty_weights
+
+    with init_empty_weights():
+        model = create_model(arch)
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        parts[_part(name)] = parts.get(_part(name), 0) + parameter.numel()
+    macs: dict[str, int] = {}
+    if arch.kind is ModelKind.SEGMENTATION:
+        for layer in layer_table(model, arch.input_size):
+            macs[_part(layer.name)] = macs.get(_part(layer.name), 0) + layer.macs
+    return {
+        "name": arch.name,
+        "kind": arch.kind.value,
+        "reference": arch.reference,
+        "backbone": arch.backbone.name,
+        "input_size": list(arch.input_size),
+        "num_classes": arch.num_classes,
+        "depth": arch.depth,
+        "params": sum(parts.values()),
+        "macs": sum(macs.values()) if macs else None,
+        "parts": [{"name": name, "params": params, "macs": macs.get(name)} for name, params in parts.items()],
+    }
+
+
+def _part(name: str) -> str:
+    """Return the part of a layer: `backbone.layer1` of `backbone.layer1.0.conv1`, `classifier` of `classifier.0`."""
+    return ".".join(itertools.takewhile(lambda word: not word.isdigit(), name.split(".")[:2]))
+
+
+def _print_dense(info: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(info)
+        return
+    print(f"{info['name']}\n")
+    has_macs = info["macs"] is not None
+    rows = [(part["name"], format_int(part["params"]), format_int(part["macs"] or 0)) for part in info["parts"]]
+    columns = ["part", "parameters", "multiply-adds"]
+    print_table(columns if has_macs else columns[:2], [row if has_macs else row[:2] for row in rows])
+    print()
+    size = format_shape(info["input_size"])
+    macs = (
+        f"{format_si(info['macs'])} at {size} (convolutions and linear layers)" if has_macs else "depend on the image"
+    )
+    print_pairs(
+        [
+            ("kind", f"{info['kind']}, {info['num_classes']} classes"),
+            ("backbone", f"{info['backbone']}, {info['depth']} weighted layers"),
+            ("input", size),
+            ("parameters", format_int(info["params"])),
+            ("multiply-adds", macs),
+            ("reference", info["reference"]),
+        ]
+    )
 
 
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:

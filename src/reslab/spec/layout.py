@@ -134,7 +134,7 @@ def layout_stages(arch: Arch) -> Stages:
             dilation, stride = dilation * stride, 1
         blocks = []
         for i in range(depth):
-            # As in torchvision and timm, the first block starts with the spacing of the stage before, that of its input.
+            # As in torchvision and timm, the first block starts with the spacing of the stage before.
             block = _block_spec(
                 arch,
                 design,
