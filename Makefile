@@ -39,7 +39,7 @@ examples: setup
 	rm -rf $(EXAMPLES)/*/checkpoint $(EXAMPLES)/*/report.html $(EXAMPLES)/*/.lock
 
 test: setup
-	$(PYTEST) -n $(JOBS) --dist loadfile
+	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -12,6 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 LOOPBACK = ("127.", "::1", "localhost")
+LONGEST_FIRST = ("training", "cli", "test_snippets.py", "deploy", "studies", "analysis")
+"""Folders and files of `tests/` that start first, so that no process is left with the longest file at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests by folder; `--no-loadscope-reorder` of pytest-xdist keeps the order."""
+    here = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(here).parts[0], len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)

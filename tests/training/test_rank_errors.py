@@ -149,6 +149,7 @@ def fails_on_one(site: reslab.Site) -> nn.Module:
 """
 
 
+@pytest.mark.soak
 def test_the_command_line_prints_the_error_of_one_rank_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "failing_plugin.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
