@@ -92,11 +92,11 @@ def _export_rows(result: "ExportResult") -> list[tuple[str, str]]:
     rows = [
         ("exported", f"{result.path} ({format_int(metadata['num_bytes'])} bytes, {result.format}, {result.precision})"),
         ("verified on", f"{format_int(comparison.num_images)} images of {metadata['data']} ({metadata['split']})"),
-        ("difference", f"{format_number(comparison.max_difference, 3)} of the largest output, at most"),
+        ("difference", f"{format_number(comparison.max_difference, 3)} of {comparison.difference_of}, at most"),
         (metric.title, f"{values[0]} before, {values[1]} exported"),
         ("report", str(result.report_path)),
     ]
     if comparison.num_compared:
         counts = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_compared)} {comparison.noun}"
-        rows.insert(2, ("same class", counts))
+        rows.insert(2, (f"same {comparison.same}", counts))
     return rows

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.deploy.backends.backend import BackendSettings
+from reslab.deploy.backends.detection import detector_arch
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
 from reslab.deploy.inputs import (
     ImageInput,
@@ -32,6 +33,7 @@ from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
 from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel
+from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.training.image_size import with_image_size
 from reslab.training.model_source import Model, open_model
@@ -205,12 +207,12 @@ def image_transform(network: Model, predictor: AnyPredictor) -> InferenceTransfo
     if predictor.form is OutputForm.VECTOR:
         return InferenceTransform(network.preprocess, network.arch.height_width)
     if predictor.form is OutputForm.BOXES:
-        return UnchangedImageTransform(network.preprocess, partial(check_detector_input, network.arch))
+        return UnchangedImageTransform(network.preprocess, partial(check_detector_input, detector_arch(network)))
     check = network.residual_network.check_input if isinstance(network, DenseNetwork) else None
     return WholeImageTransform(network.preprocess, check)
 
 
-def check_detector_input(arch: Any, x: Tensor) -> None:
+def check_detector_input(arch: DetectionArch, x: Tensor) -> None:
     """Raise ValueError for images (N, C, H, W) that the detector would resize to a side of no pixel."""
     shorter, longer = sorted(x.shape[-2:])
     if shorter * arch.max_size < longer:

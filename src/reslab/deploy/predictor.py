@@ -208,7 +208,7 @@ def build_predictor(
     if embeddings and isinstance(network, DenseNetwork):
         raise invalid("a network whose last layer is linear for embeddings", network.arch.name)
     if result_rules(task).form is OutputForm.BOXES:
-        assert isinstance(network, DenseNetwork)
+        assert isinstance(network, DenseNetwork | GraphModel)
         return DetectionPredictor(open_detection_backend(network, backend, precision, device, compiled=compiled), task)
     backbone: Model = network
     head = None

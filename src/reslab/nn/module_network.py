@@ -233,12 +233,17 @@ class ModuleNetwork(nn.Module, ModelMetadata):
 
 
 class GraphModel(ModelMetadata):
-    """An exported graph, `.onnx`, `.pt2` or `.xml`, as a model; `precision` is that of the export."""
+    """An exported graph, `.onnx`, `.pt2` or `.xml`, as a model; `precision` is that of the export.
+
+    Of a detector, `detector` is its architecture, which the selection of boxes needs.
+    """
 
     arch: ModuleArch
 
-    def __init__(self, path: Path, arch: ModuleArch, precision: str = "float32") -> None:
-        self.path, self.arch, self.precision = path, arch, precision
+    def __init__(
+        self, path: Path, arch: ModuleArch, precision: str = "float32", detector: DenseArch | None = None
+    ) -> None:
+        self.path, self.arch, self.precision, self.detector = path, arch, precision, detector
 
 
 def load_module_weights(module: nn.Module, path: str | Path) -> None:

@@ -32,6 +32,7 @@ from reslab.nn.third_party import library_input_size
 from reslab.runtime.device import choose_device
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
@@ -259,7 +260,9 @@ def open_graph(path: Path) -> GraphModel:
         channels, height, width = map(int, report["input_size"])
         arch = ModuleArch(str(report["model"]), int(report["num_classes"]), channels, (height, width))
         preprocess = from_dict(Preprocess, report["preprocess"]) if report["preprocess"] else None
-        model = GraphModel(path, arch, str(report["precision"]))
+        record = report.get("detector")
+        detector = None if record is None else from_dict(DetectionArch, record)
+        model = GraphModel(path, arch, str(report["precision"]), detector)
         model.set_metadata(
             classes=report["classes"],
             preprocess=preprocess,

@@ -1,4 +1,4 @@
-"""The backends of detectors: torch in float32."""
+"""The backends of detectors, in float32: torch, and ONNX Runtime for their networks."""
 
 import copy
 from collections.abc import Callable
@@ -10,10 +10,12 @@ from torch import Tensor
 from reslab.deploy.backends.backend import DetectFn, DetectionBackend, make_normalize
 from reslab.deploy.backends.registry import BACKENDS, check_backend
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.module_network import GraphModel
 from reslab.runtime.device import choose_device, deterministic_mode
 from reslab.runtime.extras import require_extra
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
+from reslab.training.model_source import Model
 
 _MAX_BATCH_PIXELS = 2**22
 _PRECISION = "float32"
@@ -38,11 +40,20 @@ def _build_torch(network: DenseNetwork, device: torch.device) -> DetectFn:
     return detect
 
 
-DETECTOR_BACKENDS: dict[str, DetectorBackendInfo] = {"torch": DetectorBackendInfo("torch", _build_torch)}
+def _build_onnxruntime(network: DenseNetwork, device: torch.device) -> DetectFn:
+    from reslab.deploy.backends.onnx_detector import build_onnx_detector
+
+    return build_onnx_detector(copy.deepcopy(network).cpu().float(), torch.get_num_threads())
+
+
+DETECTOR_BACKENDS: dict[str, DetectorBackendInfo] = {
+    info.name: info
+    for info in (DetectorBackendInfo("torch", _build_torch), DetectorBackendInfo("onnxruntime", _build_onnxruntime))
+}
 
 
 def open_detection_backend(
-    network: DenseNetwork,
+    network: DenseNetwork | GraphModel,
     name: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
@@ -51,14 +62,17 @@ def open_detection_backend(
 ) -> DetectionBackend:
     """Return a detector as the backend of this name, `auto` for torch; the network itself is not changed.
 
-    Raises ValueError for an unknown backend, one without detectors, another precision than float32, a device that the
-    backend does not support, and for compilation; MissingExtraError if its package is not installed.
+    An exported detector is run by ONNX Runtime. Raises ValueError for an unknown backend, one without detectors,
+    another precision than float32, a device that the backend does not support, and for compilation; MissingExtraError
+    if its package is not installed.
     """
-    name = "torch" if name == "auto" else name
+    is_graph = isinstance(network, GraphModel)
+    own_names = ("onnxruntime",) if is_graph else tuple(DETECTOR_BACKENDS)
+    name = own_names[0] if name == "auto" else name
     if name not in BACKENDS:
         raise unknown_name("backend", name, ["auto", *BACKENDS])
-    if name not in DETECTOR_BACKENDS:
-        raise invalid(f"{' or '.join(DETECTOR_BACKENDS)} for a detector", name, "torch")
+    if name not in own_names:
+        raise invalid(f"{' or '.join(own_names)} for {'an exported' if is_graph else 'a'} detector", name, own_names[0])
     if precision not in ("auto", _PRECISION):
         raise invalid(f"{_PRECISION} for a detector", precision, _PRECISION)
     if compiled:
@@ -72,16 +86,33 @@ def open_detection_backend(
         resolved = torch.device("cpu")
     # Only CUDA has torchvision's operations on boxes beside the CPU.
     check_backend(replace(info, devices=tuple(kind for kind in info.devices if kind != "mps")), resolved, _PRECISION)
-    detect = DETECTOR_BACKENDS[name].build(network, resolved)
     normalize = make_normalize(network, resolved)
     assert normalize is not None  # checked by build_predictor
-    return DetectionBackend(name, _PRECISION, resolved, detect, normalize, max_batch(network), is_finite(network))
+    arch = detector_arch(network)
+    if isinstance(network, GraphModel):
+        detect, all_finite = _open_graph(network, arch), True
+    else:
+        detect, all_finite = DETECTOR_BACKENDS[name].build(network, resolved), is_finite(network)
+    return DetectionBackend(name, _PRECISION, resolved, detect, normalize, max_batch(arch), all_finite)
 
 
-def max_batch(network: DenseNetwork) -> int:
+def _open_graph(graph: GraphModel, arch: DetectionArch) -> DetectFn:
+    from reslab.deploy.backends.onnx_detector import open_onnx_detector
+
+    return open_onnx_detector(graph.path, arch, torch.get_num_threads())
+
+
+def detector_arch(network: Model) -> DetectionArch:
+    """Return the architecture of a detector or of its exported graph. Raises ValueError for a graph without one."""
+    arch = network.detector if isinstance(network, GraphModel) else network.arch
+    if not isinstance(arch, DetectionArch):
+        raise invalid("a detector, or its graph with the report beside it", network.arch.name)
+    return arch
+
+
+def max_batch(arch: DetectionArch) -> int:
     """Return how many images a detector computes at once: 4 million pixels, as it resizes them, but at least one."""
-    assert isinstance(network.arch, DetectionArch)
-    return max(1, _MAX_BATCH_PIXELS // (network.arch.min_size * network.arch.max_size))
+    return max(1, _MAX_BATCH_PIXELS // (arch.min_size * arch.max_size))
 
 
 def is_finite(network: DenseNetwork) -> bool:

@@ -31,6 +31,17 @@ def build_graph(network: AnyNetwork, options: BackendOptions) -> Any:
 
 def onnx_forward(graph: bytes | Path, options: BackendOptions) -> ForwardFn:
     """Return the forward function of a graph, given as a file or its bytes."""
+    session = open_session(graph, options)
+
+    def forward(x: Tensor) -> Tensor:
+        (logits,) = session.run(None, {INPUT_NAME: x.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    return forward
+
+
+def open_session(graph: bytes | Path, options: BackendOptions) -> Any:
+    """Return the `onnxruntime.InferenceSession` of a graph, given as a file or its bytes."""
     import onnxruntime
 
     session_options = onnxruntime.SessionOptions()
@@ -40,10 +51,4 @@ def onnx_forward(graph: bytes | Path, options: BackendOptions) -> ForwardFn:
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
     source = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
-
-    def forward(x: Tensor) -> Tensor:
-        (logits,) = session.run(None, {INPUT_NAME: x.contiguous().numpy()})
-        return torch.from_numpy(logits)
-
-    return forward
+    return onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])

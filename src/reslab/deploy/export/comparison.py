@@ -59,9 +59,10 @@ class ExportComparison:
     """The comparison of network and export on `num_images` images.
 
     `max_difference` is the maximum over the images of max |exported - original| / max |original|, with the inner maxima
-    over the outputs; `max_error` the maximum of |exported - original| itself. Of `num_compared` predictions (`noun`:
-    images, labels or pixels) `num_agreeing` are equal; none are compared where predictions are numbers. `value` and
-    `exported_value` are the `metric` of the network and of the export.
+    over the outputs, or what `difference_of` says; `max_error` the maximum of |exported - original| itself. Of
+    `num_compared` predictions (`noun`: images, labels, pixels or boxes) `num_agreeing` have the `same` class or box;
+    none are compared where predictions are numbers. `value` and `exported_value` are the `metric` of the network and of
+    the export.
     """
 
     num_images: int
@@ -73,6 +74,8 @@ class ExportComparison:
     metric: Metric
     value: float
     exported_value: float
+    same: str = "class"
+    difference_of: str = "the largest output"
 
     @property
     def agreement(self) -> float | None:
@@ -93,6 +96,8 @@ class ExportComparison:
             "max_error": self.max_error,
             "agreement": self.agreement,
             "agreement_of": self.noun,
+            "same": self.same,
+            "difference_of": self.difference_of,
             "metric": self.metric.name,
             "value": self.value,
             "exported_value": self.exported_value,
@@ -152,8 +157,11 @@ def failed_checks(comparison: ExportComparison, precision: str, max_drop: float)
         return [] if comparison.metric_drop <= max_drop else [message]
     failures = []
     if not comparison.max_difference <= MAX_DIFFERENCE:
-        failures.append(f"outputs differ by {comparison.max_difference:.2g}, at most {MAX_DIFFERENCE:g} allowed")
+        difference = f"{comparison.max_difference:.2g} of {comparison.difference_of}"
+        failures.append(f"outputs differ by {difference}, at most {MAX_DIFFERENCE:g} allowed")
     num_different = comparison.num_compared - comparison.num_agreeing
     if num_different:
-        failures.append(f"different classes on {num_different} of {comparison.num_compared} {comparison.noun}")
+        failures.append(
+            f"a different {comparison.same} in {num_different} of {comparison.num_compared} {comparison.noun}"
+        )
     return failures

@@ -17,7 +17,9 @@ from torch import nn
 
 from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
+from reslab.deploy.export.box_comparison import compare_detections
 from reslab.deploy.export.comparison import ExportComparison, compare_outputs, failed_checks
+from reslab.deploy.export.detector_writers import torch_detect
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
 from reslab.deploy.export.quantization import check_int8
 from reslab.deploy.export.verify import VerificationData, load_verification_data
@@ -30,6 +32,8 @@ from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.extras import EXTRAS, require_extra
 from reslab.runtime.files import disk_full_guard, write_atomic
+from reslab.spec.config import to_dict
+from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 from reslab.training.model_source import AnyNetwork, module_metadata, open_any_network
@@ -91,8 +95,9 @@ def export(
 
     The export is loaded in the format's own runtime and compared on images of the evaluation split of `data` (by
     default the run's own): in float32, outputs must be within 1e-4 of the network's largest output, and the classes of
-    the `num_images` (256) images, their labels or their pixels equal; in bf16 and int8, the metric of the task may drop
-    by at most `max_drop` points, or an error rise by that many percent, over all images.
+    the `num_images` (256) images, their labels or their pixels equal, and of a detector its boxes, see
+    `compare_detections`; in bf16 and int8, the metric of the task may drop by at most `max_drop` points, or an error
+    rise by that many percent, over all images.
 
     In a graph of a network of the zoo, values of a regression are in the unit of the targets; in other exports they are
     standardized, and the report has their mean and std. A report is written beside the export as .json and .md.
@@ -112,12 +117,7 @@ def export(
     with _temporary_folder(target) as folder, _disk_full_guard(target):
         temporary_path = folder / target.name
         _write(export_format, job, temporary_path)
-        comparison = compare_outputs(
-            _original_outputs(export_source.network, network),
-            export_format.load(job, temporary_path),
-            verification_data.batches(),
-            model_task(network),
-        )
+        comparison = _compare(export_source.network, export_format, job, temporary_path, verification_data)
         _check_comparison(comparison, export_format, precision, max_drop)
         metadata = _report_metadata(
             export_source, export_format, job, verification_data, comparison, max_drop, _folder_size(folder)
@@ -127,6 +127,18 @@ def export(
     write_atomic(report_path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomic(report_path.with_suffix(".md"), format_export_note(metadata).encode())
     return ExportResult(target, to, precision, comparison, report_path, metadata)
+
+
+def _compare(
+    original: AnyNetwork, export_format: ExportFormat, job: ExportJob, path: Path, verification_data: VerificationData
+) -> ExportComparison:
+    """Load the export in its runtime, and compare it with the original network."""
+    task, batches = model_task(job.network), verification_data.batches()
+    if isinstance(original, DenseNetwork) and isinstance(original.arch, DetectionArch):
+        assert export_format.detector is not None  # checked by `_check_network`
+        exported = export_format.detector.load(job, path)
+        return compare_detections(torch_detect(original), exported, batches, task, original.arch)
+    return compare_outputs(_original_outputs(original, job.network), export_format.load(job, path), batches, task)
 
 
 def _fold(network: AnyNetwork) -> AnyNetwork:
@@ -166,8 +178,10 @@ def _disk_full_guard(target: Path) -> contextlib.AbstractContextManager[None]:
 
 def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
     """Write the export. Raises OSError for a full disk, also where a library raises something else for it."""
+    is_detector = isinstance(job.network.arch, DetectionArch)
+    write = export_format.detector.write if is_detector and export_format.detector else export_format.write
     try:
-        export_format.write(job, path)
+        write(job, path)
     except (RuntimeError, ValueError) as error:
         if shutil.disk_usage(path.parent).free < _LEAST_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -176,6 +190,8 @@ def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
 
 def _check_network(network: AnyNetwork, export_format: ExportFormat, precision: str) -> None:
     """Raise ValueError for a network that the format or the precision does not take."""
+    if isinstance(network.arch, DetectionArch):
+        _check_detector(network.arch, export_format)
     if isinstance(network, DenseNetwork) and not (export_format.is_graph or export_format.takes_dense):
         required = f"a network with outputs for the whole image for the format {export_format.name}"
         got = f"{network.arch.name} for {network.arch.kind}"
@@ -185,6 +201,13 @@ def _check_network(network: AnyNetwork, export_format: ExportFormat, precision: 
         raise invalid(required, network.arch.name, next_step="--to onnx, torch or openvino take any network")
     if precision == "int8":
         check_int8(network)
+
+
+def _check_detector(arch: DetectionArch, export_format: ExportFormat) -> None:
+    formats = [name for name, known in EXPORT_FORMATS.items() if known.detector is not None]
+    if export_format.detector is None:
+        step = "the selection of boxes between its networks is no part of a graph"
+        raise invalid(f"{' or '.join(formats)} for {arch.name}, a detector", export_format.name, formats[-1], step)
 
 
 def _get_format(to: str, precision: str) -> ExportFormat:
@@ -290,6 +313,7 @@ def _report_metadata(
     return {
         "model": export_source.network.arch.name,
         **module_metadata(job.network),
+        **({"detector": to_dict(job.network.arch)} if isinstance(job.network.arch, DetectionArch) else {}),
         "weights": None if export_source.weights_path is None else str(export_source.weights_path),
         "format": export_format.name,
         "precision": job.precision,

@@ -4,16 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.deploy.backends.backend import ForwardFn
-from reslab.deploy.export import writers
+from reslab.deploy.backends.backend import DetectFn, ForwardFn
+from reslab.deploy.export import detector_writers, writers
 from reslab.deploy.export.writers import ExportJob
+
+
+@dataclass(frozen=True)
+class DetectorFormat:
+    """How a format writes a detector, and loads it in its own runtime."""
+
+    write: Callable[[ExportJob, Path], None]
+    load: Callable[[ExportJob, Path], DetectFn]
 
 
 @dataclass(frozen=True)
 class ExportFormat:
     """An export format: `suffix` of the file (empty for a folder), required `extra`, whether batch norms are folded.
 
-    `takes_dense`: the format holds the weights of networks for segmentation and detection, too.
+    `takes_dense`: the format holds the weights of networks for segmentation and detection, too. `detector` has the
+    functions for detectors, if it takes any.
     `write(job, path)` writes the file; `load(job, path)` loads it in the format's own runtime, as its users will.
     """
 
@@ -25,6 +34,7 @@ class ExportFormat:
     extra: str = ""
     fold_bn: bool = False
     takes_dense: bool = False
+    detector: DetectorFormat | None = None
     precisions: tuple[str, ...] = ("float32",)
 
     @property
@@ -59,6 +69,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             takes_dense=True,
             write=writers.write_safetensors,
             load=writers.load_safetensors,
+            detector=DetectorFormat(writers.write_safetensors, detector_writers.load_safetensors),
         ),
         ExportFormat(
             "onnx",
@@ -69,6 +80,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             precisions=("float32", "int8"),
             write=writers.write_onnx,
             load=writers.load_onnx,
+            detector=DetectorFormat(detector_writers.write_onnx, detector_writers.load_onnx),
         ),
         ExportFormat(
             "torch",

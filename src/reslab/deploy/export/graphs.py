@@ -2,10 +2,11 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from reslab.nn.dense import DenseNetwork
@@ -24,19 +25,39 @@ def network_program(network: AnyNetwork) -> ExportedProgram:
 
 def to_onnx(network: AnyNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """Return the network as an `onnx.ModelProto` from `images` to `logits`; `metadata` as JSON under `reslab`."""
+    return _program_to_onnx(network_program(network), INPUT_NAME, [OUTPUT_NAME], metadata)
+
+
+def module_to_onnx(
+    module: nn.Module,
+    input_size: tuple[int, ...],
+    *,
+    any_size: bool,
+    input_name: str,
+    output_names: Sequence[str],
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return a module in eval mode from (batch, *input_size) as an `onnx.ModelProto`; see `export_program`."""
+    program = export_program(module, input_size, any_size=any_size)
+    return _program_to_onnx(program, input_name, output_names, metadata)
+
+
+def _program_to_onnx(
+    program: ExportedProgram, input_name: str, output_names: Sequence[str], metadata: Mapping[str, Any] | None
+) -> Any:
     import onnx
 
     with suppress_warnings():
-        program = torch.onnx.export(
-            network_program(network),
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            input_names=[input_name],
+            output_names=list(output_names),
             opset_version=_OPSET_VERSION,
             verbose=False,
         )
-    assert program is not None
-    model = program.model_proto
+    assert exported is not None
+    model = exported.model_proto
     _name_axes(model)
     if metadata is not None:
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})

@@ -14,6 +14,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.deploy.export.quantization import check_int8, check_num_calibration_images
+from reslab.deploy.predictor import class_names
 from reslab.spec.errors import invalid
 from reslab.training.model_source import AnyNetwork
 from reslab.training.run import Run
@@ -67,8 +68,9 @@ def load_verification_data(
     if num_images is not None and num_images < 1:
         raise invalid("at least 1 image to compare on", num_images, nearest="1")
     opened_data = _open_data(run, data, data_dir)
-    if opened_data.num_classes != network.arch.num_classes:
-        required = f"data of {network.arch.num_classes} classes, as the network has"
+    num_classes = len(class_names(network))
+    if opened_data.num_classes != num_classes:
+        required = f"data of {num_classes} classes, as the network has"
         raise invalid(
             required, f"{opened_data.name} with {opened_data.num_classes}", next_step="name the data it was trained for"
         )

@@ -18,13 +18,18 @@ def format_export_note(metadata: Mapping[str, Any]) -> str:
         ("Size", f"{format_int(metadata['num_bytes'])} bytes"),
         ("Batch norms folded", f"{metadata['num_batch_norms_folded']} of {metadata['num_batch_norms']}"),
         ("Compared on", f"{num_images} {split} images of {metadata['data']}"),
-        ("Largest difference of outputs", f"{format_number(metadata['max_difference'], 3)} of the largest output"),
+        (
+            "Largest difference of outputs",
+            f"{format_number(metadata['max_difference'], 3)} of {metadata['difference_of']}",
+        ),
         (f"{metric.title.capitalize()}, network and export", ", ".join(values)),
         ("Tolerance", _tolerance_text(metadata)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())),
     ]
     if metadata["agreement"] is not None:
-        rows.insert(6, (f"Same class, of all {metadata['agreement_of']}", format_percent(metadata["agreement"])))
+        rows.insert(
+            6, (f"Same {metadata['same']}, of all {metadata['agreement_of']}", format_percent(metadata["agreement"]))
+        )
     rows += _output_rows(metadata)
     if metadata["num_calibration_images"]:
         rows.insert(4, ("int8 calibration", f"{format_int(metadata['num_calibration_images'])} training images"))
@@ -60,7 +65,9 @@ def _tolerance_text(metadata: Mapping[str, Any]) -> str:
     title = known_metric(metadata["metric"]).title
     if metadata["max_drop"] is not None:
         return f"a loss of {title} of at most {metadata['max_drop']:g} {_drop_unit(metadata)}"
-    same = "" if metadata["agreement"] is None else f", and the same class of all {metadata['agreement_of']}"
+    same = (
+        "" if metadata["agreement"] is None else f", and the same {metadata['same']} of all {metadata['agreement_of']}"
+    )
     return f"a difference of 0.0001{same}"
 
 
