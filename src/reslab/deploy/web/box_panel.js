@@ -32,7 +32,10 @@ export function makeBoxPanel(model, controls, id) {
   const slider = element("label", { class: "min-score" }, element("span", {}, "Lowest score ", scoreText), minScore);
   const list = element("ol", { class: "box-list", "aria-label": "Boxes" });
   const result = element("div", { class: "result detections" }, frame, element("div", { class: "classes" }, slider, list));
-  const node = makePanelNode(model, [prediction, result, element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node]);
+  const blockParts = blocks.length
+    ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node]
+    : [element("p", { class: "note" }, "The blocks of an exported graph cannot be switched off.")];
+  const node = makePanelNode(model, [prediction, result, ...blockParts]);
 
   /** Set another image. Rejects, without a change, if the network cannot read it. */
   async function setImage(blob) {
@@ -46,7 +49,7 @@ export function makeBoxPanel(model, controls, id) {
     baseline = current = found.boxes;
     clearAlert();
     draw();
-    await lesion();
+    if (blocks.length) await lesion();
   }
 
   /** Detect with the current ablation. */
