@@ -460,3 +460,15 @@ def test_the_first_image_changes_nothing_for_later_ones() -> None:
         theirs.eval()([square])
     assert theirs.roi_heads.box_roi_pool.scales == pool.scales
     assert vars(theirs.roi_heads.box_roi_pool.map_levels) == vars(pool.map_levels)
+
+
+def test_regions_are_pooled_by_their_maximum_in_bf16() -> None:
+    """torchvision's kernel for processors takes float32 alone, which autocast does not pass."""
+    from reslab.nn.detection import RoiMaxPool
+
+    features = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    boxes = [torch.tensor([[0.0, 0.0, 31.0, 31.0], [8.0, 4.0, 20.0, 30.0]])]
+    pool = RoiMaxPool(4, 2)
+    found = pool({"0": features}, boxes, [(32, 32)])
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found.float(), pool({"0": features.float()}, boxes, [(32, 32)]))

@@ -12,7 +12,7 @@ from reslab.studies.job import JobContext, evaluate_ensembles, run_job
 from reslab.studies.plan import make_study_plan, missing_jobs
 from reslab.studies.results import build_study_page
 from reslab.studies.run_metrics import (
-    last_epoch_loss_and_error,
+    last_epoch_metrics,
     last_step_model,
     measure_run,
     result_value,
@@ -44,18 +44,18 @@ LOG = [
 
 
 def test_the_last_epoch_is_weighted_by_steps() -> None:
-    loss, error = last_epoch_loss_and_error(LOG, 78)
+    loss, error = last_epoch_metrics(LOG, 78).values()
     assert loss == pytest.approx((22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 78)
     assert error == pytest.approx(100 * (1 - (22 * 0.5 + 50 * 0.75 + 6 * 1.0) / 78))
 
 
 def test_a_last_epoch_that_starts_within_a_record_or_before_the_log() -> None:
-    assert last_epoch_loss_and_error(LOG, 60)[0] == pytest.approx((4 * 1.0 + 50 * 0.5 + 6 * 0.2) / 60)
-    assert last_epoch_loss_and_error(LOG, 1000)[0] == pytest.approx(
+    assert last_epoch_metrics(LOG, 60)["train_loss"] == pytest.approx((4 * 1.0 + 50 * 0.5 + 6 * 0.2) / 60)
+    assert last_epoch_metrics(LOG, 1000)["train_loss"] == pytest.approx(
         (50 * 2 + 28 * 1.5 + 22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 156
     )
     with pytest.raises(ValueError, match="no training records"):
-        last_epoch_loss_and_error([], 10)
+        last_epoch_metrics([], 10)
 
 
 def test_steps_to_an_error() -> None:

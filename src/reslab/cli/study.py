@@ -10,10 +10,11 @@ import typer
 
 from reslab.cli.options import DataDir, Device, JsonFlag, MaxPixels, Panel, complete_study, limit_pixels, output_option
 from reslab.cli.output import echo_err, print_json, print_table
-from reslab.report.format import format_duration, pluralize
+from reslab.report.format import format_duration, format_metric, pluralize
 from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
+from reslab.spec.task import TASKS
 
 if TYPE_CHECKING:
     from reslab.report.pages.study_results import StudyPage, StudyRow
@@ -142,8 +143,17 @@ class _EvalPrinter:
     """Prints the evaluations of a training in progress."""
 
     def __call__(self, record: dict[str, Any]) -> None:
-        if record["kind"] == "eval":
-            echo_err(f"  step {record['step']:,}: {record['split']} error {100 * (1 - record['top1']):.2f} %")
+        if record["kind"] != "eval":
+            return
+        value = f"error {100 * (1 - record['top1']):.2f} %" if "top1" in record else _main_metric(record)
+        echo_err(f"  step {record['step']:,}: {record['split']} {value}")
+
+
+def _main_metric(record: dict[str, Any]) -> str:
+    """Return the metric that selects the weights, of the task that has it."""
+    metrics = [task.selection_metric for task in TASKS.values()]
+    metric = next(metric for metric in metrics if metric.name in record)
+    return f"{metric.title} {format_metric(metric, record[metric.name])}"
 
 
 def _run_task(options: "StudyOptions", task: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from reslab.data.image_datasets import ImageDataset
 from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
+from reslab.spec.task import DEFAULT_TASK
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DatasetInfo:
     """A named dataset; `mean` and `std` are per channel of pixels / 255, empty if they are computed when it is opened.
 
     `read(info, data_dir)` reads it. `system_dirs` are folders where Linux distributions install it; `layout` holds the
-    file names that `read` needs.
+    file names that `read` needs, `task` is what its targets are for.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DatasetInfo:
     eval_transform: str = ""
     system_dirs: tuple[str, ...] = ()
     layout: Any = None
+    task: str = DEFAULT_TASK
 
 
 def search_dirs(info: DatasetInfo, data_dir: Path | None) -> list[Path]:

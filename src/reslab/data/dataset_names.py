@@ -8,7 +8,17 @@ from pathlib import Path
 
 from reslab.spec.errors import invalid, nearest, unknown_name
 
-DATASET_NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "cifar2", "birds-airplanes", "imagenet")
+DATASET_NAMES = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "cifar2",
+    "birds-airplanes",
+    "drawn-shapes",
+    "imagenet",
+)
 """The keys of `reslab.data.registry.DATASETS`, in order."""
 
 

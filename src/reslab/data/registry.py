@@ -33,6 +33,7 @@ from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, D
 from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
 from reslab.data.formats.drawn import read_drawn
+from reslab.data.formats.drawn_shapes import SHAPES, read_drawn_shapes
 from reslab.data.formats.image_files import (
     label_images,
     list_csv_dataset,
@@ -275,6 +276,17 @@ DATASETS: dict[str, DatasetInfo] = {
             channels=3,
         ),
         DatasetInfo(
+            name="drawn-shapes",
+            reference="our own: drawn by code, images with boxes that need no download",
+            read=read_drawn_shapes,
+            classes=SHAPES,
+            channels=3,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            statistics_source="none: detectors normalize images themselves",
+            task="detection",
+        ),
+        DatasetInfo(
             name="imagenet",
             reference="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (ILSVRC 2012), "
             "arXiv:1409.0575",
@@ -331,7 +343,7 @@ def open_dataset(
     )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
-        _check_task(info.name, (DEFAULT_TASK,), options.requested_task)
+        _check_task(info.name, (info.task,), options.requested_task)
         _check_mask_values(info.name, None, mask_values)
         return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
     if is_url(text):
@@ -439,6 +451,7 @@ def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions)
         split_record=record,
         location=result.location,
         messages=rare_class_messages(record),
+        task=info.task,
     )
 
 

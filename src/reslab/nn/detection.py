@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
@@ -96,8 +97,11 @@ class RoiMaxPool(nn.Module):
         self.size, self.stride = size, stride
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        pooled: Tensor = roi_pool(maps["0"], boxes, self.size, 1 / self.stride)
-        return pooled
+        features = maps["0"]
+        # torchvision's kernel for processors has no half precision; a maximum has no rounding.
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        pooled: Tensor = roi_pool(features.to(dtype), [box.to(dtype) for box in boxes], self.size, 1 / self.stride)
+        return pooled.to(features.dtype)
 
 
 class _DetectionNetwork(DenseNetwork):

@@ -24,6 +24,9 @@ METRICS: dict[str, StudyMetric] = {
         StudyMetric("test_error", "%", "error on the test images, with the weights of the last step, in eval mode"),
         StudyMetric("test_error_top5", "%", "share of the test images whose class is not among the top five"),
         StudyMetric("test_loss", "", "loss on the test images, with the weights of the last step, in eval mode"),
+        StudyMetric("test_ap", "%", "COCO's AP on the test images, the mean over IoU thresholds from 0.5 to 0.95"),
+        StudyMetric("test_ap50", "%", "COCO's AP at an IoU of 0.5 on the test images"),
+        StudyMetric("test_voc_map", "%", "VOC's mean average precision (all points) on the test images"),
         StudyMetric("train_error", "%", "running average of the error over the last epoch of training"),
         StudyMetric("train_loss", "", "running average of the loss over the last epoch of training"),
         StudyMetric("train_error_eval", "%", "error on the training images after the last step, in eval mode"),
@@ -137,6 +140,26 @@ class FigureSpec:
         """The names of its rows, each once."""
         return tuple(dict.fromkeys(name for panel in self.panels for name in panel.rows))
 
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Data of a study that have no reader by name: a folder in the data directory, and what it must contain."""
+
+    folder: str
+    contents: str
+
+
+DATA_FOLDERS: dict[str, DataFolder] = {
+    "voc07+12": DataFolder(
+        "VOC07+12", "PASCAL VOC's layout, with trainval of 2007 and 2012 in train.txt and test of 2007 in test.txt"
+    ),
+    "voc07++12": DataFolder(
+        "VOC07++12", "PASCAL VOC's layout, with all of 2007 and train of 2012 in train.txt, and val of 2012 in val.txt"
+    ),
+    "coco2014": DataFolder("COCO2014", "COCO's layout, with train2014, val2014 and annotations"),
+    "bccd": DataFolder("BCCD", "PASCAL VOC's layout, such as github.com/Shenggan/BCCD_Dataset (364 images)"),
+}
+"""The folders of data by their names in rows and presets."""
 
 SCALES = ("smoke", "short", "full")
 RELATIONS = ("<", ">", "within")

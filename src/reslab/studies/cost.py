@@ -13,15 +13,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_duration, pluralize
 from reslab.runtime.device import hardware_info
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.recipe import Recipe
+from reslab.studies.networks import build_network, model_cost, random_step_loss
 from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
-from reslab.studies.resolve import ResolvedRow, model_cost
+from reslab.studies.resolve import ResolvedRow
 from reslab.studies.store import StudyStore, training_identity
 
 # One forward pass, and a backward pass for inputs and weights.
@@ -162,15 +161,13 @@ def _benchmark_row(row: ResolvedRow, device: torch.device) -> float:
     assert arch is not None
     assert recipe is not None
     batch_size = int(min(recipe.batch_size, max(2, _BENCHMARK_MACS // (PASSES_PER_STEP * _model_macs(row)))))
-    model = ResidualNetwork(arch).to(device).train()
-    x = torch.randn(batch_size, *arch.input_size, device=device)
-    y = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    model = build_network(arch).to(device).train()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     timings = []
     for _ in range(3):
         start_time = processor_clock(device)
         with autocast:
-            loss = functional.cross_entropy(model(x).float(), y)
+            loss = random_step_loss(model, arch, batch_size, device)
         loss.backward()
         timings.append(processor_clock(device) - start_time)
     return min(timings[1:]) / (PASSES_PER_STEP * _model_macs(row) * batch_size)

@@ -18,14 +18,15 @@ from reslab.analysis.target import AnalysisTarget
 from reslab.runtime.device import choose_device, choose_num_threads, hardware_info
 from reslab.runtime.files import write_atomic
 from reslab.runtime.provenance import command_line, git_commit, package_versions
+from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
 from reslab.studies.cost import processor_clock, total_macs
+from reslab.studies.networks import model_cost
 from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
-from reslab.studies.resolve import ResolvedRow, model_cost
+from reslab.studies.resolve import ResolvedRow, locate_data
 from reslab.studies.run_metrics import evaluation_metrics, last_step_model, measure_run
 from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore, training_identity
-from reslab.training.evaluation.classification import require_classification
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
@@ -144,7 +145,7 @@ def _train(job: StudyJob, entry: StoreEntry, context: JobContext) -> Run:
     row = job.row
     return train(
         row.preset.model or row.spec.model,
-        row.data,
+        locate_data(row.data, context.data_dir),
         row.preset.recipe or row.spec.recipe,
         seed=job.seed,
         output=entry.run_path,
@@ -243,7 +244,7 @@ def _analysis_target(
         )
         return target
     arch = job.row.arch
-    assert arch is not None
+    assert isinstance(arch, Arch), "analyses are of classification networks"
     inputs = load_inputs(arch, ImageOptions(data or job.row.data, data_dir, request.num_images, job.seed))
     return AnalysisTarget(
         name=arch.name,
@@ -315,4 +316,4 @@ def _evaluate_ensemble(ensemble: Ensemble, context: JobContext) -> dict[str, flo
     data = reopen_data(runs[0].metadata["data"], None, context.data_dir)
     models = [last_step_model(run) for run in runs]
     evaluation = evaluate(models, data, tta=ensemble.row.tta, device=context.device)
-    return evaluation_metrics(require_classification(evaluation, "a study"))
+    return evaluation_metrics(evaluation.spec.name, evaluation.to_dict())

@@ -10,25 +10,22 @@ import torch
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.registry import DATASETS
-from reslab.nn.cost import layer_table
-from reslab.nn.init import init_empty_weights
-from reslab.nn.network import ResidualNetwork
-from reslab.spec.arch import Arch, parse_arch_overrides
+from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
-from reslab.spec.study import FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
+from reslab.spec.study import DATA_FOLDERS, FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
 from reslab.spec.toml_files import find_recipe
-from reslab.spec.zoo.resolve import resolve_arch
+from reslab.spec.zoo.dense import find_dense_arch
+from reslab.studies.networks import AnyArch, named_network, network_for_data
 from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,
     recipe_defaults,
-    resolve_arch_for_data,
     split_overrides,
     with_eval_preprocess,
 )
-from reslab.training.run_data import infer_input_size, open_train_data
+from reslab.training.run_data import open_train_data
 from reslab.training.setup_recipe import resolve_precision
 
 # Training images, test images and classes, to estimate the cost of datasets that are not available.
@@ -39,6 +36,10 @@ _DATASET_SIZES = {
     "cifar2": (10_000, 2_000, 2),
     "fashion-mnist": (60_000, 10_000, 10),
     "mnist": (60_000, 10_000, 10),
+    "voc07+12": (16_551, 4_952, 20),
+    "voc07++12": (15_680, 5_823, 20),
+    "coco2014": (82_783, 40_504, 80),
+    "bccd": (205, 72, 3),
 }
 _NUM_IMAGES_KEY = "num_images="
 
@@ -57,7 +58,7 @@ class ResolvedRow:
     data: str = ""
     overrides: Mapping[str, str] = field(default_factory=dict)
     num_images: int | None = None
-    arch: Arch | None = None
+    arch: AnyArch | None = None
     recipe: Recipe | None = None
     fingerprint: str = ""
     num_train: int = 0
@@ -88,9 +89,9 @@ def row_overrides(row: RowSpec, preset: ScalePreset) -> dict[str, str]:
 
 
 @cache
-def source_arch(row: RowSpec) -> Arch:
+def source_arch(row: RowSpec) -> AnyArch:
     """Return the network of a row as in the source, without the changes of a scale (except for its classes)."""
-    return resolve_arch(row.model, split_overrides(row_overrides(row, FULL_PRESET))[1])
+    return named_network(row.model, split_overrides(row_overrides(row, FULL_PRESET))[1])
 
 
 def row_analyses(study: Study, row: RowSpec, preset: ScalePreset) -> tuple[AnalysisRequest, ...]:
@@ -144,7 +145,7 @@ def resolve_row(
     )
     try:
         data = open_cached_data(
-            resolved.data,
+            locate_data(resolved.data, data_dir),
             str(data_dir or ""),
             options.val_fraction,
             resolved.num_images,
@@ -155,12 +156,12 @@ def resolve_row(
     data = with_eval_preprocess(data, recipe_defaults(options))
     return replace(
         resolved,
-        arch=resolve_arch_for_data(
+        arch=network_for_data(
             preset.model or row.model,
             data,
-            infer_input_size(data),
-            overrides=arch_overrides,
-            recipe_overrides=options.recipe_arch_overrides,
+            arch_overrides,
+            options.recipe_arch_overrides,
+            bool(options.pretrained),
         ),
         fingerprint=data.fingerprint,
         num_train=len(data.split("train")),
@@ -183,44 +184,28 @@ def open_cached_data(
     )
 
 
+def locate_data(name: str, data_dir: str | Path | None) -> str:
+    """Return the folder in `data_dir` of data that are in `DATA_FOLDERS`, or the name of other data."""
+    return str(Path(data_dir or "") / DATA_FOLDERS[name].folder) if name in DATA_FOLDERS else name
+
+
 def _estimate_unavailable(resolved: ResolvedRow, options: TrainOptions, reason: str) -> ResolvedRow:
     """Return a row whose data are not available, with the known sizes of its dataset."""
-    if resolved.data.lower() not in DATASETS:
-        raise invalid("the name of a dataset", resolved.data, next_step=reason)
-    num_train, num_eval, num_classes = _DATASET_SIZES.get(resolved.data, (0, 0, 0))
-    arch_overrides = dict(options.arch_overrides)
-    if num_classes:
-        arch_overrides = {"num_classes": num_classes, **arch_overrides}
+    name = resolved.data
+    if name.lower() not in DATASETS and name not in DATA_FOLDERS:
+        raise invalid("the name of a dataset", name, next_step=reason)
+    num_train, num_eval, num_classes = _DATASET_SIZES.get(name, (0, 0, 0))
+    if name in DATA_FOLDERS and not Path(locate_data(name, options.data_dir)).exists():
+        required = f"the folder {DATA_FOLDERS[name].folder} in the data directory: {DATA_FOLDERS[name].contents}"
+        reason = str(invalid(required, "none", next_step="name the directory with --data-dir DIR"))
     assert isinstance(options.model, str)
+    dense_arch = find_dense_arch(options.model)
+    num_outputs = num_classes + (dense_arch.num_background if dense_arch else 0)
+    axes = {**({"num_classes": num_outputs} if num_classes else {}), **options.arch_overrides}
     return replace(
         resolved,
-        arch=resolve_arch(options.model, arch_overrides),
+        arch=named_network(options.model, axes),
         num_train=resolved.num_images or num_train,
         num_eval=num_eval,
         unavailable_reason=reason,
-    )
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """The cost of a network for one image: multiply-adds, parameters, and values that a training step keeps."""
-
-    macs: int
-    params: int
-    num_activations: int
-
-
-@cache
-def model_cost(arch: Arch) -> ModelCost:
-    """Count the cost on the meta device, without allocating anything.
-
-    `num_activations` counts the outputs of convolutions and activations, which the backward pass reads.
-    """
-    with init_empty_weights():
-        model = ResidualNetwork(arch)
-    table = layer_table(model, arch.input_size)
-    return ModelCost(
-        macs=sum(layer.macs for layer in table),
-        params=sum(layer.params for layer in table),
-        num_activations=sum(torch.Size(layer.output_shape).numel() for layer in table if "Norm" not in layer.kind),
     )

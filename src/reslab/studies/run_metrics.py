@@ -14,17 +14,19 @@ from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.recompute import batch_norms, frozen_bn_stats
 from reslab.runtime.device import deterministic_mode
+from reslab.spec.dense import DenseArch
+from reslab.spec.errors import invalid
 from reslab.studies.plan import StudyJob
 from reslab.studies.store import EntryMetadata, EntryStatus
 from reslab.training.checkpoint import load_train_checkpoint
-from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
+from reslab.training.model_source import open_any_network
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
-from reslab.training.run_weights import load
-from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.registry import restore_task
+from reslab.training.tasks.task_type import TaskType
 
 DEFAULT_TRAIN_ERROR = 20.0
 
@@ -33,8 +35,8 @@ LogRecords = Sequence[Mapping[str, Any]]
 REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
 
 
-def last_epoch_loss_and_error(log: LogRecords, steps_per_epoch: int) -> tuple[float, float]:
-    """Return loss, and error in percent, over the last epoch of training: the mean over its batches during training.
+def last_epoch_metrics(log: LogRecords, steps_per_epoch: int) -> dict[str, float]:
+    """Return loss, and in classification the error in percent, over the last epoch: means over the training batches.
 
     A record averages the steps since the one before; the first that reaches into the last epoch counts with its steps
     in that epoch. Raises ValueError if there is no training record.
@@ -49,8 +51,12 @@ def last_epoch_loss_and_error(log: LogRecords, steps_per_epoch: int) -> tuple[fl
     ]
     weighted_records = [(count, record) for count, record in weighted_records if count > 0]
     num_steps = sum(count for count, _ in weighted_records)
-    loss = math.fsum(count * record["loss"] for count, record in weighted_records) / num_steps
-    return loss, 100 * (1 - math.fsum(count * record["top1"] for count, record in weighted_records) / num_steps)
+
+    def mean(name: str) -> float:
+        return math.fsum(count * record[name] for count, record in weighted_records) / num_steps
+
+    has_error = all("top1" in record for _, record in weighted_records)
+    return {"train_loss": mean("loss"), **({"train_error": 100 * (1 - mean("top1"))} if has_error else {})}
 
 
 def steps_to_error(log: LogRecords, percent: float) -> float:
@@ -68,13 +74,17 @@ def measure_run(
     """
     data = reopen_data(run.metadata["data"], None, data_dir)
     model = last_step_model(run).to(device)
-    evaluator = _RunEvaluator(model, data, device, run.recipe.batch_size, run.metadata["seed"])
+    task = restore_task(run.metadata.get("task"), data.classes)
+    data = task.prepare_data(data, model)
+    evaluator = _RunEvaluator(model, data, task, device, run.recipe.batch_size, run.metadata["seed"])
     has_val_split = "val" in data.splits
-    metrics = evaluation_metrics(evaluator.evaluate(data.eval_split)) if has_val_split else _recorded_metrics(run)
+    assert run.result is not None
+    result = evaluator.evaluate(data.eval_split).to_dict() if has_val_split else run.result
+    metrics = evaluation_metrics(task.spec.name, result)
     if tta:
-        augmented = evaluation_metrics(evaluator.evaluate(data.eval_split, tta))
+        augmented = evaluation_metrics(task.spec.name, evaluator.evaluate(data.eval_split, tta).to_dict())
         metrics |= {f"{name}@{tta}": value for name, value in augmented.items()}
-    metrics["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
+    metrics["train_seconds"] = run.result["train_seconds"]
     wanted = set(metric_names)
     if wanted & {"train_error_eval", "train_loss_eval"}:
         train_evaluation = evaluator.evaluate("train")
@@ -91,7 +101,7 @@ def last_step_model(run: Run) -> nn.Module:
 
     Studies report the last step, as the papers do; averaged weights (EMA, SWA) are those of the last step already.
     """
-    model = load(run)
+    model = open_any_network(run)
     if "val" in run.metadata["data"]["num_images"] and not (run.recipe.ema.decay or run.recipe.swa_epochs):
         checkpoint = load_train_checkpoint(run.path / "checkpoint")
         if checkpoint is not None:
@@ -99,36 +109,56 @@ def last_step_model(run: Run) -> nn.Module:
     return model
 
 
-def evaluation_metrics(evaluation: ClassificationEvaluation) -> dict[str, float]:
-    """Return the errors, in percent, and the loss of an evaluation on the test split."""
-    return _error_metrics(evaluation.top1, evaluation.top5, evaluation.loss)
+def evaluation_metrics(task: str, result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a study from those of an evaluation by name, of a split of the test images.
+
+    Values that the data do not define are left out. Raises ValueError for a task without metrics of studies.
+    """
+    if task not in _METRICS:
+        raise invalid(f"a task of {', '.join(_METRICS)} in a study", task)
+    return _METRICS[task](result)
 
 
-def _recorded_metrics(run: Run) -> dict[str, float]:
-    """Return the same metrics from the result that the run recorded for its selected weights."""
-    result = run.result
-    assert result is not None
-    return _error_metrics(result["top1"], result["top5"], result["loss"])
+def _classification_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the errors, in percent, and the loss."""
+    metrics = {"test_error": 100 * (1 - result["top1"]), "test_loss": result["loss"]}
+    return metrics if result["top5"] is None else {**metrics, "test_error_top5": 100 * (1 - result["top5"])}
 
 
-def _error_metrics(top1: float, top5: float | None, loss: float) -> dict[str, float]:
-    metrics = {"test_error": 100 * (1 - top1), "test_loss": loss}
-    return metrics if top5 is None else {**metrics, "test_error_top5": 100 * (1 - top5)}
+def _detection_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return average precision in percent."""
+    names = {"test_ap": "ap", "test_ap50": "ap50", "test_voc_map": "voc_map"}
+    return {metric: 100 * result[name] for metric, name in names.items() if result[name] is not None}
+
+
+_METRICS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, float]]] = {
+    "classification": _classification_metrics,
+    "detection": _detection_metrics,
+}
 
 
 class _RunEvaluator:
     """Evaluates one network on the splits of its data."""
 
-    def __init__(self, model: nn.Module, data: DatasetSplits, device: torch.device, batch_size: int, seed: int) -> None:
-        self.model, self.data, self.device, self.batch_size, self.seed = model, data, device, batch_size, seed
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DatasetSplits,
+        task: TaskType,
+        device: torch.device,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.model, self.data, self.task, self.device = model, data, task, device
+        self.batch_size, self.seed = batch_size, seed
 
-    def evaluate(self, split: str, tta: str = "") -> ClassificationEvaluation:
+    def evaluate(self, split: str, tta: str = "") -> Any:
         """Evaluate in eval mode, with test-time augmentation if `tta` is set."""
         model = TTATransforms(self.model, tta) if tta else self.model
         with deterministic_mode():
             return self._evaluate(model, split, EVAL_BATCH_SIZE)
 
-    def evaluate_by_batch(self, split: str) -> ClassificationEvaluation:
+    def evaluate_by_batch(self, split: str) -> Any:
         """Evaluate in training mode, as a model that never enters eval mode: norms use the statistics of each batch.
 
         The batches have the size of the recipe's, dropout is on, and the running statistics do not change.
@@ -139,12 +169,9 @@ class _RunEvaluator:
             stack.enter_context(temporary_seed(step_seed(self.seed, -2)))
             return self._evaluate(_AlwaysTraining(self.model), split, self.batch_size)
 
-    def _evaluate(self, model: nn.Module, split: str, batch_size: int) -> ClassificationEvaluation:
+    def _evaluate(self, model: nn.Module, split: str, batch_size: int) -> Any:
         loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
-        evaluation: ClassificationEvaluation = evaluate_batches(
-            model, loader, Classification(self.data.classes), split=split
-        )
-        return evaluation
+        return evaluate_batches(model, loader, self.task, split=split)
 
 
 class _AlwaysTraining(nn.Module):
@@ -168,7 +195,8 @@ def entry_metrics(job: StudyJob, metadata: EntryMetadata, log: LogRecords) -> di
         if job.row.tta and name.endswith(f"@{job.row.tta}"):
             metrics[name.partition("@")[0]] = value
     if any(record["kind"] == "train" for record in log):
-        metrics["train_loss"], metrics["train_error"] = last_epoch_loss_and_error(log, job.row.steps_per_epoch)
+        metrics |= last_epoch_metrics(log, job.row.steps_per_epoch)
+    if "train_error" in metrics:
         threshold = job.row.preset.target_train_error or DEFAULT_TRAIN_ERROR
         metrics["steps_to_train_error"] = steps_to_error(log, threshold)
     if "train_error_eval" in metrics and "test_error" in metrics:
@@ -178,6 +206,8 @@ def entry_metrics(job: StudyJob, metadata: EntryMetadata, log: LogRecords) -> di
 
 def _chance_metrics(job: StudyJob) -> dict[str, float]:
     assert job.row.arch is not None
+    if isinstance(job.row.arch, DenseArch):
+        return dict.fromkeys(("test_ap", "test_ap50", "test_voc_map"), 0.0)
     chance = 100 * (1 - 1 / job.row.arch.num_classes)
     names = ("test_error", "train_error", "train_error_eval", "train_error_batch", "test_error_batch")
     return {**dict.fromkeys(names, chance), "steps_to_train_error": math.inf}

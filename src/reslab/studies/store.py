@@ -14,10 +14,11 @@ from typing import Any
 
 from reslab.runtime.files import write_atomic
 from reslab.runtime.locks import FileLock
-from reslab.spec.arch import Arch
 from reslab.spec.config import non_default_fields, to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.study import AnalysisRequest
+from reslab.studies.networks import AnyArch
 from reslab.studies.resolve import ResolvedRow
 from reslab.training.run import Run
 
@@ -45,9 +46,12 @@ def training_identity(row: ResolvedRow, seed: int) -> dict[str, Any]:
     }
 
 
-def arch_identity(arch: Arch | None) -> dict[str, Any]:
+def arch_identity(arch: AnyArch | None) -> dict[str, Any]:
     """Return what determines a network, as plain data."""
-    return {} if arch is None else _drop_non_identity(non_default_fields(arch))
+    if arch is None:
+        return {}
+    fields = _drop_non_identity(non_default_fields(arch))
+    return {**fields, "backbone": arch_identity(arch.backbone)} if isinstance(arch, DenseArch) else fields
 
 
 def _drop_non_identity(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The network of a new run for segmentation or detection: its architecture for the data, and initial weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,33 @@ InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
 """A network, the description of its initial weights (None: random), and messages for the user."""
 
 
+def resolve_dense_arch(
+    arch: DenseArch,
+    data: DatasetSplits,
+    input_size: tuple[int, ...],
+    *,
+    overrides: Mapping[str, Any],
+    recipe_overrides: tuple[str, ...] = (),
+    keeps_normalization: bool = False,
+    image_size: int = 0,
+) -> DenseArch:
+    """Return the architecture with the user's overrides, else the recipe's, else the data's classes, channels and size.
+
+    `keeps_normalization`: that of the weights it starts from, in place of the data's. `image_size`: as of
+    `build_dense_model`.
+    """
+    axes = {
+        "num_classes": data.num_classes + arch.num_background,
+        "in_channels": input_size[0],
+        "image_size": (input_size[1], input_size[2]),
+        **({} if keeps_normalization else arch.normalization_axes(data.preprocess.mean, data.preprocess.std)),
+        **(arch.size_axes(image_size) if image_size else {}),
+        **parse_arch_overrides(recipe_overrides),
+        **overrides,
+    }
+    return override_dense_arch(arch, axes)
+
+
 def build_dense_model(
     arch: DenseArch, options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], image_size: int = 0
 ) -> InitialModel:
@@ -33,16 +61,16 @@ def build_dense_model(
     Without a model and weights that the user chose, the backbone starts from published weights where they are
     available. Raises ValueError for weights that do not fit.
     """
-    overrides = {
-        "num_classes": data.num_classes + arch.num_background,
-        "in_channels": input_size[0],
-        "image_size": (input_size[1], input_size[2]),
-        **({} if options.pretrained else arch.normalization_axes(data.preprocess.mean, data.preprocess.std)),
-        **(arch.size_axes(image_size) if image_size else {}),
-        **parse_arch_overrides(options.recipe_arch_overrides),
-        **options.arch_overrides,
-    }
-    network = build_dense_network(override_dense_arch(arch, overrides))
+    arch = resolve_dense_arch(
+        arch,
+        data,
+        input_size,
+        overrides=options.arch_overrides,
+        recipe_overrides=options.recipe_arch_overrides,
+        keeps_normalization=bool(options.pretrained),
+        image_size=image_size,
+    )
+    network = build_dense_network(arch)
     pretrained: Pretrained | None = options.pretrained
     messages: tuple[str, ...] = ()
     if options.pretrained is None and options.model is None and min(input_size[1:]) >= SMALL_INPUT_SIDE:

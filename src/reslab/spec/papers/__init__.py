@@ -4,6 +4,7 @@ from reslab.spec.errors import unknown_name
 from reslab.spec.papers.d2l import D2L
 from reslab.spec.papers.goyal2017 import GOYAL2017
 from reslab.spec.papers.he2015 import HE2015
+from reslab.spec.papers.he2015_detection import HE2015_DETECTION
 from reslab.spec.papers.he2015_imagenet import HE2015_IMAGENET
 from reslab.spec.papers.he2016 import HE2016
 from reslab.spec.papers.he2016_deep import HE2016_DEEP
@@ -15,7 +16,7 @@ from reslab.spec.papers.zagoruyko2016 import ZAGORUYKO2016
 from reslab.spec.study import Study
 
 _PAPERS = (
-    *(HE2015, HE2015_IMAGENET, HE2016, HE2016_DEEP, ZAGORUYKO2016, HUANG2016),
+    *(HE2015, HE2015_IMAGENET, HE2015_DETECTION, HE2016, HE2016_DEEP, ZAGORUYKO2016, HUANG2016),
     *(VEIT2016, GOYAL2017, LI2018, D2L, STEVENS2020),
 )
 STUDIES: dict[str, Study] = {study.name: study for paper in _PAPERS for study in paper}
