@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--backbone", type=Path)
     parser.add_argument("--backbone-epochs", type=float, default=5)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--epochs", type=float, default=50)
+    parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--tune", action="store_true", help="use a fifth of the training images, and no test image")
     parser.add_argument("--output", type=Path, required=True)
