@@ -19,7 +19,9 @@ from reslab.cli.app import main
 from reslab.data.adapters import as_dataset
 from reslab.data.registry import FORMATS
 from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import load_network
+from reslab.nn.graph_file import load_program
 from reslab.nn.merge import MERGE_BUILDERS
 from reslab.nn.registry import BUILDERS, CONTEXT
 from reslab.nn.shortcut import SHORTCUT_BUILDERS
@@ -28,6 +30,7 @@ from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.order import ORDERS
 from reslab.spec.params import Param, signature_params
 from reslab.spec.plugins import TABLES, load_plugins
+from reslab.spec.preprocess import Preprocess
 from reslab.spec.shortcut import MERGE_OPS, SHORTCUTS
 from reslab.spec.task import Metric
 from reslab.training.losses import build_loss
@@ -151,6 +154,42 @@ def test_runs_and_weights_name_the_plugin_that_they_need(folder, capsys) -> None
     assert "my_plugin" not in sys.modules
     load_plugins("my_plugin")
     assert load_network(folder / "run" / "model.safetensors").arch.merge == "noise(0.1) weighted(0.4)"
+
+
+def test_parts_of_a_plugin_are_exported_analyzed_and_served(folder, capsys) -> None:
+    """One operation (`shift`) and one merge (`weighted`), from weights that name the plugin."""
+    saved = [(table, dict(table), dict(table.plugin_of)) for table in TABLES]
+    load_plugins("my_plugin")
+    axes = {
+        "depths": (1, 1, 1),
+        "widths": (4, 4, 4),
+        "stem": "conv3(4) norm act",
+        "in_channels": 1,
+        "image_size": (8, 8),
+    }
+    network = reslab.create_model("shiftnet20", merge="weighted(0.4)", shortcut="project", **axes).eval()
+    network.set_metadata(preprocess=Preprocess(1, "", (0.5,), (0.5,)))
+    save_weights(folder / "net.safetensors", network)
+    images = torch.randn(2, 1, 8, 8)
+    expected = network(images).detach()
+    for to, suffix in (("safetensors", "safetensors"), ("onnx", "onnx"), ("torch", "pt2")):
+        target = folder / "out" / f"net.{suffix}"
+        options = ("--plugin", "my_plugin", "--to", to, "-o", str(target), "--data", "digits", "--num-images", "8")
+        run_json(capsys, "export", "net.safetensors", *options)
+        weights = target / "model.safetensors" if target.is_dir() else target
+        assert b"my_plugin" in weights.read_bytes(), "the file names the plugin"
+        if to == "torch":  # a graph needs no plugin
+            torch.testing.assert_close(load_program(target)(images), expected)
+    options = ("--plugin", "my_plugin", "--data", "digits")
+    assert run_json(capsys, "analyze", "cost", "net.safetensors", *options)
+    forget(saved)
+    for command in (
+        ("export", "net.safetensors", "--to", "onnx", "--data", "digits"),
+        ("analyze", "cost", "net.safetensors", "--data", "digits"),
+        ("serve", "net.safetensors"),
+    ):
+        assert main([*command]) == 1
+        assert "--plugin my_plugin" in capsys.readouterr().err
 
 
 def test_a_metric_of_ones_own_selects_the_weights(folder: Path) -> None:

@@ -8,7 +8,8 @@ from torch import nn
 
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
-from reslab.nn.factory import create_model
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model, load_network
 from reslab.nn.graph_file import load_program, save_program
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.operations.convs import StandardizedConv2d
@@ -26,6 +27,10 @@ FAMILIES = (
     "resnetaa34d",
     "seresnet18",
     "ecaresnet26t",
+    "convnextv2_atto",
+    "resnetv2_18d",
+    "seresnext26d_32x4d",
+    "resnetrs50",
 )
 STANDARDIZED = {"shortcut": "project", "stem": "conv3(8) norm act", "depths": (1, 1, 1), "widths": (8, 12, 16)}
 
@@ -94,6 +99,20 @@ def test_a_program_of_a_network_with_transitions_computes_the_same(name: str, tm
     save_program(fold_batch_norms(network), network.arch.input_size, path)
     with torch.no_grad():
         assert_same_outputs(load_program(path)(x), network(x))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_program_and_a_file_of_weights_of_every_family(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = perturb(create_model(name, depths=(1, 1, 1, 1), num_classes=4, image_size=(64, 64)))
+    x = images()
+    save_program(network, network.arch.input_size, tmp_path / "model.pt2")
+    save_weights(tmp_path / "model.safetensors", network)
+    with torch.no_grad():
+        expected = network(x)
+        assert_same_outputs(load_program(tmp_path / "model.pt2")(x), expected)
+        assert torch.equal(load_network(tmp_path / "model.safetensors")(x), expected)
 
 
 @pytest.mark.soak

@@ -1,7 +1,7 @@
 """Comparison of an export with its network: the outputs, the predictions, and the metric of the task."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from reslab.metrics.multilabel import predict_labels
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
 from reslab.spec.task import Metric, TargetKind
+from reslab.training.evaluation.added_metrics import compute_added_metrics
+from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.tasks.multilabel import MultiLabel
 from reslab.training.tasks.task_type import TaskType
 
@@ -135,9 +137,15 @@ def compare_outputs(
     if not num_images:
         raise invalid("at least one image to compare on", "none")
     metric = task.spec.selection_metric
-    values = (getattr(task.evaluate(batch_results, 0.0), metric.name) for batch_results in results)
+    values: Iterable[Any] = (_evaluate(task, batch_results).metrics[metric.name] for batch_results in results)
     noun = agreement.noun if agreement else ""
     return ExportComparison(num_images, max_difference, max_error, noun, num_compared, num_agreeing, metric, *values)
+
+
+def _evaluate(task: TaskType, batch_results: list[Any]) -> Evaluation:
+    """Return the evaluation, with the metrics that users have registered."""
+    added = compute_added_metrics(task.spec.name, batch_results) if task.spec.keeps_outputs else {}
+    return replace(task.evaluate(batch_results, 0.0), added_metrics=added)
 
 
 def _largest(outputs: Tensor) -> Tensor:

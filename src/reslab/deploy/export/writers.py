@@ -33,6 +33,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
+from reslab.spec.plugins import required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.transform_args import bind_args
@@ -75,9 +76,11 @@ class ExportJob:
 
 
 def graph_metadata(network: AnyNetwork) -> Mapping[str, Any]:
-    """Return the metadata of a graph: arch, classes, preprocessing, temperature, task."""
+    """Return the metadata of a graph: arch, plugins of its parts, classes, preprocessing, temperature, task."""
+    arch = None if isinstance(network, ModuleNetwork) else to_dict(network.arch)
     return {
-        "arch": None if isinstance(network, ModuleNetwork) else to_dict(network.arch),
+        "arch": arch,
+        "plugins": required_plugins(arch),
         "classes": list(network.classes) if network.classes else None,
         "preprocess": None if network.preprocess is None else to_dict(network.preprocess),
         "temperature": network.temperature,
