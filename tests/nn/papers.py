@@ -121,6 +121,7 @@ class Place:
 
     def convolve(self, w: Weights, k: int, x: Tensor) -> Tensor:
         facts = self.conv if w[f"conv{k}.weight"].shape[-1] > 1 else {}
+        facts = {name: value[k - 1] if isinstance(value, tuple) else value for name, value in facts.items()}
         return w.conv(f"conv{k}", x, self.strides[k - 1], **facts)
 
     def meet(self, w: Weights, read: Tensor, branch: Tensor) -> Tensor:

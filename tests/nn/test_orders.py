@@ -143,8 +143,8 @@ def test_the_strided_convolution(stride_conv):
     assert_follows(model, formula("original", convs=(1, 3, 1), stride_index=stride_conv - 1), X)
 
 
-def basic_block(groups=1, dilations=(1, 1, 1, 1), strides=(1, 1, 2, 1)):
-    """The basic block of He et al. 2015 with groups, and a dilation for each block."""
+def basic_block(groups=1, dilations=((1, 1),) * 4, strides=(1, 1, 2, 1)):
+    """The basic block of He et al. 2015 with groups, and the dilations of both convolutions of each block."""
 
     def run(state, x, training):
         w = Weights(state, training)
@@ -170,15 +170,15 @@ def test_basic_blocks_with_groups_and_base_width(groups, base, inner):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_basic_blocks_with_dilation(groups):
-    """A stage's first block keeps the previous dilation, here 1."""
+    """The convolution that would be strided keeps the previous dilation, here 1, as in timm; torchvision refuses."""
     model = build("original", replace_stride_with_dilation=(True,), groups=groups)
-    assert_follows(model, basic_block(groups, (1, 1, 1, 2), (1, 1, 1, 1)), X)
+    assert_follows(model, basic_block(groups, ((1, 1), (1, 1), (1, 2), (2, 2)), (1, 1, 1, 1)), X)
 
 
 def test_dilation_multiplies_from_stage_to_stage():
     model = create_model("resnet18", replace_stride_with_dilation=(True, True, True))
-    dilations = [block.conv2.dilation[0] for _, block in model.blocks()]
-    assert dilations == [1, 1, 1, 2, 2, 4, 4, 8]
+    dilations = [(block.conv1.dilation[0], block.conv2.dilation[0]) for _, block in model.blocks()]
+    assert dilations == [(1, 1), (1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8)]
     assert {block.spec.stride for _, block in model.blocks()} == {1}
 
 
