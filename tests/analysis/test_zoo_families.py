@@ -28,8 +28,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "attribution": {"patch_size": 16, "num_steps": 4, "num_images": 1},
     "lesion": {"path_draws": 2, "draws": 1},
 }
-QUICK = ("convnext_atto", "regnetz_005")
+QUICK = ("convnext_atto",)
 OTHERS = (
+    "regnetz_005",
     "regnety_002",
     "nf_resnet26",
     "nf_regnet_b0",

@@ -78,6 +78,7 @@ def test_missing_data_is_reported_with_the_next_step(command: Command, tmp_path:
     assert "got: nothing that can run here" in nothing.err
 
 
+@pytest.mark.soak
 def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ("study", NAME, *ROWS, "--store", tmp_path / "store")

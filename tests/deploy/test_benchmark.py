@@ -59,6 +59,7 @@ def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int
         assert each.prepare_seconds == pytest.approx(0.1)
 
 
+@pytest.mark.soak
 def test_compiled_torch_stands_beside_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
     options: dict[str, Any] = {"rounds": 1, "compiled": True}
     found = benchmark_backends(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)

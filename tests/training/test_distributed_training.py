@@ -102,6 +102,7 @@ def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: RankRuns) -> N
     assert {**run.result, **evaluate(run, batch_size=25).to_dict()} == run.result
 
 
+@pytest.mark.soak
 def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothing_had_been(
     undisturbed: RankRuns, tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
     assert stopped == [str(state.step)] * 2
 
 
+@pytest.mark.soak
 def test_the_command_line_speaks_once(tmp_path: Path) -> None:
     words = ["--epochs", "1", "--set", "model.depths=1,1,1", "--output", str(tmp_path / "run"), "--json"]
     code, out, errors = ended(torchrun("-m", "reslab", "train", *words))
@@ -216,6 +218,7 @@ def moved(run: Run, first: int, last: int) -> set[str]:
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.soak
 def test_parts_that_open_are_shared_from_their_step_on(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
     first, second = on_ranks(THAWED.format(folder=str(tmp_path)), tmp_path)
     assert first == second
@@ -241,6 +244,7 @@ answer = evaluate(
 """
 
 
+@pytest.mark.soak
 def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> None:
     found = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
     one, three = float64_run(tmp_path / "one", norms=True), Run(tmp_path / "run")

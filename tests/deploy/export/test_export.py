@@ -299,7 +299,7 @@ def test_a_network_as_it_stands(tmp_path: Path) -> None:
     assert made.path.name == "net.pt2"
 
 
-@pytest.mark.parametrize("to", ["torch", "safetensors"])
+@pytest.mark.parametrize("to", [pytest.param("torch", marks=pytest.mark.soak), "safetensors"])
 def test_a_full_disk_ends_in_a_message_and_leaves_nothing(run: Run, tmp_path: Path, to: str) -> None:
     """In a process of its own, which an abort would end."""
     code = f"""

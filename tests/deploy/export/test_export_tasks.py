@@ -146,7 +146,9 @@ def make_masks(*sizes: tuple[int, int]) -> tuple[DatasetSplits, list[Tensor]]:
     return as_dataset(pairs, test=pairs, classes=NAMES), images
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch", "openvino", "safetensors"])
+@pytest.mark.parametrize(
+    "to", ["onnx", *(pytest.param(to, marks=pytest.mark.soak) for to in ("torch", "openvino")), "safetensors"]
+)
 def test_a_segmentation_takes_any_size(tmp_path: Path, to: str) -> None:
     network = build_segmentation()
     data, images = make_masks((64, 64), (70, 91), (70, 91))

@@ -23,6 +23,7 @@ def cost(values: Tensor, ends: tuple[float, float]) -> float:
 
 
 @pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.soak
 def test_the_range_is_the_one_that_costs_least(signed: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(400_000, generator=generator)
@@ -40,6 +41,7 @@ def test_values_that_fill_their_range_keep_it() -> None:
     assert best_range(torch.ones(NUM_BINS), (-1.0, 3.0)) == (-1.0, 3.0)
 
 
+@pytest.mark.soak
 def test_every_value_of_the_graph_is_measured(network: ResidualNetwork, digits: Tensor) -> None:
     network.eval()
     model = to_onnx(fold_batch_norms(network))
