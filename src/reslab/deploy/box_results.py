@@ -94,13 +94,13 @@ def encode_voc(predictions: Sequence[Prediction], ids: ResultIds) -> dict[str, b
 
 
 @dataclass(frozen=True)
-class BoxFormat:
+class BoxResultFormat:
     """A file format of boxes alone: `encode` returns the bytes of a file, or of a folder those of its files by name."""
 
     encode: Callable[[Sequence[Prediction], ResultIds], bytes | Mapping[str, bytes]]
 
 
-BOX_FORMATS = {".coco.json": BoxFormat(encode_coco), ".voc": BoxFormat(encode_voc)}
+BOX_FORMATS = {".coco.json": BoxResultFormat(encode_coco), ".voc": BoxResultFormat(encode_voc)}
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.box_results import BOX_FORMATS, BoxFormat, ResultIds, find_ids, write_folder
+from reslab.deploy.box_results import BOX_FORMATS, BoxResultFormat, ResultIds, find_ids, write_folder
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.layouts import LAYOUTS, choose_layout
 from reslab.deploy.prediction import Prediction, prediction_from_dict
@@ -205,7 +205,7 @@ PREDICTION_FORMATS = {
     ".csv": PredictionFormat(lambda rows, metadata: format_csv(rows).encode(), _read_csv),
     ".parquet": PredictionFormat(format_parquet, _read_parquet),
 }
-_FORMATS: dict[str, PredictionFormat | BoxFormat] = {**PREDICTION_FORMATS, **BOX_FORMATS}
+_FORMATS: dict[str, PredictionFormat | BoxResultFormat] = {**PREDICTION_FORMATS, **BOX_FORMATS}
 
 
 def _find_ending(path: Path) -> str | None:
@@ -214,7 +214,7 @@ def _find_ending(path: Path) -> str | None:
     return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
 
 
-def _find_format(path: Path) -> PredictionFormat | BoxFormat:
+def _find_format(path: Path) -> PredictionFormat | BoxResultFormat:
     ending = _find_ending(path)
     assert ending is not None, path  # checked by check_output_path
     return _FORMATS[ending]
@@ -283,7 +283,7 @@ class PredictionFile:
 
     def _write(self, predictions: Sequence[Prediction]) -> None:
         output_format = _find_format(self.path)
-        if isinstance(output_format, BoxFormat):
+        if isinstance(output_format, BoxResultFormat):
             content = output_format.encode(predictions, self.ids)
         else:
             content = output_format.encode(predictions, self.metadata)
@@ -305,9 +305,9 @@ def check_output_path(path: Path, resume: bool) -> None:
         raise invalid(f"a file that ends in {', '.join(_FORMATS)}", path.name, name)
     if ending == ".parquet":
         require_extra("parquet", "a .parquet file")
-    can_resume = resume and not isinstance(_FORMATS[ending], BoxFormat)
+    can_resume = resume and not isinstance(_FORMATS[ending], BoxResultFormat)
     if path.exists() and (path.is_dir() or not can_resume):
-        step = "name another" if isinstance(_FORMATS[ending], BoxFormat) else "add --resume to continue it"
+        step = "name another" if isinstance(_FORMATS[ending], BoxResultFormat) else "add --resume to continue it"
         raise invalid("a new file", f"{path}, which exists", next_step=step)
     partial_path = _partial_path(path)
     if partial_path.exists() and not resume:
@@ -317,14 +317,14 @@ def check_output_path(path: Path, resume: bool) -> None:
 
 def check_output_format(path: Path, task: Task) -> None:
     """Raise ValueError if the predictions of a task cannot be written in the format of the file."""
-    if isinstance(_find_format(path), BoxFormat) and task.target is not TargetKind.BOXES:
+    if isinstance(_find_format(path), BoxResultFormat) and task.target is not TargetKind.BOXES:
         nearest = f"{path.name.partition('.')[0]}.json"
         raise invalid(f"a network for detection for {path.name}", f"one for {task.name}", nearest)
 
 
 def find_result_ids(path: Path, source: Path, classes: Sequence[str]) -> ResultIds | None:
     """Return the ids for the results in this file, from the data of the run `source`; None if its format has none."""
-    return find_ids(source, classes) if isinstance(_find_format(path), BoxFormat) else None
+    return find_ids(source, classes) if isinstance(_find_format(path), BoxResultFormat) else None
 
 
 def _partial_path(path: Path) -> Path:
@@ -333,7 +333,7 @@ def _partial_path(path: Path) -> Path:
 
 def _read_existing(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
     output_format = _find_format(path)
-    if not path.exists() or isinstance(output_format, BoxFormat):
+    if not path.exists() or isinstance(output_format, BoxResultFormat):
         return [], None
     try:
         return output_format.read(path)

@@ -8,7 +8,6 @@ equals one that came to step t.
 """
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -136,9 +135,8 @@ def _split_batch(part: Any, num_parts: int) -> Sequence[Any]:
     """Return a tensor or a list in parts, whose lengths differ by one at most, the longer ones first."""
     if isinstance(part, Tensor):
         return part.tensor_split(num_parts)
-    bounds = [len(chunk) for chunk in torch.arange(len(part)).tensor_split(num_parts)]
-    ends = list(itertools.accumulate(bounds))
-    return [part[end - length : end] for end, length in zip(ends, bounds, strict=True)]
+    chunks = torch.arange(len(part)).tensor_split(num_parts)
+    return [[part[i] for i in chunk.tolist()] for chunk in chunks]
 
 
 def _join_outputs(outputs: Sequence[Any]) -> Any:

@@ -68,8 +68,7 @@ class Evaluation:
         assert self.dataset is not None, "evaluate with keep_predictions"
         image = self.dataset.preview(i)
         stride = max(1, min(image.shape[-2:]) // (2 * MAX_THUMBNAIL_SIDE))
-        image = image[:, ::stride, ::stride].cpu()
-        return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()
+        return thin_out(image, stride)
 
     def sample_name(self, i: int) -> str:
         """Return the name of sample i."""
@@ -122,6 +121,12 @@ class Evaluation:
             if self.metrics[metric.name] is not None
         ]
         return texts if self.loss is None else [*texts, ("loss", format_number(self.loss))]
+
+
+def thin_out(image: Tensor, stride: int) -> np.ndarray:
+    """Return every `stride`-th row and column of an image (C, H, W): (H, W, 3), or the first channel (H, W)."""
+    thinned = image[:, ::stride, ::stride].cpu()
+    return thinned[0].numpy() if len(thinned) != 3 else thinned.permute(1, 2, 0).contiguous().numpy()
 
 
 def both_kept(predictions: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:

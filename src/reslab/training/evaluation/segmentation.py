@@ -17,7 +17,7 @@ from reslab.metrics.segmentation import SegmentationMetrics, segmentation_confus
 from reslab.report.format import format_int, format_percent
 from reslab.spec.errors import invalid
 from reslab.spec.task import TASKS, Task
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, thin_out
 
 MAX_SHOWN_SIDE = 384
 
@@ -131,8 +131,7 @@ class SegmentationEvaluation(Evaluation):
         if isinstance(transform, EvalTransform):
             image = transform.resize(image, i)
         stride = math.ceil(max(image.shape[-2:]) / MAX_SHOWN_SIDE)
-        image = image[:, ::stride, ::stride].cpu()
-        return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()
+        return thin_out(image, stride)
 
     def per_class(self) -> Mapping[str, Any]:
         """Return `classes`, each with name, iou, dice, accuracy (null where undefined) and num_pixels, and

@@ -26,6 +26,7 @@ from reslab.training.evaluation.detection import (
     evaluate_detections,
     pair_targets,
 )
+from reslab.training.evaluation.evaluation import thin_out
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
 
@@ -78,8 +79,7 @@ class Detection(TaskType):
         return [without_background(output[0]) for output in outputs]
 
     def check_outputs(self, outputs: Any) -> None:
-        """Raise ValueError unless the outputs are detections of the classes of the data."""
-        check_detections(outputs)
+        """Raise ValueError unless the detections, as `predict` returns them, are of the classes of the data."""
         largest = max((int(output["labels"].max()) for output in outputs if len(output["labels"])), default=0)
         if largest > len(self.classes):
             required = f"labels from 1 to {len(self.classes)}, the classes of the data"
@@ -139,11 +139,9 @@ class Detection(TaskType):
 def _load_image(evaluation: DetectionEvaluation, i: int) -> BoxImage:
     """Return image i for a page; of a large one every k-th row and column."""
     assert evaluation.dataset is not None, "evaluate with keep_predictions"
-    image = evaluation.dataset.preview(i).cpu()
+    image = evaluation.dataset.preview(i)
     stride = max(1, max(image.shape[-2:]) // IMAGE_SIDE)
-    pixels = image[:, ::stride, ::stride]
-    array = pixels[0].numpy() if len(pixels) != 3 else pixels.permute(1, 2, 0).contiguous().numpy()
-    return BoxImage(array, evaluation.sample_name(i), 1 / stride)
+    return BoxImage(thin_out(image, stride), evaluation.sample_name(i), 1 / stride)
 
 
 def _predicts_masks(model: nn.Module) -> bool:
