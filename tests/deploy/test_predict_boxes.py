@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from reslab.deploy.inputs import UnchangedImageTransform
 from reslab.deploy.predict import predict
 from reslab.deploy.prediction import DetectedBox
-from reslab.deploy.predictor import class_names
+from reslab.deploy.predictor import class_names, detected_boxes
+from reslab.metrics.coco_ap import mask_areas
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model
 from reslab.report.boxes import box_color
 from reslab.spec.preprocess import Preprocess
+from reslab.training.evaluation.detection import pair_targets
 from tests.deploy.detectors import CLASSES, NAMES, PREPROCESS, build_detector
 
 
@@ -182,3 +184,21 @@ def test_a_detector_without_names_has_no_background_among_its_classes(pixels: li
     (row,) = predict(network, pixels[1])
     assert row.boxes is not None
     assert {box.name for box in row.boxes} <= set(class_names(network))
+
+
+def test_a_pixel_at_the_threshold_is_outside_of_the_mask_in_prediction_and_evaluation() -> None:
+    found = {
+        "boxes": torch.tensor([[0.0, 0.0, 3.0, 1.0]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([0.9]),
+        "masks": torch.tensor([[[[0.4, 0.5, 0.6]]]]),
+    }
+    (box,) = detected_boxes(found, CLASSES)
+    flags = torch.zeros(1, dtype=torch.bool)
+    target = {**found, "image_id": 1, "crowd": flags, "difficult": flags, "area": torch.ones(1)}
+    target["masks"] = torch.ones(1, 1, 3)
+    ((_, prediction),) = pair_targets([found], [target])
+    assert prediction.masks is not None
+    assert box.mask is not None
+    assert box.mask.tolist() == [[False, False, True]]
+    assert mask_areas(prediction.masks) == [1.0]

@@ -14,6 +14,8 @@ import numpy as np
 from reslab.data.masks import read_stored_mask
 from reslab.spec.errors import invalid
 
+MASK_THRESHOLD = 0.5
+"""A pixel belongs to an object if its probability is above this (He et al. 2017, Mask R-CNN, Sec. 3.1)."""
 _SCALE = 5  # the boundary is drawn on a grid five times as fine as the pixels
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.data.boxes import without_background
-from reslab.data.segments import encode_mask
+from reslab.data.segments import MASK_THRESHOLD, encode_mask
 from reslab.deploy.backends.backend import Backend, DetectionBackend
 from reslab.deploy.backends.detection import open_detection_backend
 from reslab.deploy.backends.registry import open_backend
@@ -136,7 +136,6 @@ class DetectionPredictor:
 
 
 AnyPredictor = Predictor | DetectionPredictor
-_MASK_THRESHOLD = 0.5  # of the probability of a pixel (He et al. 2017, Sec. 3.1)
 
 
 def detected_boxes(found: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[DetectedBox, ...]:
@@ -150,7 +149,7 @@ def detected_boxes(found: Mapping[str, Tensor], classes: Sequence[str]) -> tuple
             classes[labels[i] - 1],
             scores[i],
             as_box(boxes[i]),
-            None if masks is None else encode_mask((masks[i, 0] > _MASK_THRESHOLD).numpy()),
+            None if masks is None else encode_mask((masks[i, 0] > MASK_THRESHOLD).numpy()),
         )
         for i in order
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reslab.data.segments import MASK_THRESHOLD
 from reslab.metrics.coco_ap import CocoResult, OverlapKind, coco_average_precision, encode_masks
 from reslab.metrics.coco_json import coco_result
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
@@ -17,9 +18,6 @@ from reslab.report.format import format_int, format_percent
 from reslab.spec.errors import invalid
 from reslab.spec.task import TASKS, Task
 from reslab.training.evaluation.evaluation import Evaluation
-
-MASK_THRESHOLD = 0.5
-"""A pixel belongs to an object from this probability on (He et al. 2017, Mask R-CNN, Sec. 3.1)."""
 
 
 class DetectedImage(NamedTuple):
@@ -197,7 +195,7 @@ def make_target(target: Mapping[str, Any], with_masks: bool) -> DetectionTarget:
 def _make_prediction(output: Mapping[str, Tensor], image_id: int | str) -> DetectionPrediction:
     masks = None
     if "masks" in output:
-        masks = encode_masks(output["masks"][:, 0] >= MASK_THRESHOLD)
+        masks = encode_masks(output["masks"][:, 0] > MASK_THRESHOLD)
     boxes, scores = output["boxes"].float().cpu(), output["scores"].float().cpu()
     return DetectionPrediction(image_id, boxes, scores, output["labels"].cpu() - 1, masks)
 
