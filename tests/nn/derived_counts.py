@@ -166,6 +166,20 @@ def resnet8_fast():
     return chain(tally, (1,) * 3, (32, 64, 128), (3, 3), project="norm").fc(10).totals
 
 
+def resnet11_fast(first, second, third):
+    """Two convolutions; a block at 16, 8 and 4 pixels; a convolution and a 2x2 pool ahead of the second and the third.
+
+    Convolutions have no bias.
+    """
+    tally = Tally(3, 32).conv(3, 32).norm().conv(3, first).norm()
+    for stage, width in enumerate((first, second, third)):
+        if stage:
+            tally.conv(3, width).norm()
+        tally.side //= 2
+        tally.conv(3, width).norm().conv(3, width).norm()
+    return tally.fc(10).totals
+
+
 def shake26(width):
     """Gastaldi 2017, Sec. 2: two branches, each with norms; two 1x1 projections to half of the width."""
     tally = Tally(3, 32).conv(3, 16).norm()
@@ -227,6 +241,8 @@ DERIVED = {
     "preresnet1001_cifar": lambda: preact((111,) * 3, 16, stem=(3, 1), side=32, classes=10),
     "resnet18_cifar": resnet18_cifar,
     "resnet8_fast": resnet8_fast,
+    "resnet11_fast": lambda: resnet11_fast(64, 256, 256),
+    "resnet11_fast_wide": lambda: resnet11_fast(128, 384, 512),
     "resnext29_8x64d_cifar": resnext29,
     "pyramidnet110_cifar": lambda: pyramid(54, 48),
     "rezero56_cifar": rezero56,

@@ -22,6 +22,7 @@ DEPTHS = {
     152: "resnet152 resnet152_v1 resnetv2_152 preresnet152",
     200: "resnet200 preresnet200",
     8: "resnet8_fast",
+    11: "resnet11_fast resnet11_fast_wide",
     26: "shake26_2x32d_cifar shake26_2x64d_cifar shake26_2x96d_cifar",
     20: "resnet20_cifar plain20_cifar sepreresnet20_cifar",
     56: "resnet56_cifar plain56_cifar rezero56_cifar skipinit56_cifar",

@@ -145,3 +145,18 @@ def test_gates_start_closed_whatever_the_init():
 def test_an_unknown_init():
     with pytest.raises(ValueError, match="xavier"):
         create_model(TINY, init="xaver")
+
+
+def test_dirac_begins_with_the_identity():
+    """The first filters of a convolution copy its input channels; the others are drawn as torch.nn does."""
+    torch.manual_seed(0)
+    model = create_model(TINY, init="dirac")
+    torch.manual_seed(0)
+    drawn = create_model(TINY, init="torch")
+    x = torch.randn(2, 8, 9, 9)
+    conv, same = model.layer2[0].conv1, drawn.layer2[0].conv1
+    conv.stride = (1, 1)
+    assert torch.equal(conv(x)[:, :8], x)
+    assert torch.equal(conv.weight[8:], same.weight[8:])
+    assert torch.equal(model.layer1[0].conv2(x), x)
+    assert 0.005 < model.fc.weight.std() < 0.02

@@ -283,6 +283,7 @@ def test_known_figures(name: str, field: int) -> None:
         ("resnet20_cifar", {"replace_stride_with_dilation": (False, True)}),
         ("resnet18", {"depths": (1, 1, 1, 1)}),
         ("resnet50_v1", {"depths": (1, 1, 1, 1)}),
+        ("resnet11_fast", {"act": "relu", "head": "avgpool flatten fc"}),
     ],
 )
 def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> None:
@@ -298,9 +299,7 @@ def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> 
     # Random pixels: a max-pool passes the gradient to one pixel of a window, but over all rows to every column.
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, arch.in_channels, side, side, dtype=torch.float64, generator=generator).add(1).requires_grad_()
-    maps = model.forward_stem(x)
-    for _, block in model.blocks():
-        maps = block(maps)
+    maps = model.forward_features(x)
     middle = maps.shape[-1] // 2
     (gradient,) = torch.autograd.grad(maps[..., middle, middle].sum(), x)
     columns = (gradient.abs().sum(dim=(0, 1, 2)) > 0).nonzero()

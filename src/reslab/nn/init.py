@@ -50,6 +50,10 @@ def _trunc_normal(weight: Tensor, scale: float) -> None:
     nn.init.trunc_normal_(weight, std=0.02)
 
 
+def _dirac(weight: Tensor, scale: float) -> None:
+    nn.init.dirac_(weight[: weight.shape[1]])
+
+
 _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
     "torch": _torch_default,
     "kaiming-normal-out": _kaiming_normal_fan_out,
@@ -59,6 +63,7 @@ _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
     "fixup": _fixup,
     "normal-small": _normal_small,
     "trunc-normal": _trunc_normal,
+    "dirac": _dirac,
 }
 
 

@@ -13,6 +13,7 @@ class InitScheme:
 
     * `kaiming-normal-out`: N(0, 2 / fan_out). `kaiming-normal-in`: N(0, 2 / fan_in).
     * `xavier-uniform`; `zeros`; `normal-small`: N(0, 0.01^2).
+    * `dirac`: the identity in the first filters, one for each input channel; the rest keeps the default of torch.nn.
     * `fixup`: N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L blocks of m convolutions.
     * `trunc-normal`: N(0, 0.02^2) cut at 2. `torch`: the default of torch.nn.
 
@@ -44,6 +45,9 @@ INITS: dict[str, InitScheme] = {
         "kaiming-normal-out",
         "normal-small",
         "Goyal et al. 2017, arXiv:1706.02677, Sec. 5.1, which does not mention biases",
+    ),
+    "dirac": InitScheme(
+        "dirac", "normal-small", "Jordan 2024, arXiv:2404.00498, Sec. 3.2; the head, smaller, is our own choice"
     ),
     "convnext": InitScheme("trunc-normal", "trunc-normal", "Liu et al. 2022, arXiv:2201.03545, Table 5"),
     "fixup": InitScheme(

@@ -458,17 +458,24 @@ def _check_shared_weights(arch: Arch, merge: MergeSpec, blocks: tuple[BlockSpec,
 def total_stride(arch: Arch, stages: Stages) -> int:
     """Return the factor by which height and width shrink from the input to the last block."""
     stem_stride = math.prod(op_stride(op) for op in stem_ops(arch))
-    transitions = math.prod(transition_strides(arch))
+    num_transitions = max(len(stages) - 1, 0)
+    pools = math.prod(op_stride(op) for op in transition_pools(arch)) ** num_transitions
+    transitions = math.prod(transition_strides(arch)) * pools
     return stem_stride * transitions * math.prod(block.stride for stage in stages for block in stage)
 
 
 def transition_strides(arch: Arch) -> tuple[int, ...]:
-    """Return the stride of the transition ahead of each stage; 1 where there is none."""
+    """Return the stride of the transition's convolution ahead of each stage; 1 where there is none."""
     flags = arch.replace_stride_with_dilation or (False,) * len(arch.strides)
     dilated = (False, *flags)
     return tuple(
         stride if stage and arch.transition and not dilated[stage] else 1 for stage, stride in enumerate(arch.strides)
     )
+
+
+def transition_pools(arch: Arch) -> tuple[Op, ...]:
+    """Return the pools of a transition, which have strides of their own."""
+    return tuple(op for op in parse_ops(arch.transition) if is_pool(op) and op.size)
 
 
 def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
@@ -480,8 +487,10 @@ def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
     if has_global_pool(head_ops):
         return 1
     strides = [(op_stride(op), _rounds_up(op)) for op in stem_ops(arch)]
-    for stage, transition_stride in zip(stages, transition_strides(arch), strict=True):
-        strides += [(transition_stride, False), *((block.stride, True) for block in stage)]
+    for number, (stage, transition_stride) in enumerate(zip(stages, transition_strides(arch), strict=True)):
+        pools = transition_pools(arch) if number else ()
+        strides += [(transition_stride, False), *((op_stride(op), _rounds_up(op)) for op in pools)]
+        strides += [(block.stride, True) for block in stage]
     strides += [(op_stride(op), _rounds_up(op)) for op in head_ops]
     sides = list(arch.image_size)
     for stride, rounds_up in strides:
@@ -515,9 +524,11 @@ def _windows(arch: Arch) -> Iterator[tuple[int, int, int]]:
     for op in stem_ops(arch):
         if op.name == "conv" or (is_pool(op) and op.size):
             yield op.size or 3, op_stride(op), 1
-    transition_kernels = [op.size or 3 for op in parse_ops(arch.transition) if op.name == "conv"]
+    pools = transition_pools(arch)
+    transition_ops = [op for op in parse_ops(arch.transition) if op.name == "conv" or op in pools]
     for number, (stage, stride) in enumerate(zip(layout_stages(arch), transition_strides(arch), strict=True)):
-        yield from ((kernel, stride, 1) for kernel in transition_kernels if number)
+        for op in transition_ops if number else ():
+            yield op.size or 3, stride if op.name == "conv" else op_stride(op), 1
         for block in stage:
             yield from _branch_windows(block)
 
