@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 SPHINX := -b html -W --keep-going -n -q
 
-.PHONY: setup demo examples test lint format check docs lock zoo soak wheel-test versions
+.PHONY: setup demo examples test lint format check docs lock bench zoo soak wheel-test versions
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -63,6 +63,10 @@ docs: setup
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
 	    --custom-compile-command "make lock" --output-file requirements.lock
+
+# The benchmarks, whose tables benchmarks/README.md shows: make bench ARGS="--only startup".
+bench: setup
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 zoo: setup
 	$(BIN)/python benchmarks/zoo.py

@@ -4,13 +4,13 @@ Run: python benchmarks/build.py resnet50
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
 import torchvision
-from side_by_side import machine_info
+from side_by_side import add_json_option, report, round_ratios
+from tables import Column
 from torch import fx, nn
 
 from reslab.nn.factory import create_model
@@ -48,12 +48,10 @@ def on_meta(build: Build) -> Build:
     return build_on_meta
 
 
-def table_row(label: str, times: list[tuple[float, float]]) -> str:
-    """Return a line of the table: the medians in milliseconds, and median and range of the ratio within a round."""
-    ours, theirs = (1000 * statistics.median(values) for values in zip(*times, strict=True))
-    ratios = sorted(own / other for own, other in times)
-    spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-    return f"| {label} | {ours:,.1f} | {theirs:,.1f} | {statistics.median(ratios):.2f} | {spread} |"
+def table_row(label: str, times: list[tuple[float, float]]) -> dict[str, object]:
+    """Return a line of the table: milliseconds of both in every round, and their ratio."""
+    ours, theirs = ([1000 * value for value in values] for values in zip(*times, strict=True))
+    return {"name": label, "ours": ours, "theirs": theirs, "ratio": round_ratios(ours, theirs)}
 
 
 def main() -> None:
@@ -61,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="resnet50", help="a network of both libraries")
     parser.add_argument("--rounds", type=int, default=15)
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -81,12 +80,18 @@ def main() -> None:
             "forward, 1x3x224x224": measure(lambda: networks[0](x), lambda: networks[1](x), args.rounds),
         }
     graphs = [fx.symbolic_trace(network).graph for network in networks]
-    print("| | ours, ms | torchvision's, ms | ratio | smallest to largest |\n| --- | ---: | ---: | ---: | ---: |")
-    for label, times in rows.items():
-        print(table_row(label, times))
-    print(f"\nnodes of the graph: {len(graphs[0].nodes)} and {len(graphs[1].nodes)}")
-    print(f"outputs equal: {torch.equal(*outputs)}")
-    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
+    columns = [
+        Column("name", ""),
+        Column("ours", "ours, ms", ".1f"),
+        Column("theirs", "torchvision's, ms", ".1f"),
+        Column("ratio", "ratio", ".2f"),
+    ]
+    notes = [
+        f"nodes of the graph: {len(graphs[0].nodes)} (ours) and {len(graphs[1].nodes)}",
+        f"outputs with equal weights: {'equal' if torch.equal(*outputs) else 'DIFFERENT'}",
+    ]
+    title = f"{args.model}, one thread, processor time, {args.rounds} rounds"
+    report(args.json, title, columns, [table_row(label, times) for label, times in rows.items()], notes)
 
 
 if __name__ == "__main__":

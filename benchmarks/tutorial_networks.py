@@ -74,12 +74,3 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
     loss = functional.cross_entropy(model(x), y)
     loss.backward()
     optimizer.step()
-
-
-def autocast_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """Take the same step with autocast to bfloat16."""
-    optimizer.zero_grad()
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        loss = functional.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()

@@ -1,0 +1,104 @@
+"""The tables of README.md, rendered from the figures in results/, so that the page and the figures cannot differ.
+
+`python benchmarks/tables.py` writes them between the markers `<!-- table: NAME -->` and `<!-- end -->`, each from
+results/NAME.json. A marker whose file is missing encloses nothing. Needs the standard library only.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
+_REGION = re.compile(r"(?<=<!-- table: )([\w.-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: `key` is that of the rows, `format` formats numbers (text without it).
+
+    A list of rounds is written as its median with the smallest and the largest, or with `mean` as the mean with the
+    standard deviation.
+    """
+
+    key: str
+    heading: str
+    format: str = ""
+    mean: bool = False
+
+
+def make_result(
+    title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what the file of a table holds; date, machine and command are added to it."""
+    return {"title": title, "columns": [asdict(column) for column in columns], "rows": list(rows), "notes": list(notes)}
+
+
+def render_table(result: Mapping[str, Any]) -> str:
+    """Return the Markdown table of a result, and its notes."""
+    columns = [Column(**column) for column in result["columns"]]
+    lines = [
+        "| " + " | ".join(column.heading for column in columns) + " |",
+        "| " + " | ".join("---:" if column.format else "---" for column in columns) + " |",
+    ]
+    for row in result["rows"]:
+        lines.append("| " + " | ".join(_format_cell(row.get(column.key), column) for column in columns) + " |")
+    notes = [f"* {note}" for note in result["notes"]]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _format_cell(value: Any, column: Column) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return format(value, column.format)
+    center = statistics.mean(value) if column.mean else statistics.median(value)
+    if len(value) == 1:
+        return format(center, column.format)
+    if column.mean:
+        return f"{center:{column.format}} (standard deviation {statistics.stdev(value):{column.format}})"
+    return f"{center:{column.format}} ({min(value):{column.format}} to {max(value):{column.format}})"
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """Return the table of a result below a line that says what was measured, how, where and when."""
+    machine = dict(result["machine"])
+    device, device_name, processor = (machine.pop(key) for key in ("device", "device_name", "processor"))
+    place = f"{processor if device == 'cpu' else device_name}, {machine.pop('num_cores')} cores"
+    place += f", threads: {machine.pop('num_threads')}, load average {machine.pop('load_average'):.1f}"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.items() if version)
+    command = f"`{result['command']}`: " if "command" in result else ""
+    return f"{command}{result['title']}. {place}, {versions}, {result['date']}.\n\n{render_table(result)}"
+
+
+def load_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return the results of a folder by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def table_names(page: str) -> list[str]:
+    """Return the names of the tables that a page has markers for."""
+    return [match[1] for match in _REGION.finditer(page)]
+
+
+def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the page with every table rendered anew."""
+
+    def region(match: re.Match[str]) -> str:
+        table = f"\n{render(results[match[1]])}\n\n" if match[1] in results else ""
+        return f"{match[1]}{match[2]}{table}"
+
+    return _REGION.sub(region, page)
+
+
+def write_tables() -> None:
+    """Write the tables of README.md."""
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), load_results()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_tables()

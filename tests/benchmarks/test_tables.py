@@ -1,0 +1,95 @@
+"""The tables of the benchmarks' page equal what the committed figures render to."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("tables", monkeypatch)
+
+
+def test_the_page_shows_the_committed_figures(tables: ModuleType) -> None:
+    page, results = tables.PAGE.read_text(encoding="utf-8"), tables.load_results()
+    assert tables.fill(page, results) == page, "python benchmarks/tables.py writes the tables anew"
+    assert results
+    assert set(results) <= set(tables.table_names(page))
+
+
+def test_the_figures_name_command_machine_and_date(tables: ModuleType) -> None:
+    for name, result in tables.load_results().items():
+        assert result["command"].startswith("python benchmarks/"), name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"]), name
+        assert {"processor", "num_cores", "num_threads", "torch", "load_average"} <= set(result["machine"]), name
+        assert not re.search(r"(?<![\w.])/(tmp|home|work|usr)/", json.dumps(result)), name
+
+
+def test_a_changed_figure_changes_the_page_and_nothing_else(tables: ModuleType) -> None:
+    columns = [tables.Column("name", "candidate"), tables.Column("rate", "images/s", ",.1f"),
+               tables.Column("accuracy", "accuracy", ".1%", mean=True)]  # fmt: skip
+    rows = [{"name": "ours", "rate": [1000.0, 3000.0, 1200.0], "accuracy": [0.5, 0.75]}, {"name": "theirs", "rate": 7}]
+    machine = {"device": "cpu", "device_name": "x86_64", "processor": "P", "num_cores": 2, "num_threads": 1,
+               "load_average": 0.25, "torch": "2.0", "timm": None}  # fmt: skip
+    result = {
+        **tables.make_result("batch 8", columns, rows, ["a note"]), "command": "python benchmarks/a.py",
+        "date": "2026-01-01", "machine": machine,
+    }  # fmt: skip
+    page = "before\n<!-- table: a -->\nold\n<!-- end -->\n<!-- table: b -->\n<!-- end -->\nafter\n"
+    expected = """before
+<!-- table: a -->
+
+`python benchmarks/a.py`: batch 8. P, 2 cores, threads: 1, load average 0.2, torch 2.0, 2026-01-01.
+
+| candidate | images/s | accuracy |
+| --- | ---: | ---: |
+| ours | 1,200.0 (1,000.0 to 3,000.0) | 62.5% (standard deviation 17.7%) |
+| theirs | 7.0 |  |
+
+* a note
+
+<!-- end -->
+<!-- table: b -->
+<!-- end -->
+after
+"""
+    assert tables.fill(page, {"a": result}) == expected
+    assert tables.fill(expected, {"a": result}) == expected
+
+
+def test_every_benchmark_of_the_suite_has_a_script_and_a_place(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = _load("suite", monkeypatch)
+    names = [benchmark.name for benchmark in suite.BENCHMARKS]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(tables.table_names(tables.PAGE.read_text(encoding="utf-8")))
+    values = {name: f"FOLDER/{name}" for name in suite.DATA} | {"output": "OUTPUT"}
+    for benchmark in suite.BENCHMARKS:
+        assert (ROOT / benchmark.arguments(values)[0]).is_file(), benchmark.name
+        assert "{" not in " ".join(benchmark.arguments(values, benchmark.quick)), benchmark.name
+
+
+def test_the_suite_skips_what_has_no_data_and_refuses_unknown_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = _load("suite", monkeypatch)
+    benchmark = suite.Benchmark("a", "a.py {fashion-mnist}", 1)
+    args = suite.argparse.Namespace(quick=True, one_thread=False)
+    assert benchmark.needed_data == ["fashion-mnist"]
+    assert suite.run_all([benchmark], {}, args) == []
+    assert "skipped: --fashion-mnist or BENCHMARK_FASHION_MNIST is not given" in capsys.readouterr().out
+    assert [each.name for each in suite.select("startup,build")] == ["startup", "build"]
+    with pytest.raises(SystemExit, match="not 'nosuch'"):
+        suite.select("nosuch")
