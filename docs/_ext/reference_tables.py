@@ -371,7 +371,7 @@ def checkpoint_limits() -> str:
 
 def arch_limits() -> str:
     """The limits on an architecture that comes from a file."""
-    from reslab.spec import arch_limits as module
+    from reslab.spec import dense as module
 
     rows = [[code(name), limit_value(value)] for name, value in vars(module).items() if name.startswith("MAX_")]
     return markdown_table(["limit", "value"], rows, "lr")
@@ -427,7 +427,7 @@ def _command(command: Any) -> str:
 
 
 def _command_body(name: str, command: Any) -> str:
-    from reslab.cli.examples import EXAMPLES
+    from reslab.cli.commands import EXAMPLES
 
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     usage = " ".join([name, *map(_argument_usage, arguments), "[OPTIONS]"])

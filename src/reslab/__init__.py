@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from reslab.spec.recipe import Recipe
     from reslab.spec.recipes import register_recipe
     from reslab.spec.zoo import register_arch
-    from reslab.training.evaluation.added_metrics import register_metric
     from reslab.training.evaluation.evaluate import evaluate
+    from reslab.training.evaluation.evaluation import register_metric
     from reslab.training.losses import register_loss
     from reslab.training.model_source import load
     from reslab.training.optim.factory import register_optimizer
@@ -58,7 +58,7 @@ _MODULES = {
     "register_format": "reslab.data.registry",
     "register_loss": "reslab.training.losses",
     "register_merge": "reslab.nn.merge",
-    "register_metric": "reslab.training.evaluation.added_metrics",
+    "register_metric": "reslab.training.evaluation.evaluation",
     "register_operation": "reslab.nn.registry",
     "register_optimizer": "reslab.training.optim.factory",
     "register_order": "reslab.spec.order",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from reslab.cli import app
-from reslab.cli.examples import EXAMPLES
+from reslab.cli.commands import EXAMPLES
 from tests.cli.conftest import Command
 
 

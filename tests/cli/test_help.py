@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from reslab.cli import app
-from reslab.cli.examples import EXAMPLES
+from reslab.cli.commands import EXAMPLES
 from tests.cli.conftest import Command
 
 ROOT: Any = typer.main.get_command(app.app)

@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from reslab.data.adapters import as_dataset
+from reslab.data.adapters import as_dataset, infer_target_kind
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
-from reslab.data.label_tensors import infer_target_kind
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.sampler import StatelessSampler
 from reslab.data.splits import stratified_split, stratified_subset, systematic_indices

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from reslab.analysis.attribution import grad_cam
-from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
 from reslab.deploy.predict import predict
 from reslab.deploy.prediction import prediction_from_dict
+from reslab.deploy.prediction_images import GradCam, draw_grad_cam, grad_cam_path
 from reslab.deploy.predictor import build_predictor, split_head
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

@@ -11,9 +11,12 @@ from reslab.report.format import (
     format_percent,
     format_shape,
     format_si,
+    main_metric_text,
     markdown_table,
+    metric_rows,
     pluralize,
 )
+from reslab.spec.task import TASKS
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,16 @@ def test_markdown_tables_are_padded_and_escaped() -> None:
 def test_a_row_of_the_wrong_length_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows of 2 cells"):
         markdown_table(["a", "b"], [["only one"]])
+
+
+def test_a_row_for_each_metric_that_is_defined_and_the_loss() -> None:
+    task, values = TASKS["classification"], {"top1": 0.75, "loss": 0.5, "num_correct": 3, "num_samples": 4}
+    assert metric_rows(task, values) == [("accuracy", "75.00 % (3 of 4 correct)"), ("loss", "0.5000")]
+    assert main_metric_text(task, values) == "75.00 %, loss 0.5000"
+
+
+def test_a_task_without_a_loss_in_evaluation_has_no_row_for_it() -> None:
+    task = TASKS["detection"]
+    for values in ({"ap": 0.415, "ap50": 0.62, "loss": None}, {"ap": 0.415, "ap50": 0.62}):
+        assert metric_rows(task, values) == [("COCO AP", "41.50 %"), ("AP at IoU 0.5", "62.00 %")]
+        assert main_metric_text(task, values) == "41.50 %"

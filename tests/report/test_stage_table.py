@@ -5,9 +5,8 @@ import pytest
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.report.format import format_shape
-from reslab.report.pages.stage_table import StageTablePage
 from reslab.report.render import render_page
-from reslab.report.stage_table import Bracket, render_markdown, render_text, stage_table
+from reslab.report.stage_table import Bracket, StageTablePage, render_markdown, render_text, stage_table
 from reslab.spec.zoo import ARCHS
 
 # He et al. 2015, arXiv:1512.03385, Table 1, column by column: blocks of conv2_x to conv5_x, and FLOPs in 10^9. Option A

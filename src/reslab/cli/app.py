@@ -11,8 +11,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from reslab.cli.commands import COMMANDS, Command
-from reslab.cli.examples import help_epilog
+from reslab.cli.commands import COMMANDS, Command, help_epilog
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
 from reslab.runtime.torchrun import RankError, is_on_every_rank, read_distributed_env
 from reslab.spec.errors import invalid, unknown_name
@@ -217,7 +216,7 @@ def _run(arguments: Sequence[str], is_main: bool = True) -> int:
 
 @contextlib.contextmanager
 def _nonfinite_weights_allowed() -> Iterator[None]:
-    from reslab.nn.checkpoints.weight_values import allow_nonfinite_weights
+    from reslab.nn.checkpoints.load_report import allow_nonfinite_weights
 
     with allow_nonfinite_weights():
         yield

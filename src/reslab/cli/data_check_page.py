@@ -18,9 +18,8 @@ from reslab.data.check.label_statistics import LABEL_TEXTS
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
 from reslab.data.masks import VOID
-from reslab.report.boxes import draw_boxes
 from reslab.report.format import format_int, format_number, format_split
-from reslab.report.masks import draw_mask
+from reslab.report.overlays import draw_boxes, draw_mask
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind

@@ -39,9 +39,8 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_result, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
-from reslab.report.format import format_int, format_number, format_percent
-from reslab.report.metric_rows import main_metric_text
-from reslab.report.metric_rows import metric_rows as task_metric_rows
+from reslab.report.format import format_int, format_number, format_percent, main_metric_text
+from reslab.report.format import metric_rows as task_metric_rows
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 

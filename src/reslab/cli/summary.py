@@ -132,7 +132,7 @@ def _print_stages(archs: "list[Arch]", output: Path | None, as_json: bool) -> No
 
 def _write_stages(table: "StageTable", output: Path) -> None:
     if output.suffix.lower() == ".html":
-        from reslab.report.pages.stage_table import StageTablePage
+        from reslab.report.stage_table import StageTablePage
 
         write_page(output, StageTablePage(table))
         return

@@ -40,8 +40,14 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
-from reslab.report.format import format_duration, format_int, format_metric, format_metric_spread, format_number
-from reslab.report.metric_rows import metric_rows
+from reslab.report.format import (
+    format_duration,
+    format_int,
+    format_metric,
+    format_metric_spread,
+    format_number,
+    metric_rows,
+)
 from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.task import LOSS
 

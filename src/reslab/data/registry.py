@@ -14,7 +14,13 @@ from reslab.data.dataset import (
     channel_statistics,
 )
 from reslab.data.dataset_info import DatasetInfo, ReadResult
-from reslab.data.dataset_names import unknown_dataset
+from reslab.data.dataset_names import (
+    CIFAR10_CLASSES,
+    CIFAR100_CLASSES,
+    DIGIT_CLASSES,
+    FASHION_MNIST_CLASSES,
+    unknown_dataset,
+)
 from reslab.data.formats.box_csv import is_box_csv
 from reslab.data.formats.box_files import (
     BOX_CSV,
@@ -29,7 +35,6 @@ from reslab.data.formats.box_files import (
     open_yolo,
 )
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
-from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
 from reslab.data.formats.drawn import read_drawn

@@ -14,7 +14,6 @@ from torch import Tensor
 from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.deploy.backends.backend import BackendSettings
 from reslab.deploy.backends.detection import detector_arch
-from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
 from reslab.deploy.inputs import (
     ImageInput,
     InferenceTransform,
@@ -28,7 +27,7 @@ from reslab.deploy.inputs import (
     prepare_tensor,
 )
 from reslab.deploy.prediction import Prediction
-from reslab.deploy.prediction_images import BoxWriter, MaskWriter
+from reslab.deploy.prediction_images import BoxWriter, GradCam, MaskWriter, draw_grad_cam, grad_cam_path
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
 from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork

@@ -1,16 +1,73 @@
-"""Predictions as images: masks in the palette of PASCAL VOC, masks and boxes over the image, and their files."""
+"""Predictions as images: masks in the palette of PASCAL VOC; masks, boxes and Grad-CAM over the image; their files."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from reslab.analysis.attribution import grad_cam
+from reslab.analysis.layers import default_layers
 from reslab.data.mask_images import mask_image, unique_stems
+from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.prediction import DetectedBox
-from reslab.report.boxes import box_color, draw_boxes
-from reslab.report.masks import draw_mask
+from reslab.nn.dense import DenseNetwork
+from reslab.report.overlays import box_color, draw_boxes, draw_mask
+from reslab.training.model_source import Network
+
+MIN_OVERLAY_SIDE = 224
+_OVERLAY_ALPHA = 0.55
+# From low to high, dark to bright; distinguishable for color-blind readers (anchors of matplotlib's inferno).
+_COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float32)
+
+
+class GradCam:
+    """Grad-CAM at the output of the last block (Selvaraju et al. 2017), computed by torch in float32.
+
+    Of a segmentation, it is the last block of the backbone, for the sum over the pixels of the class's logit
+    (Vinogradova et al. 2020).
+    """
+
+    def __init__(self, network: Network | DenseNetwork, device: torch.device) -> None:
+        assert network.preprocess is not None
+        self.network = copy.deepcopy(network).to(device).eval()  # the caller's network keeps its device and mode
+        self.normalize = Normalize(network.preprocess, device)
+        self.layer = _last_block(self.network)
+
+    def __call__(self, images: Tensor, target_classes: Tensor) -> Tensor:
+        """Return heatmaps (N, H, W) of uint8 images (N, C, H, W) for classes (N,), scaled so that each maximum is 1."""
+        x = self.normalize(images.to(self.normalize.device))
+        maps = grad_cam(self.network, x, target_classes.to(x.device), self.layer)[:, None]
+        scaled = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        max_values = scaled.amax((1, 2), keepdim=True)
+        return (scaled / max_values.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp(0, 1).cpu()
+
+
+def _last_block(network: Network | DenseNetwork) -> str | nn.Module:
+    if isinstance(network, DenseNetwork):
+        return list(network.residual_network.blocks())[-1][1]
+    return default_layers(network)[-1]
+
+
+def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
+    """Draw a heatmap (H, W) over the gray uint8 image (1 or 3, H, W), enlarged to at least MIN_OVERLAY_SIDE pixels."""
+    colors = np.array([[np.interp(heatmap.numpy(), np.linspace(0, 1, 5), channel)] for channel in _COLORMAP.T])[:, 0]
+    gray = image.float().mean(0).numpy()[None]
+    alpha = _OVERLAY_ALPHA * (0.25 + 0.75 * heatmap.numpy())
+    blended = (1 - alpha) * gray + alpha * colors
+    overlay_image = Image.fromarray(blended.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+    height, width = image.shape[1:]
+    factor = max(1, -(-MIN_OVERLAY_SIDE // min(height, width)))
+    return overlay_image.resize((factor * width, factor * height), Image.Resampling.BICUBIC)
+
+
+def grad_cam_path(folder: Path, path: str) -> Path:
+    """Return a unique path per image: `FOLDER/photos_cat_1.jpg.png` for `photos/cat/1.jpg`."""
+    return folder / f"{path.strip('./').replace('/', '_').replace(chr(92), '_') or 'image'}.png"
 
 
 def overlay_image(pixels: Tensor, mask: Tensor) -> Image.Image:

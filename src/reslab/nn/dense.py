@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load import adapt_preprocess
-from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport
+from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport, check_values
 from reslab.nn.checkpoints.match_keys import OPTIONAL_SUFFIX
 from reslab.nn.checkpoints.pretrained import Pretrained, fetch_published, is_path, load_pretrained, weights_from_header
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights
 from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
-from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.module_network import ModelMetadata
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.limits import module_limit
+from reslab.nn.checkpoints.load_report import check_values
 from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
-from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer

@@ -1,9 +1,10 @@
-"""Number and table formatting, the same on pages, in Markdown and in the terminal."""
+"""Formatting of numbers, tables and metrics, the same on pages, in Markdown and in the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from reslab.spec.task import Metric
+from reslab.spec.task import Metric, Task
 
 _SI_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -147,3 +148,22 @@ def _format_row(cells: Sequence[str], widths: Sequence[int], align: str) -> str:
     justify = {"l": str.ljust, "r": str.rjust, "c": str.center}
     justified = (justify[alignment](cell, width) for cell, width, alignment in zip(cells, widths, align, strict=False))
     return "| " + " | ".join(justified) + " |"
+
+
+def metric_rows(task: Task, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return title and text of each metric that is defined, and of the loss if there is one.
+
+    The metric that selects the weights has the counts of samples beside it, where `values` have them.
+    """
+    defined = [metric for metric in task.metrics if values.get(metric.name) is not None]
+    rows = [(metric.title, format_metric(metric, values[metric.name])) for metric in defined]
+    if rows and "num_correct" in values:
+        counts = f"{format_int(values['num_correct'])} of {format_int(values['num_samples'])} correct"
+        rows[0] = (rows[0][0], f"{rows[0][1]} ({counts})")
+    return rows if values.get("loss") is None else [*rows, ("loss", format_number(values["loss"]))]
+
+
+def main_metric_text(task: Task, values: Mapping[str, Any]) -> str:
+    """Return the metric that selects the weights and the loss if there is one: `98.33 %, loss 0.0512`."""
+    text = format_metric(task.selection_metric, values.get(task.selection_metric.name))
+    return text if values.get("loss") is None else f"{text}, loss {format_number(values['loss'])}"

@@ -13,9 +13,9 @@ from reslab.report.pages.data_check import DataCheckPage, data_check_context
 from reslab.report.pages.demo import DemoPage, demo_context
 from reslab.report.pages.lr_find import LRFinderPage, lr_finder_context
 from reslab.report.pages.run import RunPage, run_context
-from reslab.report.pages.stage_table import StageTablePage, stage_table_context
 from reslab.report.pages.study import study_context
 from reslab.report.pages.study_results import StudyPage
+from reslab.report.stage_table import StageTablePage, stage_table_context
 
 Page = (
     AnalysisPage

@@ -10,7 +10,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from reslab.report.drawings.labels import POOL_NAMES
-from reslab.report.format import format_shape, markdown_table
+from reslab.report.format import format_shape, markdown_table, pluralize
 from reslab.spec.arch import Arch
 from reslab.spec.grammar import Op, format_arg
 from reslab.spec.layout import ConvSpec
@@ -268,3 +268,39 @@ def render_markdown(table: StageTable) -> str:
     if table.macs:
         rows.append(["FLOPs", "", *map(flops_text, table.macs)])
     return f"{markdown_table(['layer', 'output', *table.networks], rows)}\n{table.note}\n"
+
+
+@dataclass(frozen=True)
+class StageTablePage:
+    """The values of the page: the table itself."""
+
+    table: StageTable
+
+
+def stage_table_context(page: StageTablePage) -> dict[str, Any]:
+    """Return the values of `stage_table.html`."""
+    table = page.table
+    return {
+        "title": ", ".join(table.networks) if len(table.archs) <= 3 else pluralize(len(table.archs), "network"),
+        "summary": "Layers, output sizes and blocks, stage by stage.",
+        "metadata": {},
+        "networks": table.networks,
+        "rows": [
+            {
+                "name": row.name,
+                "output": row.output,
+                "shared": row.shared,
+                "cells": [_cell(parts) for parts in row.cells] if any(row.cells) else [],
+            }
+            for row in table.rows
+        ],
+        "flops": [flops_text(macs) for macs in table.macs],
+        "note": table.note,
+    }
+
+
+def _cell(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    return [
+        {"lines": part.lines, "count": part.count} if isinstance(part, Bracket) else {"lines": (part,), "count": 0}
+        for part in parts
+    ]

@@ -45,7 +45,7 @@ class Arch:
 
     * `drop_rate`: the rate of every `drop` without a rate of its own.
     * `conv`, `norm`, `act`: the kind of every convolution, norm and activation that the expressions give no other kind
-      (`reslab.spec.operations`). `init`: a name in `reslab.spec.init`.
+      (`reslab.spec.operations`). `init`: a name in `reslab.nn.init`.
     * `padding`: the padding mode of convolutions, or `same`: as much at the end as at the beginning, or one more
       (TensorFlow).
     * `last_norm_weight`: the initial weight of each branch's last norm (0: Goyal et al. 2017, Sec. 5.1).

@@ -20,9 +20,8 @@ from reslab.runtime.json_records import (
 )
 from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
-from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.dense import DenseArch
+from reslab.spec.dense import DenseArch, check_arch_size
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess

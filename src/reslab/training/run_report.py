@@ -9,7 +9,7 @@ from torch import nn
 
 from reslab.nn.cost import layer_table
 from reslab.nn.network import ResidualNetwork
-from reslab.report.pages.results import TaskResults
+from reslab.report.pages.components import TaskResults
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic

@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data import dataset_info
-from reslab.data import decoded_cache as decoded
+from reslab.data import cache, dataset_info
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import cifar
 from reslab.data.image_datasets import TensorImageDataset
@@ -157,7 +156,7 @@ def test_validation_is_carved_and_recorded(tmp_path: Path) -> None:
 
 def test_slow_decoding_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoded, "MIN_SECONDS_TO_CACHE", 0.0)
+    monkeypatch.setattr(cache, "MIN_SECONDS_TO_CACHE", 0.0)
     folder = write_shards(tmp_path / "data")
     reads: list[int] = []
     monkeypatch.setattr(cifar, "read_shards", lambda paths: (reads.append(len(paths)), read_shards(paths))[1])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reslab.data.formats.class_names import readable_class_names
+from reslab.data.dataset_names import readable_class_names
 from reslab.data.registry import open_dataset
 
 WNIDS = ("n01440764", "n01443537", "n02119789")

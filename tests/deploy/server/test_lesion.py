@@ -12,8 +12,8 @@ from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import disabled_blocks, scaled_branches, swapped_blocks
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.checkpoints.load_report import allow_nonfinite_weights
 from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.nn.checkpoints.weight_values import allow_nonfinite_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
 from reslab.training.run_weights import load

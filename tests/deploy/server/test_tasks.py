@@ -15,7 +15,7 @@ from PIL import Image
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
-from reslab.report.masks import class_color
+from reslab.report.overlays import class_color
 from tests.deploy.task_networks import save_task_networks
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from reslab.data.cache import decode_cached
 from reslab.data.dataset_info import DatasetInfo, ReadResult, download_with_torchvision, search_dirs
-from reslab.data.decoded_cache import decode_cached
 from reslab.data.formats.class_folders import check_same_classes, list_labeled_files, subfolders
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset, decode_all
 from reslab.data.webdataset.tar import read_shards

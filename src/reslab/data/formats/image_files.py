@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
+from reslab.data.dataset_names import readable_class_names
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
@@ -20,7 +21,6 @@ from reslab.data.formats.class_folders import (
     split_of_folder,
     subfolders,
 )
-from reslab.data.formats.class_names import readable_class_names
 from reslab.data.formats.csv_table import ColumnNames, list_csv
 from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.formats.file_scan import scan_images

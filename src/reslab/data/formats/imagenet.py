@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reslab.data.dataset_info import DatasetInfo, ReadResult, search_dirs
+from reslab.data.dataset_names import readable_class_names
 from reslab.data.formats.class_folders import (
     LabeledFiles,
     check_same_classes,
@@ -14,7 +15,6 @@ from reslab.data.formats.class_folders import (
     list_labeled_files,
     subfolders,
 )
-from reslab.data.formats.class_names import readable_class_names
 from reslab.spec.errors import invalid
 
 _WNID = re.compile(r"n\d{8}")

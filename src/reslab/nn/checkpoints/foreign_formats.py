@@ -7,8 +7,7 @@ from typing import Any
 from reslab.nn.checkpoints.caffe_format import read_caffemodel
 from reslab.nn.checkpoints.keras_format import is_keras_archive, read_keras
 from reslab.nn.checkpoints.limits import ReadLimits
-from reslab.nn.checkpoints.numpy_pickle import read_numpy_pickle
-from reslab.nn.checkpoints.pickles import is_torch_pickle, read_head, unsafe_names
+from reslab.nn.checkpoints.pickles import is_torch_pickle, read_head, read_numpy_pickle, unsafe_names
 
 _HDF5_SIGNATURE, _ZIP_SIGNATURE, _PICKLE_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"\x80"
 _CAFFE_SUFFIX = ".caffemodel"

@@ -17,9 +17,8 @@ from reslab.runtime.json_records import (
     without_checksum,
 )
 from reslab.spec.arch import Arch
-from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict
-from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.dense import DenseArch, ModelKind, check_arch_size
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.dense import ARCH_TYPES

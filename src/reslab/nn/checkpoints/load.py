@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.checkpoints.convert_entries import convert_entries
 from reslab.nn.checkpoints.diagnose import (
     WeightsOrigin,
     key_scheme_warnings,
@@ -28,17 +27,18 @@ from reslab.nn.checkpoints.load_report import (
     CheckpointWarning,
     LoadReport,
     Shape,
+    check_values,
 )
 from reslab.nn.checkpoints.match_keys import (
     OPTIONAL_SUFFIX,
     AllowedMismatch,
     CheckpointEntry,
     KeyMatching,
+    convert_entries,
     match_by_name,
     match_by_order,
 )
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid

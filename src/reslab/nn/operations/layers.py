@@ -1,11 +1,13 @@
-"""Layers that keep the number of channels: scalars, dropout, pools."""
+"""Layers that keep the number of channels: activations (never in place), scalars, dropout, pools."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class, map_axes
-from reslab.nn.registry import Site, builder, make_activation, make_norm_layer
+from reslab.nn.registry import BUILDERS, Site, builder, make_activation, make_norm_layer
 from reslab.spec.arithmetic import evaluate
 from reslab.spec.operations import Family
 
@@ -169,3 +171,23 @@ def norm(site: Site, kind: str | None = None) -> nn.Module | None:
 @builder(Family.LAYER, "act")
 def act(site: Site, kind: str | None = None) -> nn.Module:
     return make_activation(site.arch.act if kind is None else kind)
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "gelu-tanh": lambda: nn.GELU("tanh"),
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+BUILDERS[Family.ACT].update(_ACTIVATIONS)

@@ -2,19 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from reslab.report.analyses import (
-    attribution,
-    compare,
-    features,
-    gradients,
-    landscape,
-    lesion,
-    nearest,
-    probes,
-    shapes,
-    signal,
-    similarity,
-)
+from reslab.report.analyses import attribution, compare, features, gradients, landscape, lesion, shapes, signal
 from reslab.report.analyses.result import RenderedResult, Result
 from reslab.spec.errors import unknown_name
 
@@ -32,9 +20,9 @@ RENDERERS: dict[str, Callable[[Results], RenderedResult]] = {
     "landscape": landscape.render_landscape,
     "attribution": attribution.render_attribution,
     "features": features.render_features,
-    "similarity": similarity.render_similarity,
-    "nearest": nearest.render_nearest,
-    "probes": probes.render_probes,
+    "similarity": features.render_similarity,
+    "nearest": features.render_nearest,
+    "probes": features.render_probes,
     "compare": compare.render_comparison,
 }
 

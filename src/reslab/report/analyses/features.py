@@ -1,11 +1,15 @@
-"""Render `features`: feature maps, kernels, and dead channels."""
+"""Render the analyses of features: feature maps and kernels, linear probes, nearest neighbors, and similarity."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 
+from reslab.report.analyses.overlay import line_styles, shared_names
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
-from reslab.report.format import format_number, format_percent, format_shape, pluralize
+from reslab.report.format import format_int, format_number, format_percent, format_shape, format_split, pluralize
+from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.images import (
     ImageRow,
     feature_map_to_image,
@@ -13,6 +17,7 @@ from reslab.report.plots.images import (
     plot_image_grid,
     signed_to_image,
 )
+from reslab.report.plots.matrices import SimilarityMatrix, plot_similarity
 from reslab.report.thumbnails import decode_data_uri
 
 
@@ -22,7 +27,7 @@ def render_features(results: Sequence[Result]) -> RenderedResult:
         "Feature maps and kernels",
         tuple(features_text(result) for result in results),
         tuple(figure for result in results for figure in (_render_maps(result), _render_kernels(result))),
-        tuple(_render_table(result) for result in results),
+        tuple(_dead_channel_table(result) for result in results),
     )
 
 
@@ -78,7 +83,7 @@ def _render_kernels(result: Result) -> RenderedFigure:
     )
 
 
-def _render_table(result: Result) -> RenderedTable:
+def _dead_channel_table(result: Result) -> RenderedTable:
     rows = [
         [
             layer["layer"],
@@ -92,3 +97,203 @@ def _render_table(result: Result) -> RenderedTable:
     ]
     columns = ["layer", "output", "dead channels", "zeros", "mean", "std"]
     return RenderedTable(f"{result['model']}, over {pluralize(result['num_images'], 'image')}", columns, rows)
+
+
+def render_probes(results: Sequence[Result]) -> RenderedResult:
+    """Render the accuracy of a linear probe on each layer, for all networks."""
+    profiles = [
+        DepthProfile(
+            style.label,
+            [100 * probe["accuracy"] for probe in result["probes"]],
+            style.color_index,
+            dashed=style.dashed,
+            alpha=style.alpha,
+        )
+        for result, style in zip(results, line_styles(results), strict=True)
+    ]
+    chance = 100 * max(result["chance_accuracy"] for result in results)
+    names = shared_names(results, lambda result: [str(probe["layer"]) for probe in result["probes"]])
+    figure = plot_depth_profiles(
+        profiles,
+        log=False,
+        xlabel="layer, from input to output",
+        ylabel="probe accuracy, %",
+        hline=chance,
+        names=names,
+    )
+    alt_text = "Accuracy of a linear probe on the features of each layer, from input to output."
+    caption = "Logistic regression on globally averaged features. The thin line is the majority class."
+    return RenderedResult(
+        "Linear probes",
+        tuple(probes_text(result) for result in results),
+        (RenderedFigure(figure, alt_text, "Probe accuracy", caption),),
+        tuple(_probe_table(result) for result in results),
+    )
+
+
+def probes_text(result: Result) -> str:
+    """Return the accuracy at the first, the best and the last layer, and where it rises most."""
+    probe_results = result["probes"]
+    best = max(reversed(probe_results), key=lambda probe: probe["accuracy"])
+    first, last = probe_results[0], probe_results[-1]
+    text = f"{result['model']}: a probe on {first['layer']} reaches {format_percent(first['accuracy'], 1)} accuracy"
+    if len(probe_results) > 1:
+        text += f", one on {last['layer']} {format_percent(last['accuracy'], 1)}"
+        rises = [after["accuracy"] - before["accuracy"] for before, after in pairwise(probe_results)]
+        step = max(range(len(rises)), key=lambda i: rises[i])
+        if rises[step] > 0:
+            text += f"; {probe_results[step + 1]['layer']} adds most ({100 * rises[step]:.1f} points)"
+    if best["layer"] not in (first["layer"], last["layer"]):
+        text += f"; the best is {best['layer']} with {format_percent(best['accuracy'], 1)}"
+    return text + f". The network itself reaches {format_percent(result['model_accuracy'], 1)}."
+
+
+def _probe_table(result: Result) -> RenderedTable:
+    rows = [
+        [
+            probe["layer"],
+            str(probe["num_features"]),
+            format_percent(probe["accuracy"], 1),
+            format_percent(probe["fit_accuracy"], 1),
+        ]
+        for probe in result["probes"]
+    ]
+    samples_text = (
+        f"fitted on {pluralize(result['num_fit_images'], 'image')}, evaluated on {result['num_images']} others"
+    )
+    return RenderedTable(
+        f"{result['model']}, {samples_text}", ["layer", "features", "accuracy", "accuracy on fitted images"], rows
+    )
+
+
+def render_nearest(results: Sequence[Result]) -> RenderedResult:
+    """Render some images with their nearest neighbors, and how often a neighbor is of the same class."""
+    return RenderedResult(
+        "Nearest neighbors in feature space",
+        tuple(nearest_text(result) for result in results),
+        tuple(_neighbor_figure(result) for result in results),
+        (_neighbor_table(results),),
+    )
+
+
+def nearest_text(result: Result) -> str:
+    """Return the fraction of neighbors of the same class, and the accuracy of a vote among them."""
+    location = f"the {format_split(result['split'])} split" if result["split"] else "the other images"
+    num_neighbors = len(result["queries"][0]["neighbors"])
+    return (
+        f"{result['model']}: of the {pluralize(num_neighbors, 'nearest image')} in {location} "
+        f"{format_percent(result['same_class_fraction'], 1)} are of the same class; a k-NN vote reaches "
+        f"{format_percent(result['knn_accuracy'], 1)} accuracy on {pluralize(result['num_images'], 'image')} "
+        f"(majority class: {format_percent(result['chance_accuracy'], 1)})."
+    )
+
+
+def _neighbor_figure(result: Result) -> RenderedFigure:
+    rows = []
+    for query in result["queries"]:
+        neighbors = query["neighbors"]
+        captions = [
+            f"{neighbor['label']}{'' if neighbor['label'] == query['label'] else ' ✕'} {neighbor['cosine']:.2f}"
+            for neighbor in neighbors
+        ]
+        images = [
+            decode_data_uri(query["image"]),
+            None,
+            *(decode_data_uri(neighbor["image"]) for neighbor in neighbors),
+        ]
+        rows.append(ImageRow("", images, [query["label"], "", *captions]))
+    alt_text = f"{result['model']}: images, and beside each its nearest neighbors in the features of {result['layer']}."
+    caption = "Below each: class and cosine similarity; ✕ where the class differs."
+    title = f"Nearest neighbors in {result['layer']} of {result['model']}"
+    return RenderedFigure(plot_image_grid(rows, ["query", "", "nearest"], 0.92), alt_text, title, caption)
+
+
+def _neighbor_table(results: Sequence[Result]) -> RenderedTable:
+    rows = [
+        [
+            result["model"],
+            result["layer"],
+            format_int(result["num_searched"]),
+            format_percent(result["same_class_fraction"], 1),
+            format_percent(result["knn_accuracy"], 1),
+            format_number(
+                sum(query["neighbors"][0]["cosine"] for query in result["queries"]) / len(result["queries"]), 3
+            ),
+        ]
+        for result in results
+    ]
+    columns = ["network", "layer", "searched images", "same class", "k-NN accuracy", "mean cosine of the nearest"]
+    return RenderedTable("Neighbors by the cosine similarity of features", columns, rows)
+
+
+_MAX_TABLE_COLUMNS = 12
+
+
+def render_similarity(results: Sequence[Result]) -> RenderedResult:
+    """Render a matrix for each network with itself and for each pair of networks."""
+    pairs = [pair for result in results for pair in result["pairs"]]
+    figure = plot_similarity([_similarity_matrix(pair) for pair in pairs])
+    alt_text = "Linear CKA between layers; the input is at the lower left."
+    caption = (
+        "From 0 (background: nothing in common) to 1 (full blue: equal up to rotation and scale). The input is at the "
+        "lower left."
+    )
+    images_text = pluralize(results[0]["num_images"], "image")
+    return RenderedResult(
+        "Layer similarity (CKA)",
+        tuple(text for pair in pairs for text in [similarity_text(pair)] if text),
+        (RenderedFigure(figure, alt_text, f"Linear CKA on {images_text}", caption),),
+        tuple(_similarity_table(pair) for pair in pairs),
+    )
+
+
+def similarity_text(pair: Result) -> str:
+    """Return the mean CKA of adjacent layers of a network, or of the same depth in two networks, and its maximum."""
+    values, rows, columns = pair["values"], pair["rows"], pair["columns"]
+    if pair["first"] == pair["second"]:
+        neighbor_values = [values[i][i + 1] for i in range(len(rows) - 1) if values[i][i + 1] is not None]
+        if not neighbor_values or values[0][-1] is None:
+            return ""
+        return (
+            f"{pair['first']}: mean CKA of adjacent layers {fmean(neighbor_values):.2f}, of {rows[0]} and {rows[-1]} "
+            f"{values[0][-1]:.2f}."
+        )
+    entries = [
+        (value, rows[i], columns[j]) for i, row in enumerate(values) for j, value in enumerate(row) if value is not None
+    ]
+    if not entries:
+        return ""
+    highest, row, column = max(entries)
+    diagonal = [values[i][i] for i in range(min(len(rows), len(columns))) if values[i][i] is not None]
+    return (
+        f"{pair['first']} and {pair['second']}: mean CKA at the same depth {fmean(diagonal):.2f}; highest between "
+        f"{row} and {column}, {highest:.2f}."
+    )
+
+
+def _similarity_matrix(pair: Result) -> SimilarityMatrix:
+    return SimilarityMatrix(
+        row_label=pair["first"],
+        column_label=pair["second"],
+        rows=pair["rows"],
+        columns=pair["columns"],
+        values=pair["values"],
+    )
+
+
+def _similarity_table(pair: Result) -> RenderedTable:
+    """Return the matrix as a table, of evenly spaced layers where there are more than twelve."""
+    rows, columns = _evenly_spaced(len(pair["rows"])), _evenly_spaced(len(pair["columns"]))
+    body = [[pair["rows"][i], *(_format_similarity(pair["values"][i][j]) for j in columns)] for i in rows]
+    headers = [pair["first"], *(pair["columns"][j] for j in columns)]
+    return RenderedTable(f"{pair['first']} (down) and {pair['second']} (across)", headers, body)
+
+
+def _format_similarity(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _evenly_spaced(n: int) -> list[int]:
+    if n <= _MAX_TABLE_COLUMNS:
+        return list(range(n))
+    return sorted({round(i * (n - 1) / (_MAX_TABLE_COLUMNS - 1)) for i in range(_MAX_TABLE_COLUMNS)})

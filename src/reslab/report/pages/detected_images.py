@@ -12,8 +12,8 @@ from torch import Tensor
 from reslab.data.masks import Color, format_color
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.metrics.detection_errors import ImageOutcomes, Outcome
-from reslab.report.boxes import MarkedBox, box_text, mark_boxes
 from reslab.report.format import format_percent, pluralize
+from reslab.report.overlays import MarkedBox, box_text, mark_boxes
 from reslab.report.thumbnails import MAX_TINY_SIDE, make_thumbnail
 
 IMAGE_SIDE = 560  # the longer side of an image on the page

@@ -14,9 +14,8 @@ from reslab.metrics.detection_errors import ImageOutcomes, Outcome, count_outcom
 from reslab.metrics.voc_ap import Interpolation, VocResult, best_f1_score, mean_ap
 from reslab.report.format import format_int, format_percent, pluralize
 from reslab.report.pages.classification import MAX_CLASSES_IN_TABLE, MAX_LABELED_CLASSES, confusion_context
-from reslab.report.pages.components import make_panel, make_tile
+from reslab.report.pages.components import TaskResults, make_panel, make_tile
 from reslab.report.pages.detected_images import BoxImage, ErrorImage, image_f1, images_context
-from reslab.report.pages.results import TaskResults
 from reslab.spec.task import TaskByName
 
 MAX_WORST_IMAGES = 12

@@ -9,8 +9,7 @@ import numpy as np
 
 from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
-from reslab.report.pages.components import gallery_item, make_panel
-from reslab.report.pages.results import TaskResults
+from reslab.report.pages.components import TaskResults, gallery_item, make_panel
 from reslab.spec.task import TaskByName
 
 MAX_CURVES = 8

@@ -8,9 +8,8 @@ from typing import Any
 from reslab.report.colors import TRAINING
 from reslab.report.format import format_duration, format_int, format_number, format_percent, format_split, format_times
 from reslab.report.pages.classification import ClassificationResults
-from reslab.report.pages.components import make_tile, metric_panel
+from reslab.report.pages.components import TaskResults, make_tile, metric_panel
 from reslab.report.pages.model_size import drawing_context, model_size_context
-from reslab.report.pages.results import TaskResults
 from reslab.report.series import (
     Curve,
     LogRecords,

@@ -1,6 +1,6 @@
-"""The result of an evaluation, the same for every task: metrics by name, the samples, and how scores compare."""
+"""The result of an evaluation, the same for every task: metrics by name, users' metrics too, and the samples."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from reslab.data.image_datasets import ImageDataset
 from reslab.report.format import format_int, format_metric, format_number
 from reslab.report.thumbnails import MAX_THUMBNAIL_SIDE
 from reslab.spec.errors import invalid
-from reslab.spec.task import Metric, TaskByName
+from reslab.spec.task import DEFAULT_TASK, Metric, TaskByName, add_metric, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,3 +146,38 @@ def mean_prediction(evaluations: Sequence[Evaluation]) -> tuple[Tensor, Tensor]:
     if any(not torch.equal(labels, other) for _, other in kept):
         raise invalid("evaluations of the same samples in the same order", "different labels")
     return torch.stack([predictions.double() for predictions, _ in kept]).mean(0), labels
+
+
+MetricFn = Callable[[Tensor, Tensor], float]
+_METRIC_FUNCTIONS: dict[str, dict[str, MetricFn]] = {}
+
+
+def register_metric(
+    metric: Metric, *, task: str = DEFAULT_TASK, selects: bool = False
+) -> Callable[[MetricFn], MetricFn]:
+    """Return a decorator that registers a metric of a task; its function gets the outputs and targets of all samples.
+
+    In classification the outputs are logits (N, C) and the targets labels (N,), in multi-label classification logits
+    and labels (N, C), in regression standardized outputs and labels (N, K), all float32 or int64 on the CPU. With
+    `selects` it selects the weights of a run. Raises ValueError for a name that the task has already, and for a task
+    whose outputs are not kept for a whole evaluation.
+    """
+
+    def register(function: MetricFn) -> MetricFn:
+        if not find_task(task).keeps_outputs:
+            raise invalid("a task that keeps the outputs of all samples for metrics of your own", task)
+        add_metric(task, metric, selects)
+        _METRIC_FUNCTIONS.setdefault(task, {})[metric.name] = function
+        return function
+
+    return register
+
+
+def compute_added_metrics(task: str, batch_results: Sequence[Any]) -> dict[str, float]:
+    """Return the registered metrics of a task from the outputs and targets of each batch."""
+    names = {metric.name for metric in find_task(task).metrics}
+    functions = {name: function for name, function in _METRIC_FUNCTIONS.get(task, {}).items() if name in names}
+    if not functions:
+        return {}
+    outputs, targets = (torch.cat(parts) for parts in zip(*batch_results, strict=True))
+    return {name: float(function(outputs, targets)) for name, function in functions.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
-from reslab.training.evaluation.added_metrics import compute_added_metrics
+from reslab.training.evaluation.evaluation import compute_added_metrics
 from reslab.training.tasks.task_type import TaskType
 
 LossFn = Callable[[Tensor, Tensor], Tensor]

@@ -11,9 +11,9 @@ from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import without_background, without_ignored
 from reslab.data.dataset import DatasetSplits
 from reslab.metrics.coco_ap import require_coco_package
+from reslab.report.pages.components import TaskResults
 from reslab.report.pages.detected_images import IMAGE_SIDE, BoxImage
 from reslab.report.pages.detection import DetectionResults
-from reslab.report.pages.results import TaskResults
 from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import unit_preprocess

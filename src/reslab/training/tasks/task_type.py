@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.data.dataset import DatasetSplits
-from reslab.report.pages.results import TaskResults
+from reslab.report.pages.components import TaskResults
 from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe

@@ -32,11 +32,10 @@ from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
-from reslab.report.boxes import box_color
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
 from reslab.report.format import format_split
-from reslab.report.masks import class_color
+from reslab.report.overlays import box_color, class_color
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.dense import DenseArch

@@ -11,8 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from reslab.nn.graph_check import is_allowed_operator, is_allowed_size
-from reslab.nn.graph_file import load_program, save_program
+from reslab.nn.graph_file import is_allowed_operator, is_allowed_size, load_program, save_program
 
 assert torchvision  # registers its operators
 
