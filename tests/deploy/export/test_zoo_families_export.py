@@ -12,7 +12,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model, load_network
 from reslab.nn.graph_file import load_program, save_program
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.operations.convs import StandardizedConv2d
+from reslab.nn.operations.convs import WEIGHTED_CONVS
 
 FAMILIES = (
     "convnext_atto",
@@ -52,6 +52,16 @@ def perturb(network: ResidualNetwork) -> ResidualNetwork:
     return network.eval()
 
 
+def set_bn_statistics(network: ResidualNetwork, x: torch.Tensor) -> None:
+    """Set the running statistics to those of x: without them, fresh weights give all images nearly one output."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(x)
+    network.eval()
+
+
 def images(num: int = 3, side: int = 64) -> torch.Tensor:
     return torch.randn(num, 3, side, side, generator=torch.Generator().manual_seed(2))
 
@@ -67,22 +77,28 @@ def test_folding_keeps_the_outputs_of_every_family(name: str) -> None:
         assert_same_outputs(fold_batch_norms(network)(images()), network(images()))
 
 
-def test_folding_leaves_standardized_convolutions_as_they_are() -> None:
-    """A standardized convolution divides out whatever scale a norm would fold into its weights."""
+@pytest.mark.parametrize("padding", ["zeros", "same"])
+@pytest.mark.parametrize("conv", ["standardized", "scaled-standardized", "dirac"])
+def test_folding_stores_computed_kernels(conv: str, padding: str) -> None:
     torch.manual_seed(0)
-    network = create_model("resnet20_cifar", conv="standardized", num_classes=4, **STANDARDIZED)
+    network = create_model("resnet20_cifar", conv=conv, padding=padding, num_classes=4, **STANDARDIZED)
     assert isinstance(network, ResidualNetwork)
     perturb(network)
     folded = fold_batch_norms(network)
-    norms_after_standardized = sum(isinstance(module, StandardizedConv2d) for module in network.modules())
-    assert norms_after_standardized > 3
-    assert count_batch_norms(folded) == count_batch_norms(network) > 0
-    x = images(side=16)
+    computed = {WEIGHTED_CONVS[kind, 2] for kind in ("Standardized", "ScaledStandardized", "Dirac")}
+    assert sum(type(module) in computed for module in network.modules()) > 3
+    assert not any(type(module) in computed for module in folded.modules())
+    assert count_batch_norms(folded) < count_batch_norms(network)
+    x = images(side=17)
     with torch.no_grad():
         assert_same_outputs(folded(x), network(x))
-        plain = create_model("resnet20_cifar", num_classes=4, **STANDARDIZED).eval()
-        assert isinstance(plain, ResidualNetwork)
-        assert count_batch_norms(fold_batch_norms(plain)) < count_batch_norms(plain)
+
+
+def test_a_kernel_that_blocks_share_is_stored_once() -> None:
+    conv = WEIGHTED_CONVS["Standardized", 2](3, 3, 3, padding=1)
+    folded = fold_batch_norms(nn.Sequential(nn.Sequential(conv), nn.ReLU(), nn.Sequential(conv)))
+    assert folded[0][0] is folded[2][0]
+    assert type(folded[0][0]) is nn.Conv2d
 
 
 def test_a_module_that_is_not_of_the_zoo_is_not_folded() -> None:
@@ -123,8 +139,9 @@ def test_every_graph_and_int8_of_every_family(name: str) -> None:
     torch.manual_seed(0)
     network = create_model(name, depths=(1, 1, 1, 1), num_classes=4, image_size=(64, 64))
     assert isinstance(network, ResidualNetwork)
-    perturb(network)
     x = images(16)
+    perturb(network)
+    set_bn_statistics(network, x)
     with torch.no_grad():
         expected = network(x)
     for backend in ("onnxruntime", "openvino"):
