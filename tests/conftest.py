@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, no network but loopback, and no cache of the person who runs it."""
+"""Settings of all tests: one thread, no network but loopback, and no cache of the person who runs them."""
 
 import os
 import socket

@@ -68,7 +68,7 @@ def test_runs_of_an_empty_folder_prints_a_hint(command: Command, tmp_path: Path)
     assert command("runs", tmp_path / "none", "--json").value == []
 
 
-def test_doctor_tells_what_is_there(command: Command) -> None:
+def test_doctor_lists_what_is_there(command: Command) -> None:
     facts = command("doctor", "--json").value
     assert facts["versions"]["torch"]
     assert facts["devices"][-1]["device"] == "cpu"

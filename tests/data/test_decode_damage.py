@@ -1,4 +1,4 @@
-"""What other programs read is read the same; what they refuse is refused; what they warn of is reported."""
+"""Damaged images: files that other programs read, refuse or warn of are read, refused or reported alike."""
 
 import io
 import itertools
@@ -177,7 +177,7 @@ def test_warnings_of_the_jpeg_decoder_are_reported(capfd: pytest.CaptureFixture[
 
 
 def test_each_of_many_threads_gets_the_warning_of_its_own_image(capfd: pytest.CaptureFixture[str]) -> None:
-    """What others write to standard error meanwhile arrives."""
+    """Text that others write to standard error meanwhile arrives."""
     contents = [damaged_jpeg(i) if i % 3 == 0 else encoded(NOISE, "JPEG", quality=90) for i in range(48)]
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What exceeds a limit is refused before it is decoded, with the limit named; the rest takes bounded memory."""
+"""Images beyond a limit are refused before they are decoded, with the limit named; others take bounded memory."""
 
 import io
 import struct

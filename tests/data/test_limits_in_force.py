@@ -59,7 +59,7 @@ def test_limits_hold_in_the_block_and_are_those_of_the_process_again_after_it(fo
 
 
 @pytest.mark.parametrize("kind", ["folder", "shard"])
-def test_a_dataset_is_scanned_within_the_limits_whatever_an_earlier_scan_found(
+def test_a_dataset_is_scanned_within_the_limits_whatever_an_earlier_scan_cached(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
     path = request.getfixturevalue(kind)

@@ -56,7 +56,7 @@ def test_a_batch_has_images_and_masks(in_files: MaskImageDataset) -> None:
 
 
 def test_a_mask_moves_with_its_image(in_memory: MaskImageDataset) -> None:
-    """Where the image is bright, its mask is 1; only the resampled boundary of the disk may differ."""
+    """The mask is 1 where the image is bright; only the resampled boundary of the disk may differ."""
     transform = "random-resize(0.5,2,40) pad-to(32) crop(32) flip rotate(20)"
     num_void = 0
     for x, y, _ in islice(train(in_memory, transform).iter_from(), 6):

@@ -1,4 +1,4 @@
-"""What a user says about the values in masks: kinds, the class of each value, and an error for every mistake."""
+"""The values in masks as a user sets them: kinds, the class of each value, and an error for every mistake."""
 
 import json
 import sys

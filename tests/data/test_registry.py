@@ -65,7 +65,7 @@ def write_idx(folder: Path, ending: str = "", dot: str = "-") -> Path:
 
 @pytest.mark.parametrize("place", [".", "MNIST/raw", "raw", "mnist", "mnist/MNIST/raw"])
 @pytest.mark.parametrize(("ending", "dot"), [("", "-"), (".gz", "-"), ("", ".")])
-def test_idx_files_are_found(tmp_path: Path, place: str, ending: str, dot: str) -> None:
+def test_idx_files_are_located(tmp_path: Path, place: str, ending: str, dot: str) -> None:
     write_idx(tmp_path / "data" / place, ending, dot)
     data = open_dataset("mnist", tmp_path / "data")
     assert np.array_equal(data.splits["train"].images[:, 0].numpy(), IMAGES["train"])  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ def test_idx_files_are_found(tmp_path: Path, place: str, ending: str, dot: str) 
     assert data.location == str((tmp_path / "data" / place).resolve())
 
 
-def test_fashion_mnist_is_found_where_the_system_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fashion_mnist_is_read_from_the_systems_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = DATASETS["fashion-mnist"]
     assert entry.system_dirs == ("/usr/share/datasets/fashion-mnist",)
     here = str(write_idx(tmp_path / "system", ".gz"))

@@ -66,7 +66,7 @@ def test_draws_are_even_and_apart() -> None:
     assert abs(float(draws.bernoulli(3, 0.25).float().mean()) - 0.25) < 0.01
 
 
-def test_draws_depend_on_place_and_sample_only() -> None:
+def test_draws_depend_on_position_and_sample_only() -> None:
     many = RandomDraws(hash_keys(0, 0, torch.arange(100)), op_index=2).bits(5)
     some = RandomDraws(hash_keys(0, 0, torch.tensor([40, 3])), op_index=2).bits(5)
     assert some.tolist() == [many[40], many[3]]

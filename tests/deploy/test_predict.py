@@ -54,7 +54,7 @@ def test_a_image_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, t
     assert sorted(found.classes, key=lambda guess: -guess.probability) == list(found.classes)
 
 
-def test_the_words_of_the_evaluation_are_followed(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_the_transform_of_the_evaluation_is_applied(network: ResidualNetwork, tmp_path: Path) -> None:
     from torchvision.transforms.v2 import functional as images
 
     path = write_image(tmp_path / "a.png", 30, 50)
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_a_row(network: ResidualNetwork, tmp_path: Path) 
     assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
 
 
-def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_an_output_that_is_no_number_is_a_row_with_its_error(network: ResidualNetwork, tmp_path: Path) -> None:
     with torch.no_grad():
         network.fc.bias.fill_(torch.nan)
     (row,) = predict(network, write_image(tmp_path / "a.png", 8, 8))
@@ -167,7 +167,7 @@ def test_mistakes_are_reported(network: ResidualNetwork, tmp_path: Path) -> None
         predict(network, path)
 
 
-def test_a_temperature_divides_the_logits_and_changes_no_answer(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_a_temperature_divides_the_logits_and_changes_no_prediction(network: ResidualNetwork, tmp_path: Path) -> None:
     paths = [write_image(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     plain = predict(network, paths, top_k=3)

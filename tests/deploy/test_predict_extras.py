@@ -100,7 +100,7 @@ def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
     assert all("/" not in name and name.endswith(".png") for name in names)
 
 
-def test_answers_know_their_classes(network: ResidualNetwork) -> None:
+def test_results_have_their_classes(network: ResidualNetwork) -> None:
     answer = build_predictor(network, use_temperature=False, num_images=1)
     assert answer.task.classes == tuple(str(digit) for digit in range(10))
     assert answer.temperature == 1.0

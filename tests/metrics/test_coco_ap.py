@@ -181,7 +181,7 @@ def test_perfect_predictions_have_an_ap_of_one(make_detection_case: Any) -> None
     assert result.ap == pytest.approx(1, rel=1e-12)
 
 
-def test_a_difficult_object_counts_neither_found_nor_missed() -> None:
+def test_a_difficult_object_counts_neither_as_detected_nor_as_missed() -> None:
     box = torch.tensor([[10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 150.0, 150.0]])
     labels, difficult = torch.tensor([0, 0]), torch.tensor([False, True])
     target = DetectionTarget("a", box, labels, difficult=difficult)

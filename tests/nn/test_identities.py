@@ -1,4 +1,4 @@
-"""What the papers say of residual networks, as identities."""
+"""Statements of the papers on residual networks, as identities."""
 
 import copy
 import io

@@ -188,6 +188,6 @@ def test_what_cannot_be_combined(axes, message):
         create_model("resnet20_cifar", **axes)
 
 
-def test_the_words_of_a_merge_come_in_any_order():
+def test_the_operations_of_a_merge_come_in_any_order():
     assert parse_merge("drop-path(0.1) shake") == parse_merge("shake drop-path(0.1) add")
     assert [str(op) for op in parse_merge("drop-path(0.1) shake").ops] == ["shake", "drop-path(0.1)", "add"]

@@ -152,7 +152,7 @@ def test_drop_path_rates_rise_as_timms_do():
     assert [drop_path_rate(0.2, i, 8) for i in range(8)] == pytest.approx(rates)
 
 
-@pytest.mark.filterwarnings("ignore:nothing in the state dict tells resnet18 from")
+@pytest.mark.filterwarnings("ignore:nothing in the state dict distinguishes resnet18 from")
 @pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "convnext_atto"])
 def test_features_and_head_are_timms(name):
     theirs = timm.create_model(name, num_classes=7).eval()

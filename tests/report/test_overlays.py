@@ -13,7 +13,7 @@ NAMES = ("cat", "dog", "traffic light")
 
 
 def color_at(image: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
-    """Where the image has exactly this color."""
+    """Return the mask of the pixels of exactly this color."""
     return (np.asarray(image) == color).all(2)
 
 

@@ -89,7 +89,7 @@ def test_a_base_width_that_does_not_divide_is_cut_off_before_the_groups_multiply
     assert blocks(groups=2, width_per_group=24)[0].convs[0].out_channels == 2
 
 
-def test_dilation_takes_the_place_of_strides():
+def test_dilation_replaces_strides():
     arch = override(ARCHS["resnet50"], {"replace_stride_with_dilation": "false,true,true"})
     stages = layout_stages(arch)
     assert [[block.dilation for block in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]

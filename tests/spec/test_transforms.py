@@ -53,7 +53,7 @@ def test_text_that_is_no_expression(text: str) -> None:
         parse_transforms(text)
 
 
-def test_a_number_alone_is_answered_with_transforms() -> None:
+def test_the_error_for_a_number_alone_names_transforms() -> None:
     with pytest.raises(ValueError) as caught:
         apply_recipe_overrides(RECIPES["cifar"], {"train_transform": "64"})
     assert "required: transforms such as" in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_number_alone_is_answered_with_transforms() -> None:
         ("Crop", "crop(32)"),
     ],
 )
-def test_a_name_of_another_library_is_answered_with_ours(text: str, nearest: str) -> None:
+def test_the_error_for_a_name_of_another_library_names_ours(text: str, nearest: str) -> None:
     with pytest.raises(ValueError) as caught:
         check_transforms(text)
     assert f"nearest valid: {nearest}; " in str(caught.value)

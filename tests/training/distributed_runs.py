@@ -74,7 +74,7 @@ def unfreezing_run(output: Path, **options: Any) -> Run:
 
 
 def stopped_at(step: int) -> dict[str, Any]:
-    """What interrupts a run after a step, on every rank."""
+    """Return a callback that interrupts a run after a step, on every rank."""
 
     def look(now: int, model: nn.Module) -> dict[str, Any]:
         if now == step:

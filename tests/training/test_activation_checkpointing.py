@@ -59,7 +59,7 @@ def test_also_under_autocast_and_with_a_frozen_norm() -> None:
 
 
 def kept_bytes(on: bool) -> int:
-    """What the forward pass keeps for the backward pass, beside the weights."""
+    """Return the bytes that the forward pass keeps for the backward pass, beside the weights."""
     model, seen = network(depths=(6, 6, 6)), {}
 
     def see(tensor: Tensor) -> Tensor:

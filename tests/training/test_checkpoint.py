@@ -120,7 +120,7 @@ def test_intervals() -> None:
         snapshot_interval_steps("0.01 epochs", 20)
 
 
-def test_a_wrong_interval_is_found_before_anything_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_wrong_interval_is_an_error_before_anything_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="snapshots with its unit"):
         train(output=tmp_path / "run", snapshot_every="often", **tiny)
     assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ answer["written"] = [name for name in written if name.startswith(folder)]
 
 @dataclass(frozen=True)
 class RankRuns:
-    """What two ranks did in `folder`, undisturbed, and what each answered."""
+    """The runs of two ranks in `folder`, undisturbed, and the result of each."""
 
     folder: Path
     answers: list[Any]
@@ -150,7 +150,7 @@ def test_the_command_line_speaks_once(tmp_path: Path) -> None:
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
 
-def test_a_place_is_read_from_the_environment() -> None:
+def test_ranks_are_read_from_the_environment() -> None:
     assert read_distributed_env({}) == DistributedEnv()
     restarted = {**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "5"}
     assert read_distributed_env(restarted) == DistributedEnv(3, 4, 1, 2, 2, 5)
@@ -182,7 +182,7 @@ def test_what_ranks_cannot_do_is_reported_before_anything_is_written(
         train()
 
 
-def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed: RankRuns) -> None:
+def test_a_value_that_is_not_finite_on_one_rank_stops_all_and_is_located_there(undisturbed: RankRuns) -> None:
     output = undisturbed.folder / "diverged"
     first, second = (answer["error"] for answer in undisturbed.answers)
     assert first == second

@@ -249,7 +249,7 @@ def test_the_scaler_goes_on_where_it_was() -> None:
     assert make_grad_scaler("bf16", torch.device("cpu")) is grad_scaler_state(None) is None
 
 
-def test_what_is_compiled_runs_in_the_models_place_and_its_weights_are_the_models() -> None:
+def test_the_compiled_model_runs_and_shares_the_weights_of_the_model() -> None:
     model, plain = network_gradient(), network_gradient()
     ran = []
     compiled: Any = torch.compile(model, backend=lambda graph, inputs: ran.append(len(inputs)) or graph.forward)

@@ -131,7 +131,7 @@ def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any]
     assert "without waiting for data" in page
 
 
-def test_others_do_not_judge_the_training_images(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_other_tasks_do_not_evaluate_the_training_images(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", seed=1, **tiny)
     assert run.result is not None
     assert "train_top1" not in run.result
@@ -166,7 +166,7 @@ def test_loader_timer_counts_waiting_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert awaited.num_steps_per_epoch == 3
 
 
-def test_a_run_tells_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reslab.training.run_logger._PROGRESS_EVERY_SECONDS", 0.0)
     lines: list[dict[str, Any]] = []
     train(

@@ -1,4 +1,4 @@
-"""Where a number stopped being finite: images, a layer, the loss, a gradient, the step itself."""
+"""The place where a number stopped being finite: images, a layer, the loss, a gradient, the step itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_a_step_that_is_too_large_is_named() -> None:
     assert found == NonFiniteOrigin(1, NonFiniteLocation(Phase.UPDATE, "1.weight"), (10, 11, 12, 13))
 
 
-def test_where_all_is_finite_nothing_is_found_and_no_hook_stays() -> None:
+def test_finite_values_are_no_error_and_no_hook_stays() -> None:
     model = network()
     assert origin(model, Wheel()) is None
     assert not any(module._forward_hooks for module in model.modules())

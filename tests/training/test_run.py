@@ -71,7 +71,7 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
         {"depths": (1, 2, 1), "stem": "conv3(8) norm act", "bias": True, "replace_stride_with_dilation": (False, True)},
     ],
 )
-def test_the_network_is_reported_with_its_axes_and_found_again_by_them(tmp_path: Path, axes: dict[str, Any]) -> None:
+def test_the_network_is_reported_with_its_axes_and_built_again_from_them(tmp_path: Path, axes: dict[str, Any]) -> None:
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
     run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "reference": "r", "arch": to_dict(arch)}})
@@ -248,7 +248,7 @@ def test_names_of_new_folders_are_free_and_plain(tmp_path: Path) -> None:
     assert not second.exists()
 
 
-def test_the_folder_of_a_run_tells_all(digits_run: Run) -> None:
+def test_the_folder_of_a_run_describes_it(digits_run: Run) -> None:
     names = {path.name for path in digits_run.path.iterdir()}
     assert names == {"run.json", "log.jsonl", "model.safetensors", "predictions.npz", "checkpoint", "report.html"}
     facts = json.loads((digits_run.path / "run.json").read_text())

@@ -68,7 +68,7 @@ def test_one_seed_gives_one_initialization(tmp_path: Path) -> None:
         ({"loss": lambda outputs, targets: outputs, "recipe_overrides": {}}, "a loss of one number"),
     ],
 )
-def test_mistakes_are_found_before_the_folder_is_created(
+def test_mistakes_are_errors_before_the_folder_is_created(
     changes: dict[str, Any], required: str, tmp_path: Path
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=required):
@@ -94,7 +94,7 @@ def test_a_teacher_is_loaded_once(digits_run: Run, tmp_path: Path, monkeypatch: 
     assert (setup.loop.loss.alpha, setup.loop.loss.temperature) == (0.7, 1.0)
 
 
-def test_a_custom_loss_takes_the_place_of_the_recipes() -> None:
+def test_a_custom_loss_replaces_that_of_the_recipe() -> None:
     data = open_dataset("digits")
     loss = nn.CrossEntropyLoss()
     assert build_train_loss(Recipe("", ""), data, Classification(data.classes), CPU, loss) is loss

@@ -55,7 +55,7 @@ def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> No
     assert digits_run.result["num_samples"] == len(open_dataset("digits").split("test"))
 
 
-def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> None:
+def test_the_header_of_the_weights_alone_describes_the_network(digits_run: Run) -> None:
     header = read_header(digits_run.weights_path)
     assert header["arch"]["name"] == "resnet20_cifar"
     assert header["classes"] == list("0123456789")
@@ -167,7 +167,9 @@ def test_a_learning_rate_beyond_reason_is_reported_so(tiny: dict[str, Any], tmp_
         ({"model": nn.Flatten(), "pretrained": True}, "module"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_written(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_mistakes_are_errors_before_anything_is_written(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
         train(**{"output": output, "on_log": lambda line: None, **arguments})

@@ -28,7 +28,7 @@ _GIB = 2**30
 class BlockCall:
     """One call of a block: its `index` in the order of the calls, its input and its output (N, C, H, W).
 
-    `label` tells the calls of a shared block apart: `layer1.0`, `layer1.0 (2)`, ...
+    `label` distinguishes the calls of a shared block: `layer1.0`, `layer1.0 (2)`, ...
     """
 
     index: int

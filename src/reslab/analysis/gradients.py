@@ -46,7 +46,7 @@ class DepthVerdict(StrEnum):
     TOO_FEW_BLOCKS = "too few blocks"
 
 
-def judge_decades(decades: float) -> DepthVerdict:
+def depth_verdict(decades: float) -> DepthVerdict:
     """Return the verdict on a change of D = `decades` powers of ten from the last block back to the first.
 
     Vanishing below -`DECADES_LIMIT`, exploding above `DECADES_LIMIT` and for NaN, healthy in between.
@@ -82,7 +82,7 @@ def fit_log_slope(norms: Sequence[float]) -> LogSlope:
     covariance = sum((index - mean_index) * (value - mean_log) for index, value in enumerate(log_norms))
     backward_slope = -covariance / sum((index - mean_index) ** 2 for index in range(len(log_norms)))
     decades = backward_slope * (len(log_norms) - 1)
-    return LogSlope(decades, 10**backward_slope, judge_decades(decades))
+    return LogSlope(decades, 10**backward_slope, depth_verdict(decades))
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from reslab.analysis.gradients import (
     SCALING_RULE,
     DepthVerdict,
     backward_with_block_gradients,
+    depth_verdict,
     grad_or_zeros,
-    judge_decades,
 )
 from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
@@ -64,7 +64,7 @@ class TelescopeOptions:
 
 
 class TelescopeVerdict(StrEnum):
-    """Whether the signal at the end of a stage is the signal before it plus all branches, to rounding."""
+    """The result of comparing the signal at the end of a stage with the signal before it plus all branches."""
 
     HOLDS = "holds"
     PARTLY_HOLDS = "partly holds"
@@ -260,7 +260,7 @@ def analyze_scaling(target: AnalysisTarget, options: ScalingOptions) -> ScalingR
         blocks=blocks,
         factor_product=factor_product,
         decades=decades,
-        verdict=judge_decades(decades),
+        verdict=depth_verdict(decades),
     )
 
 

@@ -126,7 +126,7 @@ def _check_deletable(model: nn.Module, slot: BlockSlot) -> None:
 
 @dataclass
 class _RepeatCounter:
-    """Count the calls of a shared block, to tell those with the branch from those without."""
+    """Count the calls of a shared block, to distinguish those with the branch from those without."""
 
     num_repeats: int
     disabled: frozenset[int]

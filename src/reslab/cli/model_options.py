@@ -49,7 +49,7 @@ AllowCode = Annotated[
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """What the user named: the `source` of `open_model`, and its weights."""
+    """The model that the user named: the `source` of `open_model`, and its weights."""
 
     source: str
     weights: str | None = None

@@ -27,7 +27,7 @@ ImageId = int | str
 
 
 class BoxFault(StrEnum):
-    """What is wrong with a box. `ERRORS` stop training; of the others, boxes are clipped or left out."""
+    """The fault of a box. `ERRORS` stop training; of the others, boxes are clipped or left out."""
 
     NOT_FINITE = "not-finite"
     SWAPPED = "swapped"

@@ -24,14 +24,14 @@ _NUM_DIGITS = 16
 
 @dataclass(frozen=True)
 class BlockSample:
-    """How a file is sampled: `num_blocks` blocks of `block_bytes`, evenly spaced, the first and the last included."""
+    """The sample of a file: `num_blocks` blocks of `block_bytes`, evenly spaced, the first and the last included."""
 
     num_blocks: int
     block_bytes: int
 
     @property
     def prefix(self) -> str:
-        """What the digest of a sampled file begins with, so that it equals no digest of a whole file."""
+        """The beginning of the digest of a sampled file, so that it equals no digest of a whole file."""
         return f"{self.num_blocks}x{self.block_bytes}:"
 
     def digest(self, path: Path, num_bytes: int) -> str:

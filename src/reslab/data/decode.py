@@ -86,7 +86,7 @@ def decode_image(
 ) -> DecodedImage:
     """Decode a file, or its content, as `read_image` does, and return its pixels with the facts about it.
 
-    `collect_warning` also tells what the JPEG decoder warned of. Raises like `read_image`.
+    `collect_warning` also returns the warning of the JPEG decoder. Raises like `read_image`.
     """
     if channels not in (1, 3):
         raise invalid("1 channel (grayscale) or 3 (RGB)", channels, nearest="3" if channels > 1 else "1")

@@ -1,4 +1,4 @@
-"""What the values in masks are, as a user says it: `classes`, `instances`, or the class of each value."""
+"""The meaning of the values in masks, as a user sets it: `classes`, `instances`, or the class of each value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ Color = tuple[int, int, int]
 
 
 class MaskValues(StrEnum):
-    """What the numbers in a mask are."""
+    """The meaning of the numbers in a mask."""
 
     CLASSES = "classes"
     """The number of the class of each pixel."""
@@ -49,7 +49,7 @@ class MaskValues(StrEnum):
 
 
 class StoredMask(NamedTuple):
-    """What a mask file stores: numbers (H, W), or colors (H, W, 3) uint8; the palette (n, 3) that numbers refer to."""
+    """The content of a mask file: numbers (H, W), or colors (H, W, 3) uint8; the palette (n, 3) of the numbers."""
 
     values: np.ndarray
     palette: np.ndarray | None = None

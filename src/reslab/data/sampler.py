@@ -80,7 +80,7 @@ class StatelessSampler:
         start = step_in_epoch * self.batch_size
         positions = torch.arange(start, start + self.batch_size)
         if self.num_repeats == 1:
-            # With replacement a sample may occur twice in an epoch: its position tells the copies apart.
+            # With replacement a sample may occur twice in an epoch: its position distinguishes the copies.
             return StepIndices(
                 step, epoch, order[start : start + self.batch_size], positions if self.class_balanced else None
             )

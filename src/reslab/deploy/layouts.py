@@ -1,4 +1,4 @@
-"""How prediction files lay out what was predicted: lines of CSV and lists of Parquet, by what a prediction has."""
+"""The layouts of prediction files: lines of CSV and lists of Parquet, by the fields of a prediction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

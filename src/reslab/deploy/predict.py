@@ -75,7 +75,7 @@ class PredictOptions:
 
     @property
     def result_limits(self) -> ResultLimits:
-        """How much of an output a prediction has."""
+        """The limits on the classes and boxes of a prediction."""
         return ResultLimits(self.top_k, self.min_score or 0.0)
 
 
@@ -257,7 +257,7 @@ def _prefetch(
 
 @dataclass(frozen=True)
 class _Writers:
-    """What is written of each image, if anything."""
+    """The writers of the files of each image, if any."""
 
     grad_cams: "_GradCamWriter | None" = None
     masks: MaskWriter | None = None

@@ -22,7 +22,7 @@ class ClassScore:
 
     @property
     def is_predicted(self) -> bool:
-        """Whether the probability reaches the threshold; true without one."""
+        """True if the probability reaches the threshold, or if there is none."""
         return self.threshold is None or self.probability >= self.threshold
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class ModelOutput:
 
 @dataclass(frozen=True, eq=False)
 class ImageOutput:
-    """What a network says of one image: `decoded` by the task, whether the output `is_finite`, and the `embedding`.
+    """The output for one image: `decoded` by the task, whether the output `is_finite`, and the `embedding`.
 
     `decoded` is a tensor, of a detector a tuple of `DetectedBox`. `output` is the network's own; None for a map, which
     is large, and for boxes.

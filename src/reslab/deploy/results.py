@@ -1,4 +1,4 @@
-"""What a prediction says of the decoded output of one image, by the form of the targets of the task."""
+"""Predictions from the decoded output of one image, by the form of the targets of the task."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class OutputForm(StrEnum):
 
 @dataclass(frozen=True)
 class ResultLimits:
-    """How much of an output a prediction has: the `top_k` highest classes or boxes, boxes from `min_score`."""
+    """The limits on a prediction: the `top_k` highest classes or boxes, boxes from `min_score`."""
 
     top_k: int | None = None
     min_score: float = 0.0
@@ -43,7 +43,7 @@ NO_LIMITS = ResultLimits()
 
 @dataclass(frozen=True)
 class ResultRules:
-    """What the predictions of a task are.
+    """The rules of a task's predictions.
 
     `fields(task, decoded, limits)` returns fields of `Prediction` from what `TaskType.decode` returns for one image, of
     a detector from its boxes. `no_fields` are those of an image that could not be read. `has_temperature`: a

@@ -40,7 +40,7 @@ Record = dict[str, Any]
 
 
 class OverlapKind(StrEnum):
-    """What the IoU is computed of; the value is COCO's `iouType`."""
+    """The regions of which the IoU is computed; the value is COCO's `iouType`."""
 
     BOXES = "bbox"
     MASKS = "segm"

@@ -53,17 +53,17 @@ class DetectionTarget:
 
     @property
     def is_crowd(self) -> NDArray[np.bool_]:
-        """Whether each object is a crowd (G,)."""
+        """True for each object that is a crowd, (G,) bool."""
         return _as_flags(self.crowd, len(self.boxes))
 
     @property
     def is_difficult(self) -> NDArray[np.bool_]:
-        """Whether each object is difficult (G,)."""
+        """True for each object that is difficult, (G,) bool."""
         return _as_flags(self.difficult, len(self.boxes))
 
     @property
     def is_ignored(self) -> NDArray[np.bool_]:
-        """Whether each object does not count, being a crowd or difficult (G,)."""
+        """True for each object that does not count, being a crowd or difficult, (G,) bool."""
         return self.is_crowd | self.is_difficult
 
 

@@ -30,7 +30,7 @@ _NONE = -1
 
 
 class Outcome(StrEnum):
-    """What became of a prediction, or of an object; IoU thresholds are high (0.5) and low (0.1)."""
+    """The outcome of a prediction, or of an object; IoU thresholds are high (0.5) and low (0.1)."""
 
     CORRECT = "correct"
     """The prediction has an object of its class: IoU at least high, no higher score on the object."""

@@ -27,7 +27,7 @@ _FALSE_POSITIVE, _IGNORED = -1, -2
 
 
 class Interpolation(StrEnum):
-    """How a precision-recall curve becomes a number; precision at r is the highest at a recall of at least r."""
+    """The way from a precision-recall curve to a number; precision at r is the highest at a recall of at least r."""
 
     ALL_POINT = "all-point"
     """The area under the interpolated curve (VOC 2010 and later)."""

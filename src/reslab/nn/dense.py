@@ -1,4 +1,4 @@
-"""What the networks for segmentation and detection have in common: the backbone, metadata, and weights from files."""
+"""The base of networks for segmentation and detection: the backbone, metadata, and weights from files."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

@@ -105,7 +105,7 @@ class RoiMaxPool(nn.Module):
 
 
 class _DetectionNetwork(DenseNetwork):
-    """What the detectors have in common. In eval mode `model(images)` returns a dictionary for each image.
+    """The base of the detectors. In eval mode `model(images)` returns a dictionary for each image.
 
     * Input: a list of images C H W in [0, 1], of any sizes; the network resizes and normalizes them itself.
     * Eval mode: `boxes` (K, 4) as x1, y1, x2, y2 in pixels, `labels` (K), `scores` (K), for Mask R-CNN `masks`

@@ -186,7 +186,7 @@ class Merge(nn.Module):
 
     @property
     def is_plain_sum(self) -> bool:
-        """Whether the shortcut is added unchanged: no factor, gate or dropout."""
+        """True if the shortcut is added unchanged: no factor, gate or dropout."""
         return self.is_sum and len(self.shortcut_modifiers) == 0
 
     def combine(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _SIZE_ARGUMENTS = {"num_classes": ("num_classes",), "in_channels": ("in_channels
 
 @dataclass(frozen=True)
 class ModuleFactory:
-    """How to build a module: `mypackage.mymodule:factory`, `timm/NAME` or `torchvision/NAME`, and its `arguments`.
+    """The builder of a module (`mypackage.mymodule:factory`, `timm/NAME`, `torchvision/NAME`) and its `arguments`.
 
     `function` is the factory itself where the user gave it in Python.
     """
@@ -65,7 +65,7 @@ class ModuleFactory:
             return {"num_classes", "in_chans"} if self.library == "timm" else {"num_classes"}
         try:
             parameters = inspect.signature(self.resolve()).parameters.values()
-        except (TypeError, ValueError):  # a callable written in C tells no signature
+        except (TypeError, ValueError):  # a callable written in C has no signature
             return set()
         return {item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
 
@@ -165,7 +165,7 @@ def _parse_argument(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ModuleArch:
-    """What is known of a network that is not of the zoo: name, input (C, H, W) and number of classes."""
+    """The description of a network that is not of the zoo: name, input (C, H, W) and number of classes."""
 
     name: str
     num_classes: int
@@ -218,7 +218,7 @@ class ModelMetadata:
 class ModuleNetwork(nn.Module, ModelMetadata):
     """A user's or library's module as a network of the tools: `module(x)`, with classes, preprocessing, temperature.
 
-    `factory` tells how to build the module again, if that is known.
+    `factory` builds the module again, if that is known.
     """
 
     arch: ModuleArch

@@ -1,4 +1,4 @@
-"""What code for timm's networks reads and calls: their head, features and configuration under timm's names."""
+"""The methods and attributes of timm's networks: head, features and configuration under timm's names."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ class TimmMethods(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What timm records of a network: sizes, names of its first and last layer, and its preprocessing if known.
+        """timm's record of a network: sizes, names of its first and last layer, and its preprocessing if known.
 
         `timm.data.resolve_model_data_config(network)` reads it.
         """

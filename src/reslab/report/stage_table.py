@@ -79,7 +79,7 @@ class StageTable:
 
     @property
     def note(self) -> str:
-        """How to read the table."""
+        """The note on reading the table."""
         return (
             "[kernel, width] × blocks; C: groups, d: depthwise. The first block of a stage has its stride. "
             "FLOPs are multiply-adds of convolutions and linear layers, for one image."

@@ -1,4 +1,4 @@
-"""The C library's allocator: tell glibc to keep freed memory, which saves the page faults of every training step.
+"""The C library's allocator: set glibc to keep freed memory, which saves the page faults of every training step.
 
 glibc gives large freed tensors back to the system and asks for them anew, so that a step on a CPU pays thousands of
 page faults, each of which the kernel answers with a zeroed page. Results do not depend on any of this.
@@ -29,7 +29,7 @@ _current: Allocator | None = None
 
 
 def keep_freed_memory() -> Allocator:
-    """Tell glibc to keep freed memory for the next tensors; call it before torch is imported.
+    """Set glibc to keep freed memory for the next tensors; call it before torch is imported.
 
     The memory of the process stays at its peak until it ends. Does nothing where another allocator is preloaded
     (LD_PRELOAD with jemalloc, tcmalloc or mimalloc, which save more), where environment variables set glibc's, and on

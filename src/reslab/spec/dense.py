@@ -16,7 +16,7 @@ _BACKBONE_OPTIONS = (*AXIS_ALIASES, "zero_init_residual")
 
 
 class ModelKind(StrEnum):
-    """What a network predicts."""
+    """The predictions of a network: classes, masks or boxes."""
 
     CLASSIFICATION = "classification"
     """One vector of logits for each image (`Arch`)."""
@@ -64,7 +64,7 @@ class DenseArch:
 
     @property
     def kind(self) -> ModelKind:
-        """What the network predicts."""
+        """The kind of the network's predictions."""
         raise NotImplementedError
 
     @property

@@ -34,7 +34,7 @@ class ExtraLevels(StrEnum):
 
 
 class RoiPool(StrEnum):
-    """How the features of a region are pooled to one size."""
+    """The method that pools the features of a region to one size."""
 
     ALIGN = "align"
     """Bilinear sampling (RoIAlign)."""
@@ -120,7 +120,7 @@ class DetectionArch(DenseArch):
 
     @property
     def kind(self) -> ModelKind:
-        """What the network predicts."""
+        """The kind of the network's predictions."""
         return ModelKind.DETECTION
 
     def size_axes(self, size: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class BlockSpec:
 
     @property
     def has_identity_shortcut(self) -> bool:
-        """Whether the shortcut is the block's input itself."""
+        """True if the shortcut is the block's input itself."""
         return self.shortcut is not None and not self.changes_path
 
 
@@ -109,7 +109,7 @@ Stages = tuple[tuple[BlockSpec, ...], ...]
 
 @dataclass(frozen=True)
 class _StageDesign:
-    """What all blocks of a stage share, parsed once."""
+    """The design that all blocks of a stage share, parsed once."""
 
     order: Order
     ops: BlockOps

@@ -15,7 +15,7 @@ from reslab.spec.plugins import Table
 
 
 class Family(StrEnum):
-    """What an operation is."""
+    """The family of an operation."""
 
     LAYER = "layer"
     CONV = "conv"
@@ -24,7 +24,7 @@ class Family(StrEnum):
 
 
 class Place(StrEnum):
-    """Where a layer may stand."""
+    """The position that a layer may have."""
 
     BLOCK = "block"
     STEM = "stem"

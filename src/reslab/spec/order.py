@@ -1,4 +1,4 @@
-"""Which operations run in which order: the layouts of a block (orders), and the expressions of stem and head.
+"""The order of operations: the layouts of a block (orders), and the expressions of stem and head.
 
 A layout is an expression in which `+` marks the merge of shortcut and branch. `|` separates segments of one convolution
 each: of two segments, the first is repeated for all convolutions but the last; of three, the middle one is repeated.

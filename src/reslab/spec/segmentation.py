@@ -44,7 +44,7 @@ class SegmentationArch(DenseArch):
 
     @property
     def kind(self) -> ModelKind:
-        """What the network predicts."""
+        """The kind of the network's predictions."""
         return ModelKind.SEGMENTATION
 
     @property

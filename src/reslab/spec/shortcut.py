@@ -129,7 +129,7 @@ def get_shortcut(text: str) -> ShortcutType:
 
 
 class MergeRole(StrEnum):
-    """What an operation of a merge expression acts on."""
+    """The operand of an operation of a merge expression."""
 
     MERGE = "merge"
     """Both paths: it makes the block's output of shortcut and branch."""
@@ -261,12 +261,12 @@ class MergeSpec:
 
     @property
     def uses_shortcut(self) -> bool:
-        """Whether the block has a shortcut."""
+        """True if the block has a shortcut."""
         return MERGE_OPS[self.op.name].uses_shortcut
 
     @property
     def varies_with_depth(self) -> bool:
-        """Whether the merge depends on the block's place in the network."""
+        """True if the merge depends on the block's position in the network."""
         return any(MERGE_OPS[op.name].varies_with_depth for op in self.ops)
 
 

@@ -206,7 +206,7 @@ class ReportedValue:
 
 @dataclass(frozen=True)
 class ScalePreset:
-    """How a scale changes the paper's procedure, with a description for readers. Empty or 0: the row's own value.
+    """A scale's changes to the paper's procedure, with a description for readers. Empty or 0: the row's own value.
 
     * `overrides` replace those of the row (`duration=600 steps`, `model.widths=8,16,32`).
     * `num_images`: the number of training images, the same share of each class.
@@ -228,14 +228,14 @@ class ScalePreset:
 
     @property
     def changes_procedure(self) -> bool:
-        """Whether it changes anything but the number of seeds."""
+        """True if it changes anything but the number of seeds."""
         return any(
             (self.overrides, self.data, self.num_images, self.model, self.recipe, self.analysis_overrides, self.tta)
         )
 
     @property
     def changes_duration(self) -> bool:
-        """Whether it trains for another number of epochs or steps than the paper."""
+        """True if it trains for another number of epochs or steps than the paper."""
         return any(override.partition("=")[0].strip() == "duration" for override in self.overrides)
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def superlative(self) -> str:
-        """How people call the best value: highest or lowest."""
+        """The adjective of the best value: highest or lowest."""
         return "highest" if self.higher_is_better else "lowest"
 
     @property

@@ -10,7 +10,7 @@ CUSTOM_NAME, TORCHVISION_NAME = "callable", "torchvision"
 
 
 class TransformKind(StrEnum):
-    """What a transform changes."""
+    """The part of a sample that a transform changes."""
 
     GEOMETRIC = "geometric"
     """The image, and its boxes and masks in the same way."""

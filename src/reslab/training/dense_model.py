@@ -134,5 +134,5 @@ def _check_size(network: DenseNetwork, size: tuple[int, ...]) -> None:
 
 
 def load_messages(model: ResidualNetwork | DenseNetwork) -> tuple[str, ...]:
-    """Return what the report of loaded weights tells the user; nothing without weights."""
+    """Return the messages of the report of loaded weights; empty without weights."""
     return () if model.load_report is None else (model.load_report.summary, *model.load_report.messages)

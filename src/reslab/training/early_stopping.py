@@ -12,7 +12,7 @@ from reslab.training.evaluation.evaluation import Evaluation
 
 
 class StopReason(enum.StrEnum):
-    """Why a run ended."""
+    """The reason why a run ended."""
 
     COMPLETED = "completed"
     EARLY_STOPPING = "early_stopping"
@@ -76,7 +76,7 @@ class EarlyStopping:
 
     @property
     def stop_reason(self) -> StopReason:
-        """Why the run ended, once it has."""
+        """The reason why the run ended; None before."""
         return StopReason.EARLY_STOPPING if self.should_stop else StopReason.COMPLETED
 
     def describe(self, step: int, total_steps: int) -> str:

@@ -34,7 +34,7 @@ _FALL_FRACTION = 0.9
 
 
 class LRVerdict(enum.StrEnum):
-    """What a range test shows. Only `CLEAR` comes with a suggestion.
+    """The result of a range test. Only `CLEAR` comes with a suggestion.
 
     `CLEAR`: the loss fell well above its noise and stopped falling, or rose again. `NO_FALL`: it did not fall before it
     rose or the test ended. `STILL_FALLING`: it fell up to the last learning rate. `STARTS_TOO_HIGH`: the first rates
@@ -49,7 +49,7 @@ class LRVerdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class LRSuggestion:
-    """What the losses of a range test suggest.
+    """The learning rate that the losses of a range test suggest.
 
     `suggested_lr` is None unless the verdict is `CLEAR`. At `fall_lr` the loss has fallen by 0.9 of its total fall; it
     is lowest at `lowest_loss_lr` and rises from `rise_lr` on; None where it did not fall or rise.

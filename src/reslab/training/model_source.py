@@ -249,7 +249,7 @@ def _recorded_arch(record: Mapping[str, Any]) -> ModuleArch:
 
 
 def open_graph(path: Path) -> GraphModel:
-    """Return an exported graph as a model; the report beside it tells classes and preprocessing.
+    """Return an exported graph as a model; the report beside it has classes and preprocessing.
 
     Raises ValueError without the report, or with one of another file.
     """

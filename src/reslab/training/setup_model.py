@@ -222,7 +222,7 @@ def model_metadata(
 ) -> dict[str, Any]:
     """Return what run.json records of the network, with the kind of network that the task needs.
 
-    `arch` is None for one that is not of the zoo; `factory` then tells how to build it again, if that is known.
+    `arch` is None for one that is not of the zoo; `factory` then builds it again, if that is known.
     """
     record: dict[str, Any] = {"kind": str(kind)}
     if isinstance(model, ResidualNetwork | DenseNetwork):

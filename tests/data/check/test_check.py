@@ -57,7 +57,7 @@ def test_a_sound_folder_has_no_findings(folder: Path) -> None:
     assert (result["channels"], result["imbalance"], result["layout_error"]) == ({"3": 58}, 1.0, "")
 
 
-def test_copies_are_found_where_they_are(folder: Path) -> None:
+def test_copies_are_reported_where_they_are(folder: Path) -> None:
     train, val = folder / "train", folder / "val"
     shutil.copy(train / "ants" / "00.png", val / "ants" / "copy.png")
     Image.open(train / "ants" / "01.png").save(train / "ants" / "other.webp", lossless=True)  # other bytes, same pixels

@@ -401,7 +401,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_is_wrong_is_an_error_with_its_place(case: str, tmp_path: Path) -> None:
+def test_mistakes_are_errors_with_their_position(case: str, tmp_path: Path) -> None:
     write, message = ERRORS[case]
     path = write(tmp_path / "data")
     with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def test_no_image_is_in_both_splits(data):
     assert len(torch.cat([train, test]).unique(dim=0)) == 1500
 
 
-def test_the_mean_color_does_not_tell_the_classes_apart(data):
+def test_the_mean_color_does_not_distinguish_the_classes(data):
     sklearn_linear = pytest.importorskip("sklearn.linear_model")
     colors = {name: split.images.float().mean((2, 3)).numpy() for name, split in data.splits.items()}
     labels = {name: split.labels.numpy() for name, split in data.splits.items()}

@@ -1,4 +1,4 @@
-"""What is listed of a folder: each real file once, splits by their usual names, and nothing dropped in silence."""
+"""The files listed of a folder: each real file once, splits by their usual names, and a message for what is dropped."""
 
 import os
 from pathlib import Path

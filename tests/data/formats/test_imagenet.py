@@ -151,7 +151,7 @@ def test_other_folders_keep_their_names() -> None:
     assert readable_class_names(["ant", "bee"]) == ("ant", "bee")
 
 
-def test_the_data_set_tells_them(tmp_path: Path) -> None:
+def test_the_dataset_has_the_readable_names(tmp_path: Path) -> None:
     image = tmp_path / "image.JPEG"
     Image.new("RGB", (40, 50)).save(image, "jpeg")
     for split in ("train", "val"):

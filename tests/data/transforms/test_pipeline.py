@@ -100,7 +100,7 @@ def test_deterministic_operations_equal_torchvision(words: str, reference: Calla
     assert torch.equal(TransformPipeline(words).apply_batch(IMAGES, KEYS), reference(IMAGES))
 
 
-def test_crop_takes_every_place() -> None:
+def test_crop_takes_every_position() -> None:
     grid = torch.arange(40 * 40, dtype=torch.float32).view(1, 1, 40, 40).expand(3000, 1, 40, 40)
     found = TransformPipeline("crop(32)").apply_batch(grid, hash_keys(0, 0, torch.arange(3000)))
     tops, lefts = (found[:, 0, 0, 0] // 40).long(), (found[:, 0, 0, 0] % 40).long()

@@ -50,7 +50,7 @@ def test_pixels_are_normalized(network: ResidualNetwork, name: str) -> None:
     torch.testing.assert_close(engine(pixels), engine((pixels / 255 - mean) / std), rtol=1e-4, atol=1e-4)
 
 
-def test_answers_do_not_change_later(network: ResidualNetwork, digits: Tensor) -> None:
+def test_outputs_do_not_change_later(network: ResidualNetwork, digits: Tensor) -> None:
     """A backend that returns its own buffer would overwrite the first output with the second."""
     for name in BACKENDS:
         engine = open_backend(network, name, "float32", "cpu")

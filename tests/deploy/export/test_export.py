@@ -254,7 +254,7 @@ def test_outputs_of_another_shape_fail(run: Run, tmp_path: Path, answered: Any) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places(run: Run, tmp_path: Path) -> None:
+def test_outputs_are_written_where_the_user_says(run: Run, tmp_path: Path) -> None:
     beside = export(run, "torch", num_images=8)
     assert beside.path == run.path / "export" / "resnet20_cifar.pt2"
     assert beside.comparison.num_images == 8

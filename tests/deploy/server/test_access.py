@@ -51,14 +51,14 @@ def test_on_loopback_other_names_are_turned_away(weights: Path, settings: Server
             assert client.get("/v1/models", headers={"Host": host}).status_code == status, host
 
 
-def test_answers_keep_browsers_to_this_host(client: TestClient) -> None:
+def test_response_headers_keep_browsers_to_this_host(client: TestClient) -> None:
     for way in ("/healthz", "/v1/nothing", "/v1/models"):
         headers = client.get(way).headers
         assert "default-src 'self'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_metrics_tell_routes_and_codes_but_no_names_of_strangers(client: TestClient, png: bytes) -> None:
+def test_metrics_count_routes_and_codes_but_no_unknown_names(client: TestClient, png: bytes) -> None:
     client.post("/v1/predict", content=png)
     client.get("/v1/secret-path")
     client.get("/v1/models/net/samples/3.png")
@@ -106,7 +106,7 @@ def test_pages_of_other_origins_cannot_send_work(weights: Path, settings: Server
         assert client.get("/v1/models", headers=link).status_code == 403
 
 
-def test_allowed_origin_may_read_the_answers(weights: Path, settings: ServerSettings, png: bytes) -> None:
+def test_allowed_origin_may_read_the_responses(weights: Path, settings: ServerSettings, png: bytes) -> None:
     allowing = replace(settings, allowed_origins=("https://friend.example",), token="sesame")
     origin = {"Origin": "https://friend.example"}
     with TestClient(create_app([weights], allowing)) as client:
@@ -129,7 +129,7 @@ def test_origin_that_is_none_is_refused(origin: str) -> None:
         ServerSettings(allowed_origins=(origin,))
 
 
-def test_addresses_are_answered_and_foreign_names_are_not(weights: Path, settings: ServerSettings) -> None:
+def test_addresses_are_accepted_as_hosts_and_other_names_are_not(weights: Path, settings: ServerSettings) -> None:
     with TestClient(create_app([weights], replace(settings, allowed_hosts=("lab.example",)))) as client:
         for host, status in (("192.0.2.7:8000", 200), ("[2001:db8::1]", 200), ("lab.example", 200), ("lab", 403)):
             assert client.get("/v1/models", headers={"Host": host}).status_code == status, host

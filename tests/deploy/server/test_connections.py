@@ -145,7 +145,7 @@ def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
         assert read_all(line) == b""
 
 
-def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
+def test_pipelined_requests_far_ahead_of_their_responses_are_cut(port: int) -> None:
     """uvicorn would queue any number of requests and parse all of them first."""
     with connected(port) as line:
         flood(line, (HEAD + b"\r\n") * 1000, 16 << 20)

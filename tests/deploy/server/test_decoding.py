@@ -38,7 +38,7 @@ def pids(pool: DecodePool) -> set[int]:
     return {worker.pid for worker in pool._workers if worker is not None}
 
 
-def test_slow_image_gets_504_and_the_others_their_answers(weights: Path, settings: ServerSettings, png: bytes) -> None:
+def test_slow_image_gets_504_and_the_others_their_results(weights: Path, settings: ServerSettings, png: bytes) -> None:
     limits = replace(settings, max_pixels=100_000_000, num_decode_workers=2, decode_seconds=0.2)
     with TestClient(create_app([weights], limits)) as client, ThreadPoolExecutor(5) as executor:
         assert client.post("/v1/predict", content=png).status_code == 200
@@ -70,9 +70,7 @@ def test_process_that_takes_too_long_is_replaced(pool: DecodePool, png: bytes) -
     assert has_ended(ended)
 
 
-def test_slow_images_leave_their_places_to_others(
-    pool: DecodePool, png: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_images_leave_their_slots_to_others(pool: DecodePool, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four slow images on two processes: the next image does not wait for them, and no more processes than six run."""
     monkeypatch.setattr(decoding, "_SLOW_SECONDS", 0.05)
 

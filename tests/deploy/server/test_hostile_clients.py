@@ -54,7 +54,7 @@ def error_of(response: bytes) -> dict[str, str]:
     return found
 
 
-def test_slow_bodies_take_no_place_in_the_queue(port: int, png: bytes) -> None:
+def test_slow_bodies_take_no_slot_in_the_queue(port: int, png: bytes) -> None:
     with ExitStack() as stack:
         for _ in range(20):
             line = stack.enter_context(connected(port))
@@ -124,7 +124,7 @@ def test_invalid_request_is_reported_in_json(port: int) -> None:
     assert (status_of(response), error_of(response)["kind"]) == (400, "malformed")
 
 
-def test_half_closed_client_is_answered(port: int, png: bytes) -> None:
+def test_half_closed_client_gets_a_response(port: int, png: bytes) -> None:
     with connected(port) as line:
         line.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(png) + png)
         line.shutdown(socket.SHUT_WR)
@@ -140,7 +140,7 @@ def test_half_closed_client_is_answered(port: int, png: bytes) -> None:
         assert (status_of(response), "a complete request" in error_of(response)["error"]) == (400, True)
 
 
-def test_what_arrived_before_the_end_is_answered(runs: list[Run], narrow: ServerSettings, png: bytes) -> None:
+def test_requests_before_shutdown_get_a_response(runs: list[Run], narrow: ServerSettings, png: bytes) -> None:
     with running_server(create_app(runs[:1], narrow), narrow) as (port, server), ExitStack() as stack:
         lines = [stack.enter_context(connected(port)) for _ in range(12)]
         for line in lines:

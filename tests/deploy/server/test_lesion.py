@@ -55,7 +55,7 @@ def test_the_plan_may_come_with_a_form(client: TestClient, png: bytes, text: str
     assert form.json() == client.post("/v1/lesion", json={"image": text, "off": ["layer2.1"]}).json()
 
 
-def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -> None:
+def test_a_block_that_cannot_be_disabled_stays_with_the_reason(client: TestClient, text: str) -> None:
     sent = {"image": text, "off": ["layer3.0", "layer1.1"], "swap": [["layer1.0", "layer3.0"]]}
     found = client.post("/v1/lesion", params={"model": "plain"}, json=sent).json()
     assert [row["block"] for row in found["rejected"]] == ["layer1.0, layer3.0", "layer3.0"]

@@ -10,7 +10,7 @@ from reslab.deploy.server.settings import ServerSettings
 from reslab.deploy.server.state import client_of
 
 
-def test_places_are_counted_and_given_back() -> None:
+def test_slots_are_counted_and_freed() -> None:
     limiter = AdmissionLimiter(3, 100)
     with limiter.admit() as admission:
         admission.reserve_images(2)

@@ -69,7 +69,7 @@ class Clients:
         connection.close()
 
 
-def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[AppState, int], png: bytes) -> None:
+def test_a_crowd_of_clients_is_served_and_leaves_nothing(narrow: tuple[AppState, int], png: bytes) -> None:
     state, port = narrow
     clients = Clients(port, 24, lambda chance: ("/v1/predict", png))
     clients.run(lambda num_requests: num_requests < 4)

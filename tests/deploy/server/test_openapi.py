@@ -43,7 +43,7 @@ def test_all_routes_are_reported(schema: Any) -> None:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_answers_are_as_they_are_reported(schema: Any, label: str, mode: GenerationMode) -> None:
+def test_responses_match_the_schema(schema: Any, label: str, mode: GenerationMode) -> None:
     method, _, path = label.partition(" ")
     operation = schema[path][method]
     left_out = [check for check in CHECKS.get_all() if check.__name__ in _NOT_ASKED]

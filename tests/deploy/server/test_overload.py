@@ -45,7 +45,7 @@ def state_of(client: TestClient) -> AppState:
     return client.app.state.reslab  # type: ignore[attr-defined]
 
 
-def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: TestClient, png: bytes) -> None:
+def test_requests_beyond_the_limit_get_429_and_admitted_ones_finish(small: TestClient, png: bytes) -> None:
     state = state_of(small)
     stopper = Stopper(state)
     with ThreadPoolExecutor(4) as pool:
@@ -63,7 +63,7 @@ def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: 
     assert small.post("/v1/predict", content=png).status_code == 200
 
 
-def test_every_image_of_a_request_takes_a_place(small: TestClient, png: bytes, text: str) -> None:
+def test_every_image_of_a_request_counts(small: TestClient, png: bytes, text: str) -> None:
     state = state_of(small)
     stopper = Stopper(state)
     with ThreadPoolExecutor(1) as pool:
@@ -139,7 +139,7 @@ def test_what_takes_too_long_ends_in_504_and_leaves_nothing(
         assert client.post("/v1/predict", content=png).status_code in (200, 504)
 
 
-def test_a_fault_inside_is_500_and_gives_its_place_back(weights: Path, settings: ServerSettings, png: bytes) -> None:
+def test_an_internal_error_is_500_and_frees_its_slot(weights: Path, settings: ServerSettings, png: bytes) -> None:
     app = create_app([weights], settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         state = state_of(client)

@@ -125,7 +125,7 @@ def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
     return folder
 
 
-def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
+def test_a_run_in_training_is_shown_and_predicts_once_it_has_ended(
     unfinished: Path, runs: list[Run], png: bytes, settings: ServerSettings
 ) -> None:
     with TestClient(create_app([unfinished], settings)) as client:

@@ -77,7 +77,7 @@ def test_a_mask_has_the_size_of_the_image(client: TestClient, files: dict[str, P
     assert client.post("/v1/predict", params={"model": "masks"}, content=b"no image").status_code == 415
 
 
-def test_models_tell_their_task(client: TestClient) -> None:
+def test_models_report_their_task(client: TestClient) -> None:
     labels, values, masks = client.get("/v1/models").json()["models"]
     assert [model["task"] for model in (labels, values, masks)] == ["multi-label", "regression", "segmentation"]
     assert labels["thresholds"] == [0.3, 0.5, 0.999]

@@ -59,7 +59,7 @@ def test_no_rule_is_broken(dressed: Page, state: Callable[[Page, Path], None], p
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_rule_is_broken_before_the_first_answer(browser: Browser, address: str, scheme: Any) -> None:
+def test_no_rule_is_broken_before_the_first_result(browser: Browser, address: str, scheme: Any) -> None:
     def empty(page: Page) -> None:
         page.route("**/v1/**/samples*", lambda route: route.fulfill(json={"samples": []}))
 

@@ -49,7 +49,7 @@ def lesion(address: str, photo: Path, off: list[str]) -> Any:
     return httpx2.post(f"{address}/v1/lesion", files=files, data=fields).json()
 
 
-def test_boxes_lie_where_they_were_found(page: Page, detector_address: str, photo: Path) -> None:
+def test_boxes_are_drawn_where_they_were_detected(page: Page, detector_address: str, photo: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("window.innerWidth")
     found = lesion(detector_address, photo, [])["boxes"]
     page.locator(".min-score input").fill("0")

@@ -74,7 +74,7 @@ def test_every_way_can_be_tried(docs: Page) -> None:
         expect(section.locator("[aria-live] .note")).to_have_text(re.compile("^200, "))
 
 
-def test_fields_are_in_the_line_and_in_the_answer(docs: Page) -> None:
+def test_fields_are_in_the_command_and_in_the_response(docs: Page) -> None:
     section = docs.get_by_role("region", name="POST /v1/predict")
     section.get_by_label("top_k").fill("2")
     section.get_by_label("model").fill("plain")
@@ -88,7 +88,7 @@ def test_fields_are_in_the_line_and_in_the_answer(docs: Page) -> None:
     expect(section.locator("[aria-live] pre")).to_contain_text("nearest: 'net'")
 
 
-def test_what_it_answers_is_reported_by_its_fields(docs: Page) -> None:
+def test_the_response_is_described_by_its_fields(docs: Page) -> None:
     section = docs.get_by_role("region", name="POST /v1/predict")
     section.locator("summary").get_by_text("Response").click()
     expect(section.locator("details pre")).to_contain_text('"probability": number')

@@ -106,7 +106,7 @@ def test_service_that_is_gone_is_reported_and_what_is_shown_stays(page: Page) ->
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phone_needs_no_sideways_scrolling_and_keeps_the_answer_in_sight(
+def test_phone_needs_no_sideways_scrolling_and_keeps_the_result_in_sight(
     browser: Browser, address: str, scheme: Any
 ) -> None:
     size = {"width": 375, "height": 812}

@@ -45,7 +45,7 @@ def test_unit_is_opened_and_left_by_keyboard(page: Page) -> None:
     expect(unit_button(page, "layer2.1")).to_be_focused()
 
 
-def test_class_keeps_the_focus_where_its_place_changes(page: Page) -> None:
+def test_class_keeps_the_focus_where_its_position_changes(page: Page) -> None:
     bars = page.locator(".bars .bar")
     last = bars.last
     last.focus()
@@ -92,7 +92,7 @@ ANNOUNCED = """() => {
 }"""
 
 
-def test_each_answer_is_reported_once(page: Page) -> None:
+def test_each_result_is_announced_once(page: Page) -> None:
     settled(page)
     page.evaluate(ANNOUNCED)
     lever(page, "layer1.0").press("Space")

@@ -19,7 +19,7 @@ def test_cell_of_the_confusion_matrix_shows_its_images_and_one_is_taken(page: Pa
     expect(page.locator(".image-caption")).to_have_text("Test image, labeled 3")
 
 
-def test_run_in_training_shows_live_and_can_be_asked_when_it_has_ended(
+def test_run_in_training_shows_live_and_predicts_when_it_has_ended(
     browser: Browser, runs: list[Run], young: Path
 ) -> None:
     with served([young]) as address, opened_page(browser, address) as page:

@@ -42,7 +42,7 @@ def test_of_switches_turned_in_haste_the_last_state_counts(page: Page) -> None:
     assert top_values(page) == hasty
 
 
-def test_two_units_of_equal_shape_change_places(page: Page) -> None:
+def test_two_blocks_of_equal_shape_are_swapped(page: Page) -> None:
     values = top_values(page)
     page.locator(".swap-first").select_option("layer1.0")
     page.locator(".swap-second").select_option("layer1.1")

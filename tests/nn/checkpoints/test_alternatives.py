@@ -111,7 +111,7 @@ def weights(tmp_path):
 
 
 def test_a_file_that_fits_several_networks_warns_and_names_them(weights):
-    with pytest.warns(CheckpointWarning, match="nothing in best.pth tells resnet50 from") as seen:
+    with pytest.warns(CheckpointWarning, match="nothing in best.pth distinguishes resnet50 from") as seen:
         ours = create_model("resnet50", pretrained=weights, **SMALL)
     text = str(seen[0].message)
     for part in (
@@ -128,7 +128,7 @@ def test_a_file_that_fits_several_networks_warns_and_names_them(weights):
 
 def test_a_state_dict_in_memory_that_fits_several_networks_warns_as_a_file_does():
     state = create_model("resnet50", **SMALL).state_dict()
-    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnet50 from") as seen:
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict distinguishes resnet50 from") as seen:
         ours = create_model("resnet50", pretrained=state, **SMALL)
     text = str(seen[0].message)
     assert "from resnet50_v1, resnet50_keras, resnet50_caffe: " in text
@@ -141,17 +141,17 @@ def test_a_state_dict_in_memory_that_fits_several_networks_warns_as_a_file_does(
     assert silent("resnet50", dict(state), order="original", **axes).load_report.is_complete
 
 
-def test_the_modules_of_a_state_dict_tell_networks_apart():
+def test_the_modules_of_a_state_dict_distinguish_networks():
     """torch's state dicts name modules without weights, too."""
     small = {"num_classes": 3}
     for theirs in (torchvision.models.resnet18(**small), create_model("resnet18", **small)):
         assert create_model("resnet18", pretrained=theirs.state_dict(), **small).load_report.warnings == ()
     theirs = torchvision.models.resnet18(**small)
-    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnetblur18 from resnet18"):
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict distinguishes resnetblur18 from resnet18"):
         create_model("resnetblur18", pretrained=theirs.state_dict(), **small)
     blurred = create_model("resnetblur18", **small).state_dict()
     assert list(blurred) == list(theirs.state_dict())
-    with pytest.warns(CheckpointWarning, match="nothing in the state dict tells resnet18 from resnetblur18"):
+    with pytest.warns(CheckpointWarning, match="nothing in the state dict distinguishes resnet18 from resnetblur18"):
         create_model("resnet18", pretrained=blurred, **small)
 
 
@@ -169,7 +169,7 @@ def test_torchvisions_and_timms_names_of_a_file_imply_its_network(weights, stem)
         create_model("resnetblur50", pretrained=path, **SMALL)
 
 
-def test_the_axes_that_tell_the_networks_apart_can_be_chosen(weights):
+def test_the_axes_that_distinguish_the_networks_can_be_chosen(weights):
     axes = {"order": "original", "stem": ARCHS["resnet50"].stem, "stride_conv": 0, "norm_eps": 1e-5}
     assert silent("resnet50", weights, **axes).load_report.is_complete
     with pytest.warns(CheckpointWarning, match="from resnet50_v1, resnet50_keras:"):
@@ -192,7 +192,7 @@ def test_a_config_beside_the_weights_names_the_network(weights):
         create_model("resnet50", pretrained=path, **SMALL)
 
 
-def test_a_config_of_transformers_tells_where_the_stride_is(weights):
+def test_a_config_of_transformers_gives_the_conv_with_the_stride(weights):
     folder = weights.parent / "repo"
     folder.mkdir()
     path = weights.rename(folder / "pytorch_model.bin")
@@ -221,7 +221,7 @@ def test_networks_that_the_key_scheme_rules_out_are_no_alternatives():
     assert find_alternatives(ARCHS["resnet50"], kuangliu) == {}
 
 
-def test_torchvisions_enums_of_regnets_and_convnexts_are_found():
+def test_torchvisions_enums_of_regnets_and_convnexts_are_resolved():
     from torchvision.models import ConvNeXt_Tiny_Weights, RegNet_Y_400MF_Weights, RegNet_Y_800MF_Weights
 
     found = find_published_weights("regnety_004", RegNet_Y_400MF_Weights.IMAGENET1K_V2)

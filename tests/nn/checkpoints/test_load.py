@@ -40,7 +40,7 @@ def load(given, **axes):
 
 
 def same_but(ours, theirs, *left_out):
-    """Whether all entries are equal but those named, which differ or are not there."""
+    """Return True if all entries are equal but those named, which differ or are not there."""
     other = {key for key, tensor in ours.items() if key not in theirs or not torch.equal(tensor, theirs[key])}
     assert other == set(left_out)
 
@@ -307,7 +307,7 @@ def test_order_alone_adapts_the_head_and_the_first_convolution():
     assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
 
 
-def test_an_order_that_no_assignment_keeps_is_refused_with_the_place():
+def test_an_order_that_no_assignment_keeps_is_an_error_with_the_position():
     state = Unknown().state_dict()
     swapped = {"c.0.weight": state["b.0.weight"], "b.0.weight": state["c.0.weight"]}
     with pytest.raises(CheckpointError, match=r"no assignment keeps the order of its convolutions .*number 4 is b.0"):

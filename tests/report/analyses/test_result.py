@@ -61,7 +61,7 @@ def test_three_snapshots_add_a_figure_over_training() -> None:
     assert render_snapshots(answers[:2], lambda each: 1.0, "D") == []
 
 
-def test_a_value_without_a_place_on_the_scale_leaves_a_gap() -> None:
+def test_a_value_that_the_scale_cannot_show_leaves_a_gap() -> None:
     axes = plot_depth_profiles([DepthProfile("a", [1.0, 0.0, None, 10.0, math.inf])]).axes[0]
     drawn = axes.lines[0].get_ydata()
     assert [math.isnan(value) for value in drawn] == [False, True, True, False, True]

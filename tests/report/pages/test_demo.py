@@ -71,7 +71,7 @@ def test_where_both_fit_perfectly_a_ratio_of_tiny_losses_is_no_degradation() -> 
         (1.1, "the gradient keeps its size: at the first block it is 1.1 times"),
     ],
 )
-def test_the_gradients_words_follow_the_gradients(first: float, message: str) -> None:
+def test_the_text_on_gradients_follows_the_gradients(first: float, message: str) -> None:
     page = sample_demo()
     plain = replace(page.networks[1], gradient_norms=profile(first, 1))
     text = _text(replace(page, networks=[page.networks[0], plain]))

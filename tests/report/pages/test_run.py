@@ -33,7 +33,7 @@ def test_a_page_is_sound_and_holds_every_part() -> None:
     assert "reslab train --data digits" in page.text
 
 
-def test_the_summary_is_the_scores_in_words() -> None:
+def test_the_summary_is_a_sentence_with_the_metrics() -> None:
     scores = {"split": "test", "num_samples": 360, "num_correct": 354, "loss": 0.1}
     assert (
         "98.3 % accuracy on 360 test images: 6 misclassified."

@@ -101,7 +101,7 @@ def test_what_is_reported_of_another_split_is_the_validation_temperature_applied
     assert found["loss_after"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_validation_images_do_not_judge_their_own_temperature(val: ClassificationEvaluation) -> None:
+def test_validation_images_do_not_evaluate_their_own_temperature(val: ClassificationEvaluation) -> None:
     found = calibration_metrics(val, val)
     assert found["cross_fitted"]
     probabilities, labels = val.require_predictions()
@@ -113,7 +113,7 @@ def test_validation_images_do_not_judge_their_own_temperature(val: Classificatio
     assert found["loss_after"] == pytest.approx(total / len(labels), rel=1e-6)
 
 
-def test_without_mistakes_there_is_no_temperature_and_without_them_in_a_half_no_judgement() -> None:
+def test_without_errors_there_is_no_temperature_and_without_them_in_a_half_no_cross_fit() -> None:
     labels = torch.zeros(8, dtype=torch.int64)
     sure = torch.tensor([[0.9, 0.1]]).repeat(8, 1)
     right = ClassificationEvaluation(
@@ -173,7 +173,7 @@ def test_a_network_that_is_sure_and_right_has_no_error_and_one_that_is_wrong_has
     assert compute_reliability(sure.roll(1, 1), labels).ece == 1
 
 
-def test_a_temperature_that_was_applied_is_found() -> None:
+def test_a_temperature_that_was_applied_is_recovered() -> None:
     generator = torch.Generator().manual_seed(1)
     outputs = 2 * torch.randn(5000, 5, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(outputs.softmax(1), 1, generator=generator)[:, 0]

@@ -150,7 +150,7 @@ def test_an_untrained_module_can_be_evaluated() -> None:
     assert model.training
 
 
-def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(digits_run: Run) -> None:
+def test_views_and_transforms_reach_the_network_and_results_keep_their_names(digits_run: Run) -> None:
     found = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_predictions=True)
     network, data = load(digits_run), open_dataset("digits")
     x, y, _ = next(eval_loader(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))

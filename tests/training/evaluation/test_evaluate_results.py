@@ -168,7 +168,7 @@ def test_voc_s_files_give_the_numbers_within_their_digits(tmp_path: Path) -> Non
         lambda name: int(Path(name).stem),
     ],
 )
-def test_images_are_found_by_name(tmp_path: Path, rename: Callable[[str], Any]) -> None:
+def test_images_are_matched_by_name(tmp_path: Path, rename: Callable[[str], Any]) -> None:
     data = write_voc(tmp_path / "data")
     expected = written(data, tmp_path / "found.json")
     results = json.loads((tmp_path / "found.json").read_text())
@@ -210,7 +210,7 @@ MASK = {"size": [44, 60], "counts": [44 * 60]}
         ([{**RESULT, "segmentation": {"size": [2, 2], "counts": [4]}}], "the size of its image, 44x60, in found.json"),
     ],
 )  # fmt: skip
-def test_wrong_results_are_errors_with_their_place(tmp_path: Path, results: Any, message: str) -> None:
+def test_wrong_results_are_errors_with_their_position(tmp_path: Path, results: Any, message: str) -> None:
     (tmp_path / "found.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=message):
         evaluate_results(tmp_path / "found.json", write_coco(tmp_path / "data"))

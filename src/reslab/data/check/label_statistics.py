@@ -93,7 +93,7 @@ def count_class_pairs(labels: Tensor, names: Sequence[str]) -> tuple[ClassPair, 
 
 @dataclass(frozen=True, eq=False)
 class LabelStatistics:
-    """What labels are beside the images of each class: values by split, classes together, images without any."""
+    """Statistics of labels: values by split, classes that occur together, images without a label."""
 
     values: Mapping[str, tuple[ValueSummary, ...]]
     pairs: tuple[ClassPair, ...] = ()

@@ -1,4 +1,4 @@
-"""What a format says of images and their objects, and how it becomes a table of boxes: classes, faults, messages."""
+"""The images and objects that a format lists, and the table of boxes made of them: classes, faults, messages."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -139,7 +139,7 @@ def _sky(draws: _Draws) -> Tensor:
 
 
 def _shape_color(draws: _Draws) -> Tensor:
-    """Return a color, nearly gray, dark or white in equal parts: color does not tell the classes apart."""
+    """Return a color, nearly gray, dark or white in equal parts: color does not distinguish the classes."""
     dark = draws("light") < 0.5
     gray = torch.where(dark, draws("tint", 20, 90), draws("tint", 225, 255))
     return gray[:, None, None, None] * torch.tensor([1.0, 0.97, 0.93])[:, None, None]

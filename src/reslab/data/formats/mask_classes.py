@@ -38,7 +38,7 @@ _BINARY = frozenset({0, VOID})
 
 @dataclass(frozen=True)
 class ScannedMask:
-    """What reading a mask file once found: its size, the pixels of each value, or why it cannot be read.
+    """The content of a mask file: its size and the pixels of each value, or why it cannot be read.
 
     `counts` are by value: `7` for a number, `#ff8000` for a color. `palette` has the colors of numbers.
     """

@@ -28,7 +28,7 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """What a backend computes with: its `name` (a key of BACKENDS), precision and device."""
+    """The settings of a backend: its `name` (a key of BACKENDS), precision and device."""
 
     name: str
     precision: str

@@ -116,5 +116,5 @@ def max_batch(arch: DetectionArch) -> int:
 
 
 def is_finite(network: DenseNetwork) -> bool:
-    """Return whether all weights are finite. Scores that are NaN reach no threshold, so nothing else would tell."""
+    """Return True if all weights are finite. Scores that are NaN reach no threshold, so nothing else would show it."""
     return all(bool(value.isfinite().all()) for value in network.state_dict().values())

@@ -24,7 +24,7 @@ MAX_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True)
 class Agreement:
-    """How predictions are compared: the noun of what is compared, and which of them are equal.
+    """The comparison of predictions: the noun of what is compared, and which of them are equal.
 
     `count(task, expected, actual)` returns booleans; where `expected` is a tie within MAX_DIFFERENCE of the largest
     output, either prediction is right.
@@ -88,7 +88,7 @@ class ExportComparison:
 
     @property
     def metric_drop(self) -> float:
-        """How much worse the metric became, negative for a gain: in percentage points, or percent of an error."""
+        """The loss of the metric, negative for a gain: in percentage points, or percent of an error."""
         drop = self.metric.score(self.value) - self.metric.score(self.exported_value)
         return 100 * drop if self.metric.is_fraction else 100 * drop / max(abs(self.value), torch.finfo().tiny)
 

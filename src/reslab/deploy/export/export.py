@@ -152,7 +152,7 @@ def _fold(network: AnyNetwork) -> AnyNetwork:
 def _with_task(network: AnyNetwork) -> AnyNetwork:
     """Return a network for segmentation or detection with its task, a copy with the same weights; others as they are.
 
-    Their weights alone do not tell the task.
+    Their weights alone do not determine the task.
     """
     if not isinstance(network, DenseNetwork):
         return network

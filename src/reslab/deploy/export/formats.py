@@ -54,7 +54,7 @@ def torch_detect(network: DenseNetwork) -> DetectFn:
 
 @dataclass(frozen=True)
 class DetectorFormat:
-    """How a format writes a detector, and loads it in its own runtime."""
+    """The functions of a format that write a detector and load it in its own runtime."""
 
     write: Callable[[ExportJob, Path], None]
     load: Callable[[ExportJob, Path], DetectFn]
@@ -82,7 +82,7 @@ class ExportFormat:
 
     @property
     def is_graph(self) -> bool:
-        """Whether the format holds a graph of any network, rather than the weights of a known one."""
+        """True if the format holds a graph of any network, rather than the weights of a known one."""
         return self.fold_bn
 
 

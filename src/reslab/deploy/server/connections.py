@@ -70,7 +70,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the server waits for the client: for a request, or the rest of one."""
+        """True if the server waits for the client: for a request, or the rest of one."""
         is_answered = self.cycle is None or self.cycle.response_complete
         return not self.pipeline and (is_answered or not self._request_complete)
 
@@ -215,7 +215,7 @@ def _response_bytes(error: HTTPError) -> bytes:
 
 
 def client_key(host: str) -> str:
-    """Return what tells clients apart: the address, of IPv6 its network of 64 bits, which one client has whole."""
+    """Return the key of a client: its address; for IPv6 the network of 64 bits, all of which belongs to one client."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -29,7 +29,7 @@ class SecurityMiddleware:
     """Rejects requests without the token, for other hosts, and from web pages of other origins.
 
     The `Host` header must be an IP address or in `hosts`, unless that is empty: a foreign page whose host name resolves
-    to this server (DNS rebinding) is rejected. A browser tells the page that sends a request in `Origin` and
+    to this server (DNS rebinding) is rejected. A browser names the page that sends a request in `Origin` and
     `Sec-Fetch-Site`: requests from other pages than the server's own and those of `origins` are rejected, because any
     web page could otherwise make the browser of a user send work to this server. Other programs send no such headers.
     """

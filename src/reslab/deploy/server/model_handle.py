@@ -139,7 +139,7 @@ class ModelHandle:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the final weights exist, or existed when they were loaded."""
+        """True if the final weights exist, or existed when they were loaded."""
         return (
             self.opened is not None
             or self.weights_path.is_file()
@@ -148,7 +148,7 @@ class ModelHandle:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are weights to serve: final ones, or those of a checkpoint."""
+        """True if there are weights to serve: final ones, or those of a checkpoint."""
         return self.opened is not None or self._loaded is not None or self._weights_file() is not None
 
     @property
@@ -158,7 +158,7 @@ class ModelHandle:
 
     @property
     def is_current(self) -> bool:
-        """Whether the model is loaded and, for a run in training, from the newest checkpoint."""
+        """True if the model is loaded and, for a run in training, from the newest checkpoint."""
         if self._loaded is not None and self.opened is not None:
             return True
         if self._loaded is None or self._loaded_file is None:

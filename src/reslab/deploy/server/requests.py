@@ -95,7 +95,7 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RequestBody:
-    """The images of a request, as bytes, and its other fields; `client` tells its sender apart."""
+    """The images of a request, as bytes, and its other fields; `client` identifies its sender."""
 
     images: tuple[bytes, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)

@@ -141,7 +141,7 @@ class AppState:
 
 
 def client_of(request: Request, header: str) -> str:
-    """Return what tells the client of a request apart: its address, or what a proxy gives as that in `header`.
+    """Return the key of the client of a request: its address, or what a proxy gives as that in `header`.
 
     The last address counts, which the proxy has added: the client itself may have sent those before it.
     """

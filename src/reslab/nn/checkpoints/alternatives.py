@@ -85,7 +85,7 @@ def _is_kept(name: str) -> bool:
 
 
 def _could_fit(arch: Arch, file_shapes: Shapes) -> bool:
-    """Return whether convolutions, shortcuts and attention of the blocks agree with the file, as far as names tell."""
+    """Return whether convolutions, shortcuts and attention of the blocks agree with the names in the file."""
     if ("norm.weight" in file_shapes) != any(op.name == "norm" for op in (*final_ops(arch), *parse_ops(arch.head))):
         return False
     return all(_block_could_fit(block, file_shapes) for stage in _stages(arch) for block in stage)

@@ -119,7 +119,7 @@ def _order_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
 def _is_preactivated(shapes: Shapes) -> bool:
     """Return whether norms come ahead of convolutions: one follows the last block, or the first has the input's width.
 
-    Of a bottleneck's first norm, the width tells which.
+    For a bottleneck's first norm, the width decides.
     """
     if "norm.weight" in shapes or "bn1.weight" in shapes:
         return "norm.weight" in shapes
@@ -273,7 +273,7 @@ class WeightsOrigin:
 
 
 def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: str) -> list[str]:
-    """Return a warning if the weights come from another network, or if nothing tells from which of several."""
+    """Return a warning if the weights come from another network, or if several networks fit them."""
     if origin.arch is not None:
         axes = differing_axes(arch, origin.arch)
         return [override_warning(arch, axes, f"{file} has weights of {origin.arch.name}")] if axes else []
@@ -295,7 +295,7 @@ def _with_these_modules(
 ) -> dict[str, dict[str, Any]]:
     """Return the alternatives whose blocks have these modules, where the names are those of reslab or torchvision.
 
-    Modules without weights tell the networks apart: a pool, or the merge that a plain network lacks.
+    Modules without weights distinguish the networks: a pool, or the merge that a plain network lacks.
     """
     modules = block_modules(module_names)
     if "relu" in modules and all(map(_TORCHVISION_BLOCK_MODULE.fullmatch, modules)):
@@ -336,8 +336,8 @@ def _alternatives_warning(arch: Arch, alternatives: Mapping[str, Mapping[str, An
     }
     other = next(iter(alternatives))
     return (
-        f"nothing in {file} tells {arch.name} from {names}: their weights have the same names and shapes, and their "
-        f"outputs differ; loaded as {arch.name} ({differences}; choose by name, as in create_model({other!r}) or "
+        f"nothing in {file} distinguishes {arch.name} from {names}: their weights have the same names and shapes, and "
+        f"their outputs differ; loaded as {arch.name} ({differences}; choose by name, as in create_model({other!r}) or "
         f"--model {other}, or keep {arch.name} without this warning: {format_axes(axes)})"
     )
 

@@ -30,7 +30,7 @@ def invalid_checkpoint(required: str, got: object, nearest: str = "", next_step:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which entries of `file` were loaded into which parameters of `network`.
+    """The entries of `file` that were loaded, and the parameters of `network` that they became.
 
     * `matched`: (key in the file, key in the network).
     * `missing`: keys of the network that the file lacks. `unexpected`: keys of the file that the network lacks.
@@ -57,7 +57,7 @@ class LoadReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every entry of the file and every key of the network was matched."""
+        """True if every entry of the file and every key of the network was matched."""
         return bool(self.matched) and not (self.missing or self.unexpected or self.shape_mismatch)
 
     @property

@@ -31,7 +31,7 @@ class RenderedTable:
 
 @dataclass(frozen=True, eq=False)
 class RenderedResult:
-    """What is shown of an analysis; the first paragraph is the main finding."""
+    """The paragraphs, figures and tables of an analysis; the first paragraph is the main finding."""
 
     title: str
     paragraphs: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ _ASCENT, _DESCENT = 0.74, 0.22
 
 
 class Style(StrEnum):
-    """What a shape stands for; it decides the colors (`reslab.report.drawings.svg`)."""
+    """The kind of thing that a shape stands for; it decides the colors (`reslab.report.drawings.svg`)."""
 
     WEIGHTED = "weighted"
     """A convolution or linear layer."""

@@ -1,4 +1,4 @@
-"""What the box of a layer says: its name, its details, and its style."""
+"""The text in the box of a layer: its name, its details, and its style."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

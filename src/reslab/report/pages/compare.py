@@ -155,7 +155,7 @@ def _difference_text(metric: Metric, difference: float) -> str:
 
 @dataclass(frozen=True)
 class PairedResult:
-    """How much better one group is than another, and the p-value of a paired test; None where none applies."""
+    """The difference of two groups of runs, and the p-value of a paired test; None where none applies."""
 
     difference: float
     p_value: float | None = None

@@ -131,7 +131,7 @@ def unknown_model(name: str, known_names: Iterable[str] = ARCHS) -> ValueError:
 
 
 def arch_of_file_name(stem: str) -> str | None:
-    """Return the zoo's network that a file of torchvision or timm is named after; None if it tells none.
+    """Return the zoo's network that a file of torchvision or timm is named after; None if there is none.
 
     `resnet50-0676ba61`, `resnet50_a1_0-14fe96d1` and `resnet50.a1_in1k` are of resnet50. Such a name ends with digits
     of a hash, has a tag, or is a network's name in full.

@@ -17,7 +17,7 @@ from reslab.spec.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class InputValues:
-    """What `evaluate` and its command take; None and empty values leave those of the preprocessing.
+    """Input values given to `evaluate` and its command; None and empty values leave those of the preprocessing.
 
     `mean_image`: an array (C, H, W) or (H, W, C), or a file (`.npy`, or `.binaryproto` of Caffe), subtracted in place
     of `mean`. `channel_order`: rgb or bgr, of the input and of all these values. `pixel_max`: the value of a white

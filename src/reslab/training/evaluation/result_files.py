@@ -46,7 +46,7 @@ class ResultRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is written, for errors: `detections.json, result 3`."""
+        """The position in the file, for errors: `detections.json, result 3`."""
         return f"{self.source} {self.number}"
 
 

@@ -1,4 +1,4 @@
-"""What a task does in training and evaluation: the base class of one subclass a task."""
+"""The work of a task in training and evaluation: the base class of one subclass a task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

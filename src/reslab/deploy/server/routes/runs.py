@@ -232,7 +232,7 @@ def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None
 
 @dataclass(frozen=True)
 class _EvaluationInfo:
-    """The part of the response that is measured on the validation or test images; `reason` tells what is missing."""
+    """The part of the response that is measured on the validation or test images; `reason` names what is missing."""
 
     evaluated: bool = False
     confusion_matrix: list[list[int]] | None = None
