@@ -80,7 +80,7 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_backends(CPU) == ["torch", "onnxruntime", "openvino"]
     assert default_backends(torch.device("cuda")) == ["torch"]
     for quick in (True, False):
-        monkeypatch.setattr(bench, "has_native_bf16", lambda _, quick=quick: quick)
+        monkeypatch.setattr(bench, "has_fast_bf16", lambda _, quick=quick: quick)
         assert ("bf16" in default_precisions(CPU)) is quick
     assert backend_precision_pairs(["torch", "onnxruntime"], ["bf16", "int8"], CPU) == [
         ("torch", "bf16"),

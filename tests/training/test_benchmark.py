@@ -5,7 +5,7 @@ import torch
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.runtime.device import has_native_bf16
+from reslab.runtime.device import has_fast_bf16
 from reslab.spec.zoo import ARCHS
 from reslab.training.benchmark import (
     MIN_TIMING_SECONDS,
@@ -39,7 +39,7 @@ def test_a_measured_step_counts_what_it_computes() -> None:
 def test_the_settings_are_the_fast_recipes() -> None:
     assert fast_recipe(CPU).name == "fast-cpu"
     assert fast_recipe(torch.device("cuda")).name == "fast-gpu"
-    assert resolve_fast_recipe(CPU).precision == ("bf16" if has_native_bf16(CPU) else "float32")
+    assert resolve_fast_recipe(CPU).precision == ("bf16" if has_fast_bf16(CPU) else "float32")
     assert resolve_fast_recipe(CPU).channels_last
     assert resolve_fast_recipe(CPU, "fp16", compiled=True).precision == "fp16"
     assert resolve_fast_recipe(CPU, compiled=True).compile

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from reslab.data.rng import temporary_seed
-from reslab.runtime.device import choose_device, choose_num_threads, has_native_bf16, limit_threads
+from reslab.runtime.device import choose_device, choose_num_threads, has_fast_bf16, limit_threads
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
 from reslab.training.run_report import cost_table
@@ -122,7 +122,7 @@ def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Cal
     assert run.metadata["data"]["requested"] == str(photos)
     assert run.metadata["recipe"]["name"] == "photos-scratch"
     assert sum(run.metadata["data"]["num_images"].values()) == 24
-    assert run.recipe.precision == ("bf16" if has_native_bf16(choose_device("auto")) else "float32")
+    assert run.recipe.precision == ("bf16" if has_fast_bf16(choose_device("auto")) else "float32")
     moved = photos.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="does not exist here"):
         evaluate(run)

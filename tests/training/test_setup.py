@@ -125,7 +125,7 @@ def test_a_module_is_tried_and_left_as_it_was() -> None:
 def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe("", "", precision="auto")
     for fast, precision in ((True, "bf16"), (False, "float32")):
-        monkeypatch.setattr(setup_recipe, "has_native_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(setup_recipe, "has_fast_bf16", lambda device, fast=fast: fast)
         assert resolve_precision(recipe, CPU).precision == precision
     assert resolve_precision(Recipe("", "", precision="fp16"), CPU).precision == "fp16"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
-from reslab.runtime.device import has_native_bf16
+from reslab.runtime.device import has_fast_bf16
 from reslab.runtime.extras import has_extra
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
@@ -154,7 +154,7 @@ def default_precisions(device: torch.device) -> list[str]:
     """Those that the device is quick at."""
     return [
         "float32",
-        *(["bf16"] if has_native_bf16(device) else []),
+        *(["bf16"] if has_fast_bf16(device) else []),
         *(["fp16"] if device.type == "cuda" else []),
         "int8",
     ]

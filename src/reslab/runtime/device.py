@@ -1,6 +1,7 @@
 """Devices: their choice, native bfloat16, threads, deterministic kernels, hardware metadata."""
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -43,12 +44,22 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return resolved
 
 
-def has_native_bf16(device: torch.device) -> bool:
-    """Return True if the device has native bfloat16 instructions, so that bf16 is faster than float32."""
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return True if the device computes faster in bfloat16 than in float32.
+
+    Of the CPUs that is those with matrix tiles (AMX), and AMD's with AVX-512 in bfloat16. Intel's without AMX, such as
+    those of some virtual machines, have these instructions too, but at half the rate: matrix products measured on one
+    ran at 163 GFLOP/s in bfloat16 and 326 in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
-    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    if device.type != "cpu":
+        return False
+    # torch has no public name for these checks.
+    has_amx, has_avx512_bf16 = (
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return has_amx or (has_avx512_bf16 and "Intel" not in processor_name())
 
 
 def choose_num_threads(input_size: Sequence[int], device: torch.device) -> int:
@@ -82,13 +93,15 @@ def hardware_info(device: torch.device, num_threads: int | None = None) -> dict[
     return {
         "device": str(device),
         "device_name": device_name,
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "num_cores": os.cpu_count() or 1,
         "num_threads": num_threads or torch.get_num_threads(),
     }
 
 
-def _processor_name() -> str:
+@functools.cache
+def processor_name() -> str:
+    """Return the processor's name, as `/proc/cpuinfo` has it where there is one."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.runtime.device import deterministic_mode, has_native_bf16
+from reslab.runtime.device import deterministic_mode, has_fast_bf16
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
@@ -61,7 +61,7 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
     """
     recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
     if recipe.precision == "auto":
-        recipe = replace(recipe, precision="bf16" if has_native_bf16(device) else "float32")
+        recipe = replace(recipe, precision="bf16" if has_fast_bf16(device) else "float32")
     return recipe if compiled is None else replace(recipe, compile=compiled)
 
 

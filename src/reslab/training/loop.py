@@ -20,6 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
+from reslab.nn.tap_convs import tap_convs
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
@@ -50,6 +51,7 @@ class TrainStep:
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
+    With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -95,8 +97,10 @@ class TrainStep:
         )
         losses: list[Tensor] = []
         outputs: list[Any] = []
+        is_tapped = self.channels_last and self.compiled_model is None and x[0].device.type == "cpu"
         for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
-            with self._no_sync_context(is_last=len(losses) == self.grad_accum_steps - 1):
+            is_last = len(losses) == self.grad_accum_steps - 1
+            with self._no_sync_context(is_last), tap_convs(model, is_tapped):
                 loss_value, micro_outputs = self.compute_loss(forward_fn, loss, micro_x, micro_y)
                 if self.l1 or self.l2:
                     loss_value = loss_value + weight_penalty(model, self.l1, self.l2)

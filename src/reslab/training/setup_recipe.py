@@ -8,7 +8,7 @@ import torch
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.targets import TARGET_RULES
-from reslab.runtime.device import has_native_bf16
+from reslab.runtime.device import has_fast_bf16
 from reslab.spec.errors import invalid
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import parse_duration, parse_warmup_error
@@ -114,7 +114,7 @@ def resolve_precision(recipe: Recipe, device: torch.device) -> Recipe:
     """Return the recipe with `auto` replaced by the precision for this device."""
     if recipe.precision != "auto":
         return recipe
-    return replace(recipe, precision="bf16" if has_native_bf16(device) else "float32")
+    return replace(recipe, precision="bf16" if has_fast_bf16(device) else "float32")
 
 
 def _duration_messages(recipe: Recipe, num_samples: int) -> tuple[str, ...]:

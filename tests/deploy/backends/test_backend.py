@@ -95,7 +95,7 @@ def test_the_quickest_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     for quick, expected in ((True, "bf16"), (False, "float32")):
-        monkeypatch.setattr("reslab.deploy.backends.registry.has_native_bf16", lambda _, quick=quick: quick)
+        monkeypatch.setattr("reslab.deploy.backends.registry.has_fast_bf16", lambda _, quick=quick: quick)
         assert open_backend(network, "torch", "auto", "cpu").precision == expected
         assert open_backend(network, "onnxruntime", "auto", "cpu").precision == "float32"
 

@@ -10,7 +10,7 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.backends.onnxruntime_backend import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import import_openvino, to_openvino
-from reslab.runtime.device import has_native_bf16
+from reslab.runtime.device import has_fast_bf16
 from reslab.runtime.extras import require_extra
 from reslab.training.model_source import AnyNetwork
 
@@ -28,7 +28,7 @@ def build_openvino_forward(network: AnyNetwork, options: BackendOptions) -> Forw
 
 def _int8_fallback_hint() -> str:
     """Return the precision of the layers that are not int8: bf16 if the processor supports it, else float32."""
-    return _HINTS["bf16" if has_native_bf16(torch.device("cpu")) else "float32"]
+    return _HINTS["bf16" if has_fast_bf16(torch.device("cpu")) else "float32"]
 
 
 def openvino_forward(model: Any, options: BackendOptions) -> ForwardFn:

@@ -11,7 +11,7 @@ from torch import Tensor
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.nn.graph_file import load_program
 from reslab.nn.module_network import GraphModel
-from reslab.runtime.device import choose_device, has_native_bf16
+from reslab.runtime.device import choose_device, has_fast_bf16
 from reslab.runtime.extras import has_extra, require_extra
 from reslab.spec.errors import invalid, unknown_name
 from reslab.training.model_source import AnyNetwork, Model
@@ -160,7 +160,7 @@ def choose_backend(device: torch.device, precision: str = "float32", num_images:
 
 def fast_precision(info: BackendInfo, device: torch.device) -> str:
     """Return bf16 if backend and device support it natively, else float32."""
-    return "bf16" if "bf16" in info.precisions and has_native_bf16(device) else "float32"
+    return "bf16" if "bf16" in info.precisions and has_fast_bf16(device) else "float32"
 
 
 def check_backend(info: BackendInfo, device: torch.device, precision: str, compiled: bool = False) -> None:

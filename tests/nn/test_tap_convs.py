@@ -1,0 +1,116 @@
+"""Convolutions of tiny maps as sums of matrix products against torch's convolution."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reslab.nn import tap_convs as module
+from reslab.nn.tap_convs import tap_convs
+
+Results = tuple[Tensor, Tensor, Tensor]
+
+
+def run(conv: nn.Conv2d, x: Tensor, grad: Tensor | None = None) -> Results:
+    """Return the output and the gradients of the input and of the weight."""
+    x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    output = conv(x)
+    torch.manual_seed(1)
+    output.backward(torch.randn_like(output) if grad is None else grad)
+    assert x.grad is not None
+    assert conv.weight.grad is not None
+    results = output.detach(), x.grad, conv.weight.grad
+    conv.weight.grad = None
+    return results
+
+
+def make_conv(in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    return conv.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5, (1, 3)])
+def test_outputs_and_gradients_equal_the_convolution(kernel: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_CHANNELS", 4)
+    monkeypatch.setattr(module, "CHANNELS_PER_POSITION", 1 / 4)
+    num_cases = 0
+    for stride, padding, height, width in itertools.product((1, 2, 3), (0, 1, 2), range(1, 6), (1, 3, 4)):
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if min(height + 2 * padding - sides[0], width + 2 * padding - sides[1]) < 0:
+            continue
+        conv = make_conv(4, 6, kernel, stride, padding)
+        x = torch.randn(3, 4, height, width)
+        reference = run(conv, x)
+        with tap_convs(conv):
+            assert is_tapped(conv, x) == (reference[0].shape[2] * reference[0].shape[3] <= 16)
+            actual = run(conv, x)
+        for own, expected in zip(actual, reference, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-5, atol=2e-5)
+        num_cases += 1
+    assert num_cases > 60
+
+
+def is_tapped(conv: nn.Conv2d, x: Tensor) -> bool:
+    return "TapConv" in type(conv(x.contiguous(memory_format=torch.channels_last)).grad_fn).__name__
+
+
+@pytest.mark.parametrize(("channels", "side", "tapped"), [(64, 1, False), (128, 2, True), (128, 3, False), (256, 4, True)])
+def test_the_shapes_decide(channels: int, side: int, tapped: bool) -> None:
+    conv, x = make_conv(channels, channels, 3, 1, 1), torch.randn(2, channels, side, side)
+    with tap_convs(conv):
+        assert is_tapped(conv, x) == tapped
+    assert not is_tapped(conv, x)
+    assert type(conv) is nn.Conv2d
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(256, 256, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(256, 256, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.Conv2d(256, 256, 3, padding="same", bias=False),
+        nn.Conv2d(256, 256, 1, bias=False),
+    ],
+)
+def test_other_convolutions_stay(conv: nn.Conv2d) -> None:
+    conv = conv.to(memory_format=torch.channels_last)
+    with tap_convs(conv):
+        assert not is_tapped(conv, torch.randn(2, 256, 2, 2))
+
+
+def test_bfloat16_rounds_like_the_convolution() -> None:
+    """Relative to float64 neither the outputs nor the gradients are further off than twice the convolution's."""
+    torch.manual_seed(0)
+    conv, x = make_conv(256, 256, 3, 1, 1), torch.randn(8, 256, 3, 3)
+    conv.weight.data = conv.weight.data.bfloat16().float()
+    x = x.bfloat16().float()
+    grad = torch.randn(8, 256, 3, 3).bfloat16()
+    exact = run(conv.double(), x.double(), grad.double())
+    conv.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        reference = run(conv, x, grad)
+        with tap_convs(conv):
+            assert is_tapped(conv, x)
+            actual = run(conv, x, grad)
+    for own, expected, truth in zip(actual, reference, exact, strict=True):
+        assert own.dtype == expected.dtype
+        assert (own - truth).norm() <= 2 * (expected - truth).norm()
+
+
+def test_a_bias_is_added_and_has_its_gradient() -> None:
+    conv, x = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last), torch.randn(2, 256, 2, 2)
+    assert conv.bias is not None
+    reference = run(conv, x)[0], conv.bias.grad
+    conv.bias.grad = None
+    with tap_convs(conv):
+        actual = run(conv, x)[0], conv.bias.grad
+    torch.testing.assert_close(actual, reference)
+
+
+def test_two_runs_are_equal_to_the_bit() -> None:
+    conv, x = make_conv(256, 256, 3, 1, 1), torch.randn(16, 256, 3, 3)
+    with tap_convs(conv):
+        first, second = run(conv, x), run(conv, x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
