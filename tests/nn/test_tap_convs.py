@@ -25,13 +25,17 @@ def run(conv: nn.Conv2d, x: Tensor, grad: Tensor | None = None) -> Results:
     return results
 
 
-def make_conv(in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int, padding: int) -> nn.Conv2d:
+def make_conv(
+    in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int, padding: int
+) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
     return conv.to(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5, (1, 3)])
-def test_outputs_and_gradients_equal_the_convolution(kernel: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_and_gradients_equal_the_convolution(
+    kernel: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MIN_CHANNELS", 4)
     monkeypatch.setattr(module, "CHANNELS_PER_POSITION", 1 / 4)
     num_cases = 0
@@ -55,7 +59,9 @@ def is_tapped(conv: nn.Conv2d, x: Tensor) -> bool:
     return "TapConv" in type(conv(x.contiguous(memory_format=torch.channels_last)).grad_fn).__name__
 
 
-@pytest.mark.parametrize(("channels", "side", "tapped"), [(64, 1, False), (128, 2, True), (128, 3, False), (256, 4, True)])
+@pytest.mark.parametrize(
+    ("channels", "side", "tapped"), [(64, 1, False), (128, 2, True), (128, 3, False), (256, 4, True)]
+)
 def test_the_shapes_decide(channels: int, side: int, tapped: bool) -> None:
     conv, x = make_conv(channels, channels, 3, 1, 1), torch.randn(2, channels, side, side)
     with tap_convs(conv):

@@ -71,9 +71,7 @@ class _TapConv2d(nn.Conv2d):
 def _output_sides(conv: nn.Conv2d, x: Tensor) -> tuple[int, int]:
     height, width = (
         (side + 2 * int(padding) - kernel) // stride + 1
-        for side, kernel, stride, padding in zip(
-            x.shape[2:], conv.kernel_size, conv.stride, conv.padding, strict=True
-        )
+        for side, kernel, stride, padding in zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, strict=True)
     )
     return height, width
 
@@ -100,9 +98,7 @@ def _taps(
     x: Tensor, kernel: torch.Size, stride: tuple[int, int], padding: tuple[int, int], sides: tuple[int, int]
 ) -> Iterator[tuple[int, int, tuple[slice, ...], tuple[slice, ...]]]:
     """Yield every tap (a, b) that meets the maps x (N, H, W, C), with the index of its outputs and of its inputs."""
-    axes = [
-        _axis_ranges(x.shape[axis + 1], sides[axis], kernel[axis], stride[axis], padding[axis]) for axis in (0, 1)
-    ]
+    axes = [_axis_ranges(x.shape[axis + 1], sides[axis], kernel[axis], stride[axis], padding[axis]) for axis in (0, 1)]
     for a, (out_rows, in_rows) in axes[0]:
         for b, (out_columns, in_columns) in axes[1]:
             yield a, b, (slice(None), out_rows, out_columns), (slice(None), in_rows, in_columns)
