@@ -69,9 +69,10 @@ class _TapConv2d(nn.Conv2d):
 
 
 def _output_sides(conv: nn.Conv2d, x: Tensor) -> tuple[int, int]:
+    assert not isinstance(conv.padding, str)
     height, width = (
-        (side + 2 * int(padding) - kernel) // stride + 1
-        for side, kernel, stride, padding in zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, strict=True)
+        (x.shape[2 + axis] + 2 * conv.padding[axis] - conv.kernel_size[axis]) // conv.stride[axis] + 1
+        for axis in (0, 1)
     )
     return height, width
 
