@@ -1,5 +1,6 @@
 """Parameter groups, and steps against the formulas."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,3 +179,23 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
 def test_what_an_optimizer_does_not_take_is_reported(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_optimizer(small(), OptimizerConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("sgd", 0.0), ("adamw", 4e-7)], ids=["sgd to the bit", "adamw to its rounding"]
+)
+def test_one_fused_pass_takes_the_steps_of_one_operation_after_another(name: str, tolerance: float) -> None:
+    config = OptimizerConfig(name, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    weights = []
+    for kwargs in ("", "fused=False"):
+        torch.manual_seed(0)
+        model = create_model("resnet8_fast")
+        optimizer = build_optimizer(model, replace(config, kwargs=kwargs))
+        assert all(group["fused"] == (not kwargs) for group in optimizer.param_groups)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        weights.append([parameter.detach() for parameter in model.parameters()])
+    for own, expected in zip(*weights, strict=True):
+        torch.testing.assert_close(own, expected, rtol=tolerance, atol=tolerance / 8)
