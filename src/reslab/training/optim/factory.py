@@ -58,9 +58,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     groups = muon_groups(model, config) if config.name == "muon" else parameter_groups(model, config)
     factory, kwargs = _optimizer_factory(config.name), _optimizer_kwargs(config)
     _check_kwargs(factory, kwargs, config)
-    if config.name in _FUSED and "foreach" not in kwargs:
-        if {parameter.device.type for parameter in model.parameters()} <= _FUSED_DEVICES:
-            kwargs = {"fused": True, **kwargs}
+    devices = {parameter.device.type for parameter in model.parameters()}
+    if config.name in _FUSED and "foreach" not in kwargs and devices <= _FUSED_DEVICES:
+        kwargs = {"fused": True, **kwargs}
     return factory(groups, **kwargs)
 
 
