@@ -97,7 +97,7 @@ def test_an_unknown_record_is_ignored() -> None:
 def test_waiting_for_data_is_shown_above_a_threshold() -> None:
     for share, expected in ((0.4, True), (0.01, False)):
         text = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
-        assert ("40% of the time waiting for data" in text) is expected
+        assert ("40 % of the time waiting for data" in text) is expected
         assert ("waiting" in text) is expected
 
 

@@ -13,7 +13,7 @@ SMALL = ("--set", "model.depths=1,1,1", "--set", "model.widths=16,16,16", "--epo
 def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
     outcome = command("train", *SMALL, "--output", tmp_path / "run", "--json")
     assert outcome.code == 0
-    along = {"compute_images_per_second", "train_loss_running", "train_top1_running"}
+    along = {"compute_images_per_second", "waiting_fraction", "train_loss_running", "train_top1_running"}
     promised = {
         "run",
         "task",

@@ -11,6 +11,7 @@ from reslab.report.format import (
     format_percent,
     format_shape,
     format_si,
+    format_speed,
     main_metric_text,
     markdown_table,
     metric_rows,
@@ -91,3 +92,10 @@ def test_a_task_without_a_loss_in_evaluation_has_no_row_for_it() -> None:
     for values in ({"ap": 0.415, "ap50": 0.62, "loss": None}, {"ap": 0.415, "ap50": 0.62}):
         assert metric_rows(task, values) == [("COCO AP", "41.50 %"), ("AP at IoU 0.5", "62.00 %")]
         assert main_metric_text(task, values) == "41.50 %"
+
+
+def test_speed_tells_the_time_that_steps_waited() -> None:
+    result = {"images_per_second": 1234.4, "waiting_fraction": 0.116, "advised_workers": None}
+    assert format_speed(result) == "1,234 images/s, 12 % of the time waiting for data"
+    assert format_speed({**result, "advised_workers": 4}).endswith("waiting for data (try --workers 4)")
+    assert format_speed({"images_per_second": 7.0, "waiting_fraction": None}) == "7 images/s"

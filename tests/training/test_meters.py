@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.torchrun import DistributedEnv
 from reslab.training.evaluation.evaluate import evaluate
@@ -18,7 +20,9 @@ from reslab.training.meters import (
     count_correct,
     last_epoch_averages,
     throughput_without_loading,
+    waiting_fraction,
 )
+from reslab.training.run_data import advise_num_workers
 from reslab.training.train import train
 
 
@@ -115,6 +119,14 @@ def test_speed_is_images_over_seconds() -> None:
     assert throughput_without_loading([]) is None
 
 
+def test_the_waiting_fraction_weights_records_by_their_time() -> None:
+    speeds = ((10, 100.0, 200.0), (40, 1000.0, 1250.0))  # 10 steps in 0.1, then 30 in 0.03 seconds an image of a batch
+    keys = ("step", "images_per_second", "compute_images_per_second")
+    lines = [{"kind": "train", **dict(zip(keys, values, strict=True))} for values in speeds]
+    assert waiting_fraction(lines) == pytest.approx((0.5 * 0.1 + 0.2 * 0.03) / 0.13)
+    assert waiting_fraction([]) is None
+
+
 def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any], tmp_path: Path) -> None:
     options = {**tiny, "overrides": {**tiny["overrides"], "eval_train": "true"}}
     run = train(output=tmp_path / "run", seed=1, **options)
@@ -128,7 +140,8 @@ def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any]
     assert result["compute_images_per_second"] > result["images_per_second"] > 0
     page = run.report_path.read_text()
     assert "mean over the last epoch" in page
-    assert "without waiting for data" in page
+    assert 0 < result["waiting_fraction"] < 1
+    assert "of the time waiting for data" in page
 
 
 def test_other_tasks_do_not_evaluate_the_training_images(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -181,3 +194,15 @@ def test_a_run_reports_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert shares
     assert all(0 <= share <= 1 for share in shares)
     assert any(share > 0 for share in shares)
+
+
+def test_workers_are_advised_where_a_run_waited_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reslab.training.run_data.os.cpu_count", lambda: 4)
+    files = FileImageDataset((tmp_path / "a.jpg",), torch.zeros(1, dtype=torch.int64))
+    in_memory = TensorImageDataset(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    data = SimpleNamespace(splits={"train": files, "val": in_memory})
+    assert advise_num_workers(0.3, 2, data) == 4
+    assert advise_num_workers(0.3, 4, data) is None
+    assert advise_num_workers(0.1, 0, data) is None
+    assert advise_num_workers(None, 0, data) is None
+    assert advise_num_workers(0.3, 0, SimpleNamespace(splits={"train": in_memory})) is None

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.text import Text
 
-from reslab.report.format import format_duration, format_int, format_metric
+from reslab.report.format import format_duration, format_int, format_metric, format_percent
 from reslab.spec.task import DEFAULT_TASK, LOSS, find_task
 
 LogEntry = dict[str, Any]
@@ -117,7 +117,7 @@ class ProgressDisplay:
             self.print(header)
         self.print(" ".join(column.text.rjust(column.width) for column in columns))
         if self._is_waiting():
-            self.print(f"  {self.wait_fraction:.0%} of the time waiting for data")
+            self.print(f"  {format_percent(self.wait_fraction, 0)} of the time waiting for data")
 
     def _columns(self, record: LogEntry) -> list[_Column]:
         """Return the columns of an evaluation; a task without a metric or a loss beside the others has none for it."""
@@ -154,7 +154,7 @@ class ProgressDisplay:
             return []
         record = self.last_train_record
         parts = [f"loss {record['loss']:.4f}", f"{format_int(round(record['images_per_second']))} images/s"]
-        return [*parts, f"{self.wait_fraction:.0%} waiting"] if self._is_waiting() else parts
+        return [*parts, f"{format_percent(self.wait_fraction, 0)} waiting"] if self._is_waiting() else parts
 
     def _is_waiting(self) -> bool:
         return bool(self.last_train_record) and self.wait_fraction >= MIN_REPORTED_WAIT

@@ -42,10 +42,10 @@ from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import (
     format_duration,
-    format_int,
     format_metric,
     format_metric_spread,
     format_number,
+    format_speed,
     metric_rows,
 )
 from reslab.runtime.allocator import keep_freed_memory
@@ -213,7 +213,8 @@ def train_payload(run: "Run") -> dict[str, Any]:
     result = run.result
     assert result is not None
     metrics = {name: result[name] for name in _metric_names(run) if name in result}
-    names = ("train_seconds", "images_per_second", "steps", "stop_reason", "compute_images_per_second")
+    speeds = ("images_per_second", "compute_images_per_second", "waiting_fraction")
+    names = ("train_seconds", "steps", "stop_reason", *speeds)
     values = {name: value for name, value in result.items() if name in names or name.startswith("train_")}
     return {"run": str(run.path), "task": run.task.name, "metrics": metrics, **metrics, **values}
 
@@ -257,7 +258,7 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
         *metric_rows(run.task, result),
         ("weights", f"{result['selection_text']}: {run.weights_path}"),
         *_train_metric_rows(run.task, result),
-        ("training", f"{format_duration(result['train_seconds'])}, {_speed_text(result)}"),
+        ("training", f"{format_duration(result['train_seconds'])}, {format_speed(result)}"),
         ("report", str(run.report_path)),
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
     ]
@@ -276,13 +277,3 @@ def _train_metric_rows(task: "Task", result: dict[str, Any]) -> list[tuple[str, 
     if result.get("train_loss") is not None:
         final_text += f", loss {format_number(result['train_loss'])}"
     return [("training set", f"{final_text} (final weights); {running_text} (running mean of the last epoch)")]
-
-
-def _speed_text(result: dict[str, Any]) -> str:
-    speed_text = f"{format_int(round(result['images_per_second']))} images/s"
-    compute_speed = result.get("compute_images_per_second")
-    return (
-        speed_text
-        if compute_speed is None
-        else f"{speed_text} ({format_int(round(compute_speed))} without data loading)"
-    )

@@ -85,6 +85,15 @@ def format_duration(duration_seconds: float | None) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
+def format_speed(result: Mapping[str, Any]) -> str:
+    """Format the speed of a training: `508 images/s, 12 % of the time waiting for data`, and the advice on workers."""
+    text = f"{format_int(round(result.get('images_per_second') or 0))} images/s"
+    waited, workers = result.get("waiting_fraction"), result.get("advised_workers")
+    if waited is not None:
+        text += f", {format_percent(waited, 0)} of the time waiting for data"
+    return text if workers is None else f"{text} (try --workers {workers})"
+
+
 def format_shape(sizes: Sequence[int] | str) -> str:
     """Format a shape without its batch dimension: (16, 32, 32) is `16×32×32`."""
     return sizes if isinstance(sizes, str) else "×".join(str(size) for size in sizes)

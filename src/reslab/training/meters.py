@@ -154,6 +154,18 @@ def throughput_without_loading(records: TrainRecords) -> float | None:
     return sum(num_steps for _, num_steps in windows) / seconds if seconds else None
 
 
+def waiting_fraction(records: TrainRecords) -> float | None:
+    """Return the fraction of the training time that was spent waiting for data; None if no step was taken."""
+    speeds = [
+        (record["images_per_second"], record["compute_images_per_second"], num_steps)
+        for record, num_steps in _train_windows(records)
+        if record.get("images_per_second") and record.get("compute_images_per_second")
+    ]
+    seconds = sum(num_steps / speed for speed, _, num_steps in speeds)
+    compute_seconds = sum(num_steps / speed for _, speed, num_steps in speeds)
+    return 1 - compute_seconds / seconds if seconds else None
+
+
 def _train_windows(records: TrainRecords) -> Iterator[tuple[Mapping[str, Any], int]]:
     """Yield the training records of a log, each with the number of steps it covers."""
     previous_step = 0

@@ -27,6 +27,7 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.task import find_task
 
 DEFAULT_DATA = "digits"
+_MIN_ADVISED_WAIT = 0.2
 
 
 def open_train_data(
@@ -211,6 +212,16 @@ def make_train_loader(
         num_classes=data.num_classes,
         transform_functions=transform_functions,
     )
+
+
+def advise_num_workers(waited: float | None, num_workers: int, data: DatasetSplits) -> int | None:
+    """Return a larger number of workers for a run that waited for files for at least a fifth of its time.
+
+    None if it did not, if every processor has a worker already, or for images in memory, which no worker reads.
+    """
+    is_read = any(isinstance(images, FileImageDataset | ShardImageDataset) for images in data.splits.values())
+    num_advised = min(8, os.cpu_count() or 1)
+    return num_advised if is_read and (waited or 0) >= _MIN_ADVISED_WAIT and num_workers < num_advised else None
 
 
 def choose_num_workers(requested: int | None, data: DatasetSplits, local_world_size: int = 1) -> int:

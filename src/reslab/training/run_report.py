@@ -9,6 +9,7 @@ from torch import nn
 
 from reslab.nn.cost import layer_table
 from reslab.nn.network import ResidualNetwork
+from reslab.report.format import format_speed
 from reslab.report.pages.components import TaskResults
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
@@ -84,12 +85,6 @@ def _world_size_text(metadata: dict[str, Any]) -> str:
     return f", {world_size} ranks" if world_size > 1 else ""
 
 
-def _throughput_text(result: Mapping[str, Any]) -> str:
-    compute_speed = result.get("compute_images_per_second")
-    text = f"{result.get('images_per_second', 0):,.0f} images/s"
-    return text if compute_speed is None else f"{text}; {compute_speed:,.0f} without waiting for data"
-
-
 def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """Return what the numbers of the report depend on, as rows of text."""
     metadata, recipe = run.metadata, run.recipe
@@ -118,7 +113,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(metadata["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
-        "speed": _throughput_text(run.result or {}),
+        "speed": format_speed(run.result or {}),
         "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads"
         + _world_size_text(metadata),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),

@@ -29,11 +29,12 @@ from reslab.training.auto_batch import with_auto_batch
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.evaluation.predictions_file import save_predicted_labels
 from reslab.training.losses import LossFn
-from reslab.training.meters import last_epoch_averages, throughput_without_loading
+from reslab.training.meters import last_epoch_averages, throughput_without_loading, waiting_fraction
 from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
 from reslab.training.run import Run, is_non_empty, lock_run, weights_header
+from reslab.training.run_data import advise_num_workers
 from reslab.training.run_logger import (
     LogCallback,
     RunLogger,
@@ -284,6 +285,11 @@ def _record_world_size(trainer: Trainer) -> list[str]:
     ]
 
 
+def _advised_workers(waited: float | None, setup: TrainSetup) -> int | None:
+    loader = setup.loop.loader
+    return advise_num_workers(waited, loader.num_workers, setup.data) if isinstance(loader, TrainLoader) else None
+
+
 def _record_num_workers(trainer: Trainer, setup: TrainSetup) -> list[str]:
     """Record the workers of a run on remote shards, which decide the order of samples; return a message if changed."""
     run, loader = trainer.run, setup.loop.loader
@@ -403,6 +409,7 @@ def _write_results(
     save_predicted_labels(run.predictions_path, evaluation)
     records = run.log.records()
     train_metric_names = [metric.name for metric in task.spec.train_metrics]
+    waited = waiting_fraction(records)
     train_metrics = {} if train_evaluation is None else train_evaluation.metrics
     run.update(
         result={
@@ -414,6 +421,8 @@ def _write_results(
             "train_seconds": trainer.train_seconds,
             "images_per_second": trainer.step * trainer.recipe.batch_size / max(trainer.train_seconds, 1e-9),
             "compute_images_per_second": throughput_without_loading(records),
+            "waiting_fraction": waited,
+            "advised_workers": _advised_workers(waited, setup),
             **last_epoch_averages(records, trainer.steps_per_epoch, train_metric_names),
             **{f"train_{name}": value for name, value in train_metrics.items() if value is not None},
         }

@@ -1,9 +1,13 @@
-"""The torch backend: folded batch norms, channels-last memory format, optional bf16, fp16 and compilation."""
+"""The torch backend: folded batch norms, channels-last memory format and, on x86, packed convolutions.
+
+bf16, fp16 and compilation are optional.
+"""
 
 import torch
 from torch import Tensor
 
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
+from reslab.deploy.backends.packed_convs import can_pack, pack_convolutions
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.runtime.device import deterministic_mode
 from reslab.training.model_source import AnyNetwork
@@ -19,7 +23,10 @@ def build_torch_forward(network: AnyNetwork, options: BackendOptions) -> Forward
     if network.arch.dims == 2:
         folded = folded.to(memory_format=memory_format)
     folded.requires_grad_(False)
-    model = torch.compile(folded, dynamic=True) if options.compiled else folded
+    if options.compiled:
+        model = torch.compile(folded, dynamic=True)
+    else:
+        model = pack_convolutions(folded) if can_pack(dtype, options.device) else folded
 
     def forward(x: Tensor) -> Tensor:
         with torch.inference_mode(), deterministic_mode():
