@@ -69,7 +69,7 @@ def test_flipped_predictions_name_the_class_of_each_network(both: list[AnalysisT
     for flip in answer.flipped:
         assert flip.first == both[0].classes[int(one[flip.index].argmax())]
         assert flip.second_probability == pytest.approx(float(two[flip.index].softmax(0).max()))
-    assert answer.models[0].accuracy == pytest.approx(float((one.argmax(1) == labels).float().mean()))
+    assert answer.models[0].score == pytest.approx(float((one.argmax(1) == labels).float().mean()))
 
 
 def test_the_whole_split_is_evaluated_by_default(both: list[AnalysisTarget]) -> None:

@@ -109,7 +109,7 @@ def test_the_label_as_target_class_and_misclassified_images() -> None:
     assert all(one.label == one.target_class != one.predicted for one in answer.images)
     with torch.no_grad():
         right = result.model(result.images).argmax(1)
-    sure = AnalysisTarget("sure", result.model, result.images, right, result.data, result.classes)
+    sure = AnalysisTarget("sure", result.model, result.images, right, result.task, result.data)
     with pytest.raises(ValueError, match="a misclassified image; got: none among 6"):
         analyze_attribution(sure, AttributionOptions(misclassified=True))
 

@@ -158,9 +158,22 @@ def test_third_party_networks_by_name() -> None:
     assert not first.model.training
 
 
-def test_networks_of_other_tasks_are_refused(tmp_path: Path) -> None:
+def test_a_network_of_another_task_has_its_targets(tmp_path: Path) -> None:
     network = create_model("resnet20_cifar", num_classes=3, depths=(1, 1, 1))
     network.set_metadata(task={"name": "regression", "mean": [0.0] * 3, "std": [1.0] * 3})
     save_weights(tmp_path / "model.safetensors", network)
-    with pytest.raises(ValueError, match=r"classification.*regression"):
-        open_targets([str(tmp_path / "model.safetensors")], data="random")
+    [target] = open_targets([str(tmp_path / "model.safetensors")], data="random", num_images=5)
+    assert (target.task.spec.name, target.labels.shape) == ("regression", (5, 3))
+
+
+def test_a_zoo_network_for_boxes_takes_data_with_boxes() -> None:
+    name = "retinanet_resnet18_fpn_320:depths=1,1,1,1:min_size=64:max_size=64"
+    [target] = open_targets([name], data="drawn-shapes", num_images=3)
+    assert (target.task.spec.name, target.classes) == ("detection", ("disk", "square", "triangle"))
+    assert float(target.images.min()) >= 0
+    with pytest.raises(ValueError, match=r"images for detection; got: none; --data NAME"):
+        open_targets([name])
+    with pytest.raises(ValueError, match=r"labels for the task detection in digits"):
+        open_targets([name], data="digits")
+    with pytest.raises(ValueError, match=r"data with targets of whole images for resnet20_cifar"):
+        open_targets([TINY], data="drawn-shapes")

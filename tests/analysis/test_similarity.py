@@ -144,11 +144,11 @@ def test_probes_recover_a_linear_label() -> None:
     answer = analyze_probes(result, LinearProbeOptions(layers=("0",)))
     assert (answer.num_fit_images, answer.num_images) == (30, 30)
     assert answer.probes[0].num_features == 4
-    assert answer.probes[0].accuracy > 0.9
+    assert answer.probes[0].score > 0.9
     blind = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Identity()), nn.Flatten(), nn.Linear(64, 3))
     nn.init.zeros_(blind[0][0].weight)
     unseen = analyze_probes(target_from_module(blind, result.images, result.labels), LinearProbeOptions(layers=("0",)))
-    assert unseen.probes[0].accuracy == pytest.approx(1 / 3)
+    assert unseen.probes[0].score == pytest.approx(1 / 3)
 
 
 def test_probes_of_every_block(target: AnalysisTarget) -> None:
@@ -156,7 +156,7 @@ def test_probes_of_every_block(target: AnalysisTarget) -> None:
     assert [probe.layer for probe in answer.probes] == ["conv1", "layer1.0", "layer2.0", "layer3.0"]
     with torch.no_grad():
         own = (target.model(target.images).argmax(1) == target.labels).float().mean()
-    assert answer.model_accuracy == pytest.approx(float(own))
+    assert answer.model_score == pytest.approx(float(own))
     assert answer == analyze_probes(target, LinearProbeOptions(max_fit_images=100))
 
 

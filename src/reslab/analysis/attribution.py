@@ -6,10 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from reslab.analysis.layers import default_layers, get_layer
+from reslab.analysis.box_attribution import box_grad_cam
+from reslab.analysis.layers import block_names, default_layers, get_layer
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
+from reslab.data.masks import VOID
+from reslab.report.format import format_number, pluralize
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.task import TargetKind
 
 TARGET_CLASSES = ("predicted", "label")
 
@@ -110,9 +115,10 @@ def _class_scores(logits: Tensor, target: Tensor) -> Tensor:
 class AttributionOptions:
     """The images and the parameters of the methods.
 
-    The first `num_images` are shown (`misclassified`: of the wrong predictions only), for the `target_class`
-    `predicted` or `label`. `layer` is that of Grad-CAM, by default the last block. The integral has `num_steps` points;
-    the occluding patch has `patch_size` pixels (0: a quarter of the side) and moves by half of that.
+    The first `num_images` are shown (`misclassified`: of the wrong predictions only, in a classification), for the
+    `target_class` `predicted` or `label`, or a class or value by name. `layer` is that of Grad-CAM, by default the last
+    block. The integral has `num_steps` points; the occluding patch has `patch_size` pixels (0: a quarter of the side)
+    and moves by half of that.
     """
 
     num_images: int = 5
@@ -130,8 +136,11 @@ _DEFAULT_OPTIONS = AttributionOptions()
 class ImageAttribution:
     """One image (`index` in the target, `image` a data URI) with its heatmaps, pooled where they are large.
 
+    `label` and `predicted` are the true and the predicted target in words. `probability` is that of the target class;
+    in a segmentation the share of its pixels, in detection the score of the box, None in regression.
     `completeness_error` is the sum of the integrated gradients minus the increase of the class score over the baseline,
-    relative to the increase: 0 where they are complete.
+    relative to the increase: 0 where they are complete. In detection there is Grad-CAM alone, of the box (`box`, x1,
+    y1, x2, y2 as fractions of the image) with the highest score.
     """
 
     index: int
@@ -139,52 +148,107 @@ class ImageAttribution:
     label: str
     predicted: str
     target_class: str
-    probability: float
+    probability: float | None
     grad_cam: HeatMap
-    integrated_gradients: HeatMap
-    occlusion: HeatMap
-    completeness_error: float
+    integrated_gradients: HeatMap | None = None
+    occlusion: HeatMap | None = None
+    completeness_error: float | None = None
+    box: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class AttributionResult:
-    """The images with their heatmaps; `layer` is that of Grad-CAM."""
+    """The images with their heatmaps; `layer` is that of Grad-CAM, `has_classes` is True in a classification."""
 
     model: str
     step: int | None
     layer: str
     patch_size: int
+    has_classes: bool
     images: tuple[ImageAttribution, ...]
 
 
-def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _DEFAULT_OPTIONS) -> AttributionResult:
-    """Compute Grad-CAM, integrated gradients from the mean image, and occlusion for the logit of each image's class.
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """What a network predicts for N images: the number of the main class (N,), its text, and the values (N, K).
 
+    `labels` (N,) are the numbers of the true main classes.
+    """
+
+    predicted: Tensor
+    texts: tuple[str, ...]
+    values: Tensor | None
+    labels: Tensor
+
+
+def _class_choices(target: AnalysisTarget, outputs: Tensor, labels: Tensor) -> _Choices:
+    predicted = outputs.argmax(1)
+    return _Choices(predicted, tuple(map(target.class_name, predicted.tolist())), outputs.softmax(1), labels)
+
+
+def _multi_label_choices(target: AnalysisTarget, outputs: Tensor, labels: Tensor) -> _Choices:
+    """The main class is the one of the highest probability, or the first that the image shows."""
+    predicted = outputs.argmax(1)
+    texts = tuple(map(target.class_name, predicted.tolist()))
+    return _Choices(predicted, texts, outputs.sigmoid(), labels.argmax(1))
+
+
+def _value_choices(target: AnalysisTarget, outputs: Tensor, labels: Tensor) -> _Choices:
+    """The main value is the first."""
+    decoded = target.task.decode(outputs)
+    texts = tuple(", ".join(format_number(value, 3) for value in row) for row in decoded.tolist())
+    first = torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
+    return _Choices(first, texts, None, first)
+
+
+def _mask_choices(target: AnalysisTarget, outputs: Tensor, labels: Tensor) -> _Choices:
+    """The main class is the one of the most pixels."""
+    num_classes, masks = outputs.shape[1], outputs.argmax(1)
+    shares = functional.one_hot(masks, num_classes).float().mean((1, 2))
+    counts = functional.one_hot(labels.masked_fill(labels == VOID, num_classes).long(), num_classes + 1).sum((1, 2))
+    predicted = shares.argmax(1)
+    texts = tuple(map(target.class_name, predicted.tolist()))
+    return _Choices(predicted, texts, shares, counts[:, :num_classes].argmax(1))
+
+
+_CHOICES: dict[TargetKind, Callable[[AnalysisTarget, Tensor, Tensor], _Choices]] = {
+    TargetKind.CLASS: _class_choices,
+    TargetKind.MULTI_HOT: _multi_label_choices,
+    TargetKind.VALUES: _value_choices,
+    TargetKind.MASK: _mask_choices,
+}
+
+
+def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _DEFAULT_OPTIONS) -> AttributionResult:
+    """Compute Grad-CAM, integrated gradients from the mean image, and occlusion for the score of each image's class.
+
+    The score is the logit of the class, in a segmentation its sum over all pixels, or a value; in detection it is the
+    class score of the best box, for Grad-CAM alone.
     The functions of this module give the sources. Raises ValueError for an unknown layer or target class.
     """
-    if options.target_class not in TARGET_CLASSES:
-        raise unknown_name("target class", options.target_class, TARGET_CLASSES)
+    if options.target_class not in (*TARGET_CLASSES, *target.classes):
+        raise unknown_name("target class", options.target_class, (*TARGET_CLASSES, *target.classes))
     if options.num_images < 1 or options.patch_size < 0:
         raise invalid("num_images of at least 1 and patch_size of at least 0", options)
+    if target.task.spec.target is TargetKind.BOXES:
+        return _attribute_boxes(target, options)
     layer = options.layer or default_layers(target.model)[-1]
-    indices, logits = _select_images(target, options)
+    indices, choices = _select_images(target, options)
     x = target.images[indices]
-    labels = target.labels[indices].to(x.device)
-    class_indices = logits.argmax(1) if options.target_class == "predicted" else labels
+    class_indices = _target_classes(target, choices, options).to(x.device)
     patch_size = options.patch_size or max(1, min(x.shape[-2:]) // 4)
     cam_maps = grad_cam(target.model, x, class_indices, layer)
     ig_maps = integrated_gradients(target.model, x, class_indices, 0.0, options.num_steps)
     occlusion_maps = occlusion(target.model, x, class_indices, patch_size, max(1, patch_size // 2))
     completeness_errors = _completeness_error(target, x, class_indices, ig_maps)
-    probabilities = logits.softmax(1)
     attributions = [
         ImageAttribution(
             index=int(indices[row]),
             image=image_data_uri(target, int(indices[row])),
-            label=target.class_name(int(labels[row])),
-            predicted=target.class_name(int(logits[row].argmax())),
+            label=target.label_text(int(indices[row])),
+            predicted=choices.texts[row],
             target_class=target.class_name(int(class_indices[row])),
-            probability=float(probabilities[row, class_indices[row]]),
+            probability=None if choices.values is None else float(choices.values[row, class_indices[row]]),
             grad_cam=map_to_rows(cam_maps[row]),
             integrated_gradients=map_to_rows(ig_maps[row].sum(0)),
             occlusion=map_to_rows(occlusion_maps[row]),
@@ -192,24 +256,71 @@ def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _D
         )
         for row in range(len(indices))
     ]
-    return AttributionResult(target.name, target.step, layer, patch_size, tuple(attributions))
+    has_classes = target.task.spec.target is TargetKind.CLASS
+    return AttributionResult(target.name, target.step, layer, patch_size, has_classes, tuple(attributions))
+
+
+def _target_classes(target: AnalysisTarget, choices: _Choices, options: AttributionOptions) -> Tensor:
+    if options.target_class in target.classes and options.target_class not in TARGET_CLASSES:
+        return torch.full_like(choices.predicted, target.classes.index(options.target_class))
+    return choices.predicted if options.target_class == "predicted" else choices.labels
+
+
+def _attribute_boxes(target: AnalysisTarget, options: AttributionOptions) -> AttributionResult:
+    """Compute Grad-CAM of the box with the highest score, of a class if one is named, in each image that has one."""
+    layer = options.layer or block_names(target.model)[-1]
+    attributions: list[ImageAttribution] = []
+    for index, image in enumerate(target.images):
+        if len(attributions) == options.num_images:
+            break
+        box = _best_box(target, image, options.target_class)
+        if box is None:
+            continue
+        found = box_grad_cam(target.model, image, box, layer)
+        name = target.class_name(int(found.detections["labels"][box]) - 1)
+        height, width = image.shape[-2:]
+        attributions.append(
+            ImageAttribution(
+                index=index,
+                image=image_data_uri(target, index),
+                label=target.label_text(index),
+                predicted=f"{pluralize(len(found.detections['labels']), 'box', 'boxes')}",
+                target_class=name,
+                probability=found.score,
+                grad_cam=map_to_rows(found.heatmap),
+                box=tuple(float(side) for side in found.box.cpu() / torch.tensor([width, height, width, height])),
+            )
+        )
+    if not attributions:
+        raise invalid("an image with a box", f"none among {len(target.images)}", next_step="raise --num-images")
+    return AttributionResult(target.name, target.step, layer, 0, False, tuple(attributions))
 
 
 @torch.no_grad()
-def _select_images(target: AnalysisTarget, options: AttributionOptions) -> tuple[Tensor, Tensor]:
-    """Return the indices of the images to show, and their logits."""
-    logits = torch.cat([target.model(x).float() for x in target.images.split(64)])
-    indices = torch.arange(len(logits))
+def _best_box(target: AnalysisTarget, image: Tensor, target_class: str) -> int | None:
+    """Return the number of the box with the highest score, of a class if one is named; None without any."""
+    [detections] = target.model([image])
+    labels = detections["labels"].tolist()
+    wanted = target.classes.index(target_class) + 1 if target_class in target.classes else None
+    return next((i for i, label in enumerate(labels) if label > 0 and wanted in (None, label)), None)
+
+
+@torch.no_grad()
+def _select_images(target: AnalysisTarget, options: AttributionOptions) -> tuple[Tensor, _Choices]:
+    """Return the indices of the images to show, and what the network predicts for them."""
+    indices = torch.arange(len(target.images))
     if options.misclassified:
-        indices = indices[(logits.argmax(1) != target.labels.to(logits.device)).cpu()]
+        logits = torch.cat([target.task.predict(target.model, x) for x in target.images.split(64)])
+        indices = indices[(logits.argmax(1) != target.class_labels.to(logits.device)).cpu()]
         if not len(indices):
             raise invalid("a misclassified image", f"none among {len(logits)}", next_step="raise --num-images")
     indices = indices[: options.num_images]
-    return indices, logits[indices]
+    outputs = target.task.predict(target.model, target.images[indices])
+    return indices, _CHOICES[target.task.spec.target](target, outputs, target.labels[indices].to(outputs.device))
 
 
 @torch.no_grad()
 def _completeness_error(target: AnalysisTarget, x: Tensor, class_indices: Tensor, ig_maps: Tensor) -> Tensor:
-    scores = [target.model(inputs).gather(1, class_indices[:, None])[:, 0] for inputs in (x, torch.zeros_like(x))]
+    scores = [_class_scores(target.model(inputs), class_indices) for inputs in (x, torch.zeros_like(x))]
     score_change = scores[0] - scores[1]
     return (ig_maps.sum((1, 2, 3)) - score_change) / score_change.abs().clamp_min(1e-6)

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from reslab.nn.block import ResidualBlock
 from reslab.nn.cost import layer_table
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.dims import CONV_TYPES
-from reslab.nn.merge import DropPath, StochasticDepthBatch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 
 STATISTICS = ("batch", "running", "auto")
 WEIGHTED_LAYERS = (*CONV_TYPES, nn.Linear)
-_STOCHASTIC_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepthBatch, DropPath)
 _GIB = 2**30
 
 
@@ -54,8 +53,23 @@ def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def find_composite_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the blocks, or an empty list where `find_blocks` would fall back to single layers."""
+    """Return the blocks, or an empty list where `find_blocks` would fall back to single layers.
+
+    Those of a network for segmentation or detection are the blocks of its backbone (`backbone.layer1.0`).
+    """
+    if isinstance(model, DenseNetwork):
+        return [
+            (f"{prefix}.{name}", block)
+            for prefix, part in named_backbone_parts(model)
+            for name, block in find_composite_blocks(part)
+        ]
     return list(model.blocks()) if isinstance(model, ResidualNetwork) else _nested_blocks(model, "")
+
+
+def named_backbone_parts(network: DenseNetwork) -> list[tuple[str, nn.Module]]:
+    """Return the modules that hold the backbone, with their names in the network, in the order they run."""
+    names = {module: name for name, module in network.named_modules()}
+    return [(names[part], part) for part in network.backbone_parts]
 
 
 def _nested_blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
@@ -132,11 +146,11 @@ def group_by_stage(calls: list[BlockCall]) -> list[list[BlockCall]]:
 
 
 def use_batch_statistics(model: nn.Module) -> nn.Module:
-    """Put the model into training mode for its norms only: dropout, stochastic depth and the like stay off."""
-    model.train()
+    """Put the norms of the model into training mode, and all else into eval mode, where nothing is random."""
+    model.eval()
     for module in model.modules():
-        if isinstance(module, _STOCHASTIC_LAYERS) or type(module).__name__ in ("DropPath", "StochasticDepth"):
-            module.eval()
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.train()
     return model
 
 

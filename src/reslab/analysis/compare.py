@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.analysis.target import AnalysisTarget, EvalBatches, image_data_uri
+from reslab.analysis.inputs import are_equal_labels
+from reslab.analysis.target import AnalysisTarget, EvalBatches, evaluate_target, image_data_uri
 from reslab.metrics.intervals import PairedTest, run_paired_test
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
+from reslab.training.evaluation.evaluation import Evaluation
 
 _RECORD_KINDS = ("train", "eval")
 
@@ -30,14 +33,15 @@ _DEFAULT_OPTIONS = CompareOptions()
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of the two models: its accuracy and loss on the images, and, for a run, its settings and its log.
+    """One of the two models: its score and loss on the images, and, for a run, its settings and its log.
 
-    `arch` names the architecture with the overrides of the zoo's.
+    The score is the metric that selects the weights of the task; None where it is undefined. `arch` names the
+    architecture with the overrides of the zoo's.
     """
 
     name: str
-    accuracy: float
-    loss: float
+    score: float | None
+    loss: float | None
     num_parameters: int
     arch: str = ""
     dataset: str = ""
@@ -71,12 +75,18 @@ class WeightDistance:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """The two models on the same images; `num_unmatched` counts the parameters without a counterpart of equal shape."""
+    """The two models on the same images; `num_unmatched` counts the parameters without a counterpart of equal shape.
+
+    `metric` is the name of the scores' metric. `paired_test` is None, and nothing flipped, where an image has no one
+    class.
+    """
 
     models: tuple[ComparedModel, ...]
+    task: str
+    metric: str
     num_images: int
     split: str
-    paired_test: PairedTest
+    paired_test: PairedTest | None
     flipped: tuple[FlippedPrediction, ...]
     weight_distances: tuple[WeightDistance, ...]
     num_unmatched: int
@@ -85,29 +95,58 @@ class ComparisonResult:
 def compare_models(targets: Sequence[AnalysisTarget], options: CompareOptions = _DEFAULT_OPTIONS) -> ComparisonResult:
     """Compare two models on the same images, and their weights where names and shapes agree.
 
-    The test is the exact one of McNemar (1947): among the images that only one model classifies correctly, both are
-    equally likely to be that one. Raises ValueError unless there are two targets with the same images.
+    In a classification the test is the exact one of McNemar (1947): among the images that only one model classifies
+    correctly, both are equally likely to be that one. Raises ValueError unless there are two targets with the same
+    images.
     """
     if len(targets) != 2:
         raise invalid("two networks to compare", len(targets), "2", "reslab analyze compare RUN RUN")
     first, second = targets
     split = _resolve_split(first, options)
-    first_logits, labels = _collect_logits(first, split)
-    second_logits, second_labels = _collect_logits(second, split)
-    if not torch.equal(labels, second_labels):
+    if not are_equal_labels(first.labels, second.labels):
         raise invalid("two networks on the same images", f"other labels for {first.name} and {second.name}")
     distances, num_unmatched = weight_distances(first, second)
-    return ComparisonResult(
-        models=(_compared_model(first, first_logits, labels), _compared_model(second, second_logits, labels)),
-        num_images=len(labels),
+    result = ComparisonResult(
+        models=(),
+        task=first.task.spec.name,
+        metric=first.task.spec.selection_metric.name,
+        num_images=0,
         split=split,
-        paired_test=run_paired_test(first_logits.argmax(1), second_logits.argmax(1), labels),
-        flipped=_flipped_predictions(
-            first, split, logits=(first_logits, second_logits), labels=labels, max_flipped=options.max_flipped
-        ),
+        paired_test=None,
+        flipped=(),
         weight_distances=distances,
         num_unmatched=num_unmatched,
     )
+    if first.task.spec.target is TargetKind.CLASS:
+        return _with_classes(result, first, second, options)
+    evaluations = [evaluate_target(target.model, EvalBatches(target, split)) for target in targets]
+    models = tuple(_compared_model(*pair) for pair in zip(targets, evaluations, strict=True))
+    return replace(result, models=models, num_images=evaluations[0].num_samples)
+
+
+def _with_classes(
+    result: ComparisonResult, first: AnalysisTarget, second: AnalysisTarget, options: CompareOptions
+) -> ComparisonResult:
+    """Return the result with the scores, the paired test and the flipped predictions of two classifications."""
+    first_logits, labels = _collect_logits(first, result.split)
+    second_logits, second_labels = _collect_logits(second, result.split)
+    if not torch.equal(labels, second_labels):
+        raise invalid("two networks on the same images", f"other labels for {first.name} and {second.name}")
+    all_logits = (first_logits, second_logits)
+    evaluations = [first.task.evaluate([(logits, labels)], _mean_loss(logits, labels)) for logits in all_logits]
+    return replace(
+        result,
+        models=tuple(_compared_model(*pair) for pair in zip((first, second), evaluations, strict=True)),
+        num_images=len(labels),
+        paired_test=run_paired_test(first_logits.argmax(1), second_logits.argmax(1), labels),
+        flipped=_flipped_predictions(
+            first, result.split, logits=all_logits, labels=labels, max_flipped=options.max_flipped
+        ),
+    )
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> float:
+    return float(torch.nn.functional.cross_entropy(logits, labels))
 
 
 def _resolve_split(target: AnalysisTarget, options: CompareOptions) -> str:
@@ -123,11 +162,11 @@ def _collect_logits(target: AnalysisTarget, split: str) -> tuple[Tensor, Tensor]
     return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
-def _compared_model(target: AnalysisTarget, logits: Tensor, labels: Tensor) -> ComparedModel:
+def _compared_model(target: AnalysisTarget, evaluation: Evaluation) -> ComparedModel:
     model = ComparedModel(
         name=target.name,
-        accuracy=int((logits.argmax(1) == labels).sum()) / len(labels),
-        loss=float(torch.nn.functional.cross_entropy(logits, labels)),
+        score=getattr(evaluation, target.task.spec.selection_metric.name, None),
+        loss=evaluation.loss,
         num_parameters=sum(parameter.numel() for parameter in target.model.parameters()),
     )
     run = target.run

@@ -1,9 +1,10 @@
 """Gradient flow: the norm of the loss gradient at every block, and its two terms through shortcuts and branches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from reslab.analysis.blocks import (
     shortcut_gradients,
     with_statistics,
 )
-from reslab.analysis.target import AnalysisTarget, as_residual_network
+from reslab.analysis.target import AnalysisTarget, as_block_network
 from reslab.nn.block import ResidualBlock
+
+BatchLoss = Callable[[nn.Module, Tensor, Any], Tensor]
+"""The mean loss of a model on a batch of images and targets."""
 
 # A factor of one hundred. At initialization ResNets of 20 to 110 layers stay within it, plain networks up to about 30.
 DECADES_LIMIT = 2.0
@@ -132,13 +136,13 @@ class GradientResult:
 
 
 def analyze_gradients(target: AnalysisTarget, options: GradientOptions) -> GradientResult:
-    """Measure the gradient of the mean cross-entropy at each block's input and weights, and its two terms.
+    """Measure the gradient of the task's loss at each block's input and weights, and its two terms.
 
     He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, Sec. 4.1. Euclidean norms over the whole batch, on a copy
     of the network, with dropout and stochastic depth off. Raises ValueError for a network without blocks.
     """
     model = with_statistics(_residual_network_or_model(target), options.statistics)
-    loss, calls = backward_with_block_gradients(model, target.images, target.labels)
+    loss, calls = backward_with_block_gradients(model, target.images, target.labels, target.batch_loss)
     blocks = _decompose_gradients(calls) if _all_residual(calls) else [_block_gradient(call) for call in calls]
     return GradientResult(
         model=target.name,
@@ -153,7 +157,7 @@ def analyze_gradients(target: AnalysisTarget, options: GradientOptions) -> Gradi
 def _residual_network_or_model(target: AnalysisTarget) -> nn.Module:
     """Return a network whose blocks split into two paths, or else the model itself, which has norms but no terms."""
     try:
-        return as_residual_network(target)
+        return as_block_network(target)
     except ValueError:
         return target.model
 
@@ -170,14 +174,21 @@ def block_gradient_norms(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple
     return [(call.name, _norm(grad_or_zeros(call.input))) for call in calls]
 
 
-def backward_with_block_gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[BlockCall]]:
+def cross_entropy_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a classification."""
+    return functional.cross_entropy(model(x), y)
+
+
+def backward_with_block_gradients(
+    model: nn.Module, x: Tensor, y: Any, loss_fn: BatchLoss = cross_entropy_loss
+) -> tuple[Tensor, list[BlockCall]]:
     """Return the loss and the block calls; their inputs and outputs, and all parameters, hold their `grad`."""
     check_memory(model, x)
     model.zero_grad()
     for parameter in model.parameters():
         parameter.requires_grad_()
     with torch.enable_grad(), record_block_calls(model) as calls:
-        loss = functional.cross_entropy(model(x.detach().clone().requires_grad_()), y)
+        loss = loss_fn(model, x.detach().clone().requires_grad_(), y)
         for call in calls:
             call.input.retain_grad()
             call.output.retain_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reslab.analysis.blocks import call_label, find_blocks
 from reslab.nn.checkpoints.load import first_conv_name
+from reslab.nn.dense import DenseNetwork
 from reslab.spec.errors import invalid, unknown_name
 
 # The name of a layer, or the label of one of its calls.
@@ -24,10 +25,18 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
+def image_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks that run on whole images: all but those of a detector's region head (`find_blocks`)."""
+    if not isinstance(model, DenseNetwork):
+        return find_blocks(model)
+    backbone = set(model.residual_network.modules())
+    return [(name, block) for name, block in find_blocks(model) if block in backbone]
+
+
 def default_layers(model: nn.Module) -> tuple[str, ...]:
     """Return the first convolution and the last block of every stage, without linear layers, which have no maps."""
     last_blocks = {
-        name.rpartition(".")[0]: name for name, block in find_blocks(model) if not isinstance(block, nn.Linear)
+        name.rpartition(".")[0]: name for name, block in image_blocks(model) if not isinstance(block, nn.Linear)
     }
     return tuple(dict.fromkeys((require_first_conv(model), *last_blocks.values())))
 
@@ -38,8 +47,8 @@ def layers_by_depth(model: nn.Module) -> tuple[str, ...]:
 
 
 def block_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of all blocks, first to last."""
-    return tuple(name for name, _ in find_blocks(model))
+    """Return the names of all blocks that run on whole images, first to last."""
+    return tuple(name for name, _ in image_blocks(model))
 
 
 def require_first_conv(model: nn.Module) -> str:
@@ -90,6 +99,8 @@ def layer_outputs(model: nn.Module, names: Sequence[str], images: Tensor, batch_
         for name, layer in layer_names.items():
             calls |= _select_calls(outputs.get(layer, []), name, layer)
         for label, output in calls.items():
+            if len(output) != len(x):
+                raise invalid("a layer that runs on whole images", f"{label}, which runs on {len(output)} regions")
             chunks.setdefault(label, []).append(output.float())
     return {label: torch.cat(label_chunks) for label, label_chunks in chunks.items()}
 

@@ -7,6 +7,7 @@ from itertools import combinations
 
 from torch import nn
 
+from reslab.analysis.blocks import find_composite_blocks
 from reslab.analysis.lesion_paths import PathLength, measure_path_lengths
 from reslab.analysis.surgery import (
     BlockSlot,
@@ -16,9 +17,10 @@ from reslab.analysis.surgery import (
     disabled_blocks,
     reordered_blocks,
 )
-from reslab.analysis.target import AnalysisTarget, EvalBatches, EvalScore, score_model
-from reslab.nn.network import ResidualNetwork
+from reslab.analysis.target import AnalysisTarget, ErrorMeasure, EvalBatches, EvalScore, score_model
+from reslab.nn.block import ResidualBlock
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
 
 _MAX_COUNTS = 10
 _MAX_SWAPS = 20
@@ -45,7 +47,7 @@ _DEFAULT_OPTIONS = LesionOptions()
 
 @dataclass(frozen=True)
 class BlockDeletion:
-    """Error (a fraction) and loss without one block; both are None, with the `reason`, where it cannot be deleted."""
+    """Error and loss without one block; both are None, with the `reason`, where it cannot be deleted."""
 
     block: str
     error: float | None
@@ -74,15 +76,17 @@ class BlockPermutation:
 class LesionResult:
     """The effects of deletions and permutations; `error` and `loss` are those of the intact network.
 
-    `kind` is `plain` or `residual`, `chance_error` the error of guessing. `notes` explain parts that are missing.
+    `measure` says what the error is. `kind` is `plain` or `residual`, `chance_error` the error of guessing a class,
+    None for other tasks. `notes` explain parts that are missing.
     """
 
     model: str
     step: int | None
     kind: str
     error: float
-    loss: float
-    chance_error: float
+    loss: float | None
+    measure: ErrorMeasure
+    chance_error: float | None
     num_images: int
     split: str
     deletions: tuple[BlockDeletion, ...]
@@ -115,7 +119,8 @@ def analyze_lesion(target: AnalysisTarget, options: LesionOptions = _DEFAULT_OPT
         kind="plain" if _is_plain(target.model) else "residual",
         error=baseline.error,
         loss=baseline.loss,
-        chance_error=1 - 1 / max(2, len(target.classes) or _num_outputs(target)),
+        measure=ErrorMeasure.of_task(target.task),
+        chance_error=_chance_error(target),
         num_images=baseline.num_images,
         split=options.split,
         deletions=tuple(_delete_each(target.model, slots, batches)),
@@ -127,7 +132,15 @@ def analyze_lesion(target: AnalysisTarget, options: LesionOptions = _DEFAULT_OPT
 
 
 def _is_plain(model: nn.Module) -> bool:
-    return isinstance(model, ResidualNetwork) and all(block.merge is None for _, block in model.blocks())
+    blocks = [block for _, block in find_composite_blocks(model)]
+    return bool(blocks) and all(isinstance(block, ResidualBlock) and block.merge is None for block in blocks)
+
+
+def _chance_error(target: AnalysisTarget) -> float | None:
+    """Return the error of guessing the class; None where the target is not one class."""
+    if target.task.spec.target is not TargetKind.CLASS:
+        return None
+    return 1 - 1 / max(2, len(target.classes) or _num_outputs(target))
 
 
 def _num_outputs(target: AnalysisTarget) -> int:

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork, SharedStage
+from reslab.training.losses import LossFn
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,17 @@ def measure_path_lengths(
     """
     if not draws:
         return (), ""
+    if isinstance(target.model, DenseNetwork):
+        return (), "paths are not measured: they are those of a whole network from image to logits, not of a backbone"
     try:
         network = as_residual_network(target)
     except ValueError as error:
         return (), f"paths are not measured: {error}"
     if any(block.merge is None for _, block in network.blocks()):
         return (), "paths are not measured: a plain network has only one"
-    links, gradient = build_block_links(network, target.images[:num_images], target.labels[:num_images])
+    links, gradient = build_block_links(
+        network, target.images[:num_images], target.labels[:num_images], target.task.default_loss()
+    )
     rng, num_blocks = random.Random(seed), len(links)
     norms = []
     for length in range(num_blocks + 1):
@@ -81,11 +87,13 @@ def measure_path_lengths(
     return tuple(PathLength(k, fraction, norm, fraction * norm / total) for k, fraction, norm in rows), ""
 
 
-def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[list[BlockLink], Tensor]:
+def build_block_links(
+    model: ResidualNetwork, x: Tensor, y: Tensor, loss_fn: LossFn | None = None
+) -> tuple[list[BlockLink], Tensor]:
     """Return the blocks as links, in the order they run, and the loss gradient at the last one's output.
 
-    The loss is the mean cross-entropy. Every link starts at a leaf tensor, so that any path can be backpropagated block
-    by block.
+    The loss is the mean cross-entropy, unless another is given. Every link starts at a leaf tensor, so that any path
+    can be backpropagated block by block.
     """
     links = []
     with torch.enable_grad():
@@ -93,7 +101,7 @@ def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[lis
         for ahead, block, link_input in link_inputs:
             links.append(_make_link(ahead, block, link_input.detach().requires_grad_()))
         last_output = last_output.detach().requires_grad_()
-        loss = functional.cross_entropy(model.forward_tail(last_output), y)
+        loss = (loss_fn or functional.cross_entropy)(model.forward_tail(last_output), y)
         (gradient,) = torch.autograd.grad(loss, last_output)
     return links, gradient
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reslab.analysis.inputs import Labels
 from reslab.analysis.layers import block_names, layer_outputs, pool_features
 from reslab.analysis.target import AnalysisTarget, image_data_uri, sample_images
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class NeighborQuery:
 class NeighborResult:
     """The queries with their neighbors, and how often these share the class, over all images of the target.
 
-    `same_class_fraction` counts neighbors of the query's class, `knn_accuracy` queries whose class is the most frequent
-    among their neighbors; `chance_accuracy` is that of always predicting the largest class.
+    The fractions are None where an image has no one class. `same_class_fraction` counts neighbors of the query's class,
+    `knn_accuracy` queries whose class is the most frequent among their neighbors; `chance_accuracy` is that of always
+    predicting the largest class.
     """
 
     model: str
@@ -61,9 +64,9 @@ class NeighborResult:
     split: str
     num_searched: int
     num_images: int
-    same_class_fraction: float
-    knn_accuracy: float
-    chance_accuracy: float
+    same_class_fraction: float | None
+    knn_accuracy: float | None
+    chance_accuracy: float | None
     queries: tuple[NeighborQuery, ...]
 
 
@@ -89,8 +92,7 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
     elif target.data is not None and split == target.data.eval_split:
         cosines[_identical_images(target.images, search_images)] = -2.0
     top = cosines.topk(options.num_neighbors, dim=1)
-    is_same_class = labels[top.indices] == target.labels[:, None]
-    votes = labels[top.indices].mode(dim=1).values
+    shared = _shared_classes(target, labels, top.indices)
     searched = target if search_images is None else replace(target, images=search_images, labels=labels)
     return NeighborResult(
         model=target.name,
@@ -99,13 +101,13 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
         split=split,
         num_searched=len(search_features),
         num_images=len(query_features),
-        same_class_fraction=float(is_same_class.float().mean()),
-        knn_accuracy=float((votes == target.labels).float().mean()),
-        chance_accuracy=float(torch.bincount(labels).max() / len(labels)),
+        same_class_fraction=shared[0],
+        knn_accuracy=shared[1],
+        chance_accuracy=shared[2],
         queries=tuple(
             NeighborQuery(
                 image=image_data_uri(target, i),
-                label=target.class_name(int(target.labels[i])),
+                label=target.label_text(i),
                 neighbors=tuple(
                     _neighbor(searched, int(j), float(cosine))
                     for j, cosine in zip(top.indices[i], top.values[i], strict=True)
@@ -116,13 +118,29 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
     )
 
 
+def _shared_classes(
+    target: AnalysisTarget, labels: Labels, neighbors: Tensor
+) -> tuple[float | None, float | None, float | None]:
+    """Return how often a neighbor, and the most frequent class among them, is right, and the largest class's share."""
+    if target.task.spec.target is not TargetKind.CLASS:
+        return None, None, None
+    assert isinstance(labels, Tensor)
+    neighbor_labels, own = labels[neighbors], target.class_labels
+    votes = neighbor_labels.mode(dim=1).values
+    return (
+        float((neighbor_labels == own[:, None]).float().mean()),
+        float((votes == own).float().mean()),
+        float(torch.bincount(labels).max() / len(labels)),
+    )
+
+
 def _identical_images(images: Tensor, candidates: Tensor) -> Tensor:
     """Return which images and candidates are equal, bool (N, M)."""
     return torch.stack([(candidates == image).flatten(1).all(1) for image in images])
 
 
 def _neighbor(searched: AnalysisTarget, index: int, cosine: float) -> Neighbor:
-    return Neighbor(image_data_uri(searched, index), searched.class_name(int(searched.labels[index])), cosine)
+    return Neighbor(image_data_uri(searched, index), searched.label_text(index), cosine)
 
 
 def _normalized_features(target: AnalysisTarget, layer: str, images: Tensor) -> tuple[str, Tensor]:

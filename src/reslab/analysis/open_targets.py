@@ -7,33 +7,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from reslab.analysis.target import RANDOM_IMAGES, AnalysisTarget
-from reslab.data.dataset import DatasetSplits
-from reslab.data.image_datasets import ImageDataset
-from reslab.data.loader import eval_loader
+from reslab.analysis.inputs import AnalysisInputs, ImageOptions, labels_to, load_inputs
+from reslab.analysis.target import AnalysisTarget
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.safetensors_io import unwrap_model
-from reslab.nn.module_network import ModuleArch, ModuleFactory, ModuleNetwork, as_factory
+from reslab.nn.dense_factory import build_dense_network
+from reslab.nn.module_network import ModuleFactory, ModuleNetwork, as_factory
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
+from reslab.spec.dense import DenseArch, override_dense_arch
 from reslab.spec.errors import invalid, nearest, unknown_name
-from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.toml_files import is_toml
-from reslab.spec.zoo.dense import model_names
+from reslab.spec.zoo.dense import find_dense_arch, model_names
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.model_forms import MODEL_FORMS
-from reslab.training.model_source import Network, open_network, recorded_factory
+from reslab.training.model_source import AnyNetwork, open_any_network, open_network, recorded_factory
 from reslab.training.run import Run, list_runs
-from reslab.training.run_data import open_train_data, reopen_data
+from reslab.training.tasks.task_type import TaskType
 
 # He et al. 2016, Fig. 4 (a) to (e).
 HE2016_ORDERS = ("original", "bn-after-add", "relu-before-add", "relu-preact", "full-preact")
 
-_DEFAULT_NUM_LARGE_IMAGES, _DEFAULT_NUM_IMAGES, _MAX_SMALL_IMAGE_SIZE = 16, 128, 64
 _SAVE_SNAPSHOTS_HINT = "train with --save-every '1 epoch'"
 
 
@@ -55,29 +52,6 @@ class TargetSpec:
     factory: ModuleFactory | None = None
     pretrained: str | None = None
     allow_code: bool = False
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """The images to analyze a model on: `num_images` of `data`, drawn with `seed`.
-
-    `data` is a name, a folder or a dataset; `random` draws noise, and None takes the run's own data, else the digits.
-    """
-
-    data: Any = None
-    data_dir: str | Path | None = None
-    num_images: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class AnalysisInputs:
-    """Normalized `images` (N, C, H, W), `labels` (N,) and class names; `data` is None for random images."""
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    data: DatasetSplits | None = None
 
 
 def open_targets(
@@ -120,12 +94,21 @@ def open_targets(
     return [_open_target(spec, options, choose_device(device)) for spec in specs]
 
 
-def target_from_module(model: nn.Module, images: Tensor, labels: Tensor, name: str = "") -> AnalysisTarget:
+def target_from_module(
+    model: nn.Module, images: Tensor, labels: Any, name: str = "", task: TaskType | None = None
+) -> AnalysisTarget:
     """Return any module as a target: `images` float (N, C, H, W) as it takes them, `labels` int64 (N,), N at least 1.
 
-    Wrappers of torch.compile and DistributedDataParallel are removed. The module is put into eval mode and is not
+    With a `task`, such as `Segmentation(("sky", "tree"))`, `labels` are N targets of that task. Wrappers of
+    torch.compile and DistributedDataParallel are removed. The module is put into eval mode and is not
     changed otherwise. Raises ValueError for other shapes and types.
     """
+    if task is not None:
+        if images.ndim != 4 or not len(images) or len(labels) != len(images):
+            required = "images (N, C, H, W) and N targets, N at least 1"
+            raise invalid(required, f"{tuple(images.shape)} and {len(labels)} targets")
+        model = unwrap_model(model)
+        return AnalysisTarget(name or type(model).__name__, model.eval(), images, labels, task)
     if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
         got = f"{tuple(images.shape)} and {tuple(labels.shape)}"
         raise invalid("images (N, C, H, W) and labels (N,), N at least 1", got)
@@ -146,8 +129,10 @@ def parse_target(
     Raises ValueError for a name that is no run, file or model, and for a step that has no snapshot.
     """
     name, *axis_settings = text.split(":")
-    model_name = None if "/" in name or Path(name).exists() else find_model_name(name)
-    if is_toml(name) or model_name is not None:
+    is_name = "/" not in name and not Path(name).exists()
+    model_name = find_model_name(name) if is_name else None
+    dense_arch = find_dense_arch(name) if is_name else None
+    if is_toml(name) or model_name is not None or dense_arch is not None:
         pretrained, arch_name = _parse_weights(text, weights), model_name.arch if model_name else name
         return [
             replace(spec, pretrained=pretrained)
@@ -239,19 +224,10 @@ def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) 
     if spec.factory is not None and spec.run is None and spec.weights_file is None:
         return _open_third_party_target(spec, options, device)
     network = _load_network(spec)
-    _check_task(spec, network)
     if options.data is None and spec.run is None:
         raise invalid(f"images for {spec.name}", "none", next_step="--data NAME, a folder, or random")
     inputs = load_inputs(network.arch, options, run=spec.run, trained_model=network)
     return _make_target(spec, network, inputs, device)
-
-
-def _check_task(spec: TargetSpec, network: Network) -> None:
-    """Raise ValueError unless the network predicts one class an image, whose loss and accuracy are measured."""
-    fields = network.task or (spec.run.metadata.get("task") if spec.run else None) or {"name": DEFAULT_TASK}
-    task = find_task(fields["name"])
-    if task.target is not TargetKind.CLASS:
-        raise invalid("a network for classification, whose loss is analyzed", f"{spec.name} for {task.name}")
 
 
 def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
@@ -259,13 +235,20 @@ def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.devi
     if spec.pretrained is not None:
         if spec.arch_overrides:
             raise invalid("a model as it is with --weights", f"{spec.name} and {spec.pretrained}")
-        network = open_network(spec.arch_name, weights=spec.pretrained)
+        network = open_any_network(spec.arch_name, weights=spec.pretrained)
         return _make_target(spec, network, load_inputs(network.arch, options, trained_model=network), device)
-    arch = resolve_arch(spec.arch_name, spec.arch_overrides)
+    arch = _find_arch(spec.arch_name, spec.arch_overrides)
     inputs = load_inputs(arch, options)
-    if len(inputs.classes) > arch.num_classes:
+    if isinstance(arch, DenseArch):
+        arch = override_dense_arch(arch, {"num_classes": len(inputs.classes) + arch.num_background})
+    elif len(inputs.classes) > arch.num_classes:
         arch = resolve_arch(arch, {"num_classes": len(inputs.classes)})
     return _make_target(spec, init_network(arch, options.seed), inputs, device)
+
+
+def _find_arch(name: str, overrides: Mapping[str, Any]) -> Arch | DenseArch:
+    dense_arch = find_dense_arch(name)
+    return resolve_arch(name, overrides) if dense_arch is None else override_dense_arch(dense_arch, overrides)
 
 
 def _open_third_party_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
@@ -276,13 +259,13 @@ def _open_third_party_target(spec: TargetSpec, options: ImageOptions, device: to
     return _make_target(spec, network, load_inputs(network.arch, options, trained_model=trained), device)
 
 
-def init_network(arch: Arch, seed: int) -> ResidualNetwork:
+def init_network(arch: Arch | DenseArch, seed: int) -> AnyNetwork:
     """Return the network with the initial weights of a run with this seed."""
     with temporary_seed(step_seed(seed, -1)):
-        return ResidualNetwork(arch)
+        return build_dense_network(arch) if isinstance(arch, DenseArch) else ResidualNetwork(arch)
 
 
-def _load_network(spec: TargetSpec) -> Network:
+def _load_network(spec: TargetSpec) -> AnyNetwork:
     record = None if spec.run is None or spec.run.arch is not None else spec.run.metadata["model"]
     factory = spec.factory
     if record is not None and spec.allow_code and factory is None:
@@ -292,12 +275,12 @@ def _load_network(spec: TargetSpec) -> Network:
     if record is not None and factory is not None and spec.step != 0:
         return open_network(factory, weights=place, input_size=tuple(record["input_size"]))
     if spec.weights_file is not None or spec.step is None:
-        return open_network(place, allow_code=spec.allow_code)
+        return open_any_network(place, allow_code=spec.allow_code)
     assert spec.run is not None
     # The run kept no snapshot of its initial weights, but its seed draws them again.
     assert spec.step == 0
     arch, pretrained = spec.run.arch, spec.run.metadata["pretrained"]
-    if not isinstance(arch, Arch) or pretrained:
+    if arch is None or pretrained:
         got = f"{spec.run.path}, which started from {pretrained or 'a third-party module'}"
         raise invalid("a run that started from fresh weights or saved them", got, next_step="train with --save-every")
     return init_network(arch, int(spec.run.metadata["seed"]))
@@ -308,86 +291,20 @@ def _make_target(spec: TargetSpec, network: nn.Module, inputs: AnalysisInputs, d
         name=spec.name,
         model=(network.module if isinstance(network, ModuleNetwork) else network).to(device).float().eval(),
         images=inputs.images.to(device),
-        labels=inputs.labels.to(device),
+        labels=labels_to(inputs.labels, device),
+        task=inputs.task,
         data=inputs.data,
-        classes=inputs.classes,
         run=spec.run,
         step=spec.step,
     )
 
 
-def load_inputs(
-    arch: Arch | ModuleArch, options: ImageOptions, run: Run | None = None, trained_model: Network | None = None
-) -> AnalysisInputs:
-    """Load the images of `options`: random images of the held-out split of its data, else of `run`, else of the digits.
-
-    For a fresh network they have its size and channels; for a `trained_model`, its channels and the size it is
-    evaluated at. Raises ValueError if there are more classes than a trained network has, or if the channels cannot be
-    converted.
-    """
-    if options.data == RANDOM_IMAGES:
-        return random_inputs(arch, options.num_images or default_num_images(arch.image_size), options.seed)
-    if options.data is None and run is not None:
-        dataset = reopen_data(run.metadata["data"], None, options.data_dir)
-    else:
-        dataset = open_train_data(options.data, options.data_dir)
-    if trained_model is not None:
-        dataset = _with_trained_preprocess(dataset, trained_model)
-    num_images = options.num_images or default_num_images(arch.image_size)
-    images, labels = _draw_images(dataset.split(dataset.eval_split), dataset, num_images, options.seed)
-    images = _convert_channels(images, arch.in_channels)
-    if trained_model is None and tuple(images.shape[-2:]) != tuple(arch.image_size):
-        images = functional.interpolate(images, arch.image_size, mode="bilinear", antialias=True)
-    return AnalysisInputs(images, labels, dataset.classes, dataset)
-
-
-def random_inputs(arch: Arch | ModuleArch, num_images: int, seed: int) -> AnalysisInputs:
-    """Return images of standard normal noise in the network's input size, with uniformly drawn labels."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn((num_images, *arch.input_size), generator=generator)
-    labels = torch.randint(arch.num_classes, (num_images,), generator=generator)
-    return AnalysisInputs(images, labels, tuple(str(index) for index in range(arch.num_classes)))
-
-
-def default_num_images(sizes: tuple[int, ...]) -> int:
-    """Return the default number of images: fewer where they are large."""
-    return _DEFAULT_NUM_IMAGES if max(sizes) <= _MAX_SMALL_IMAGE_SIZE else _DEFAULT_NUM_LARGE_IMAGES
-
-
-def _with_trained_preprocess(data: DatasetSplits, network: Network) -> DatasetSplits:
-    """Return the data with the preprocessing that the network was trained with, if the channels agree."""
-    if data.num_classes > network.arch.num_classes:
-        required = f"data of at most {network.arch.num_classes} classes, as the network has"
-        raise invalid(required, f"{data.name} with {data.num_classes}")
-    preprocess = network.preprocess
-    return (
-        replace(data, preprocess=preprocess) if preprocess and preprocess.channels == data.preprocess.channels else data
-    )
-
-
-def _draw_images(dataset: ImageDataset, data: DatasetSplits, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return random images in the split's order: the first ones of a dataset sorted by class would share one class."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    subset = dataset.subset(sorted(order[:num_images].tolist()))
-    x, y, _ = next(iter(eval_loader(subset, len(subset), data.preprocess, "cpu")))
-    return x, y
-
-
-def _convert_channels(images: Tensor, channels: int) -> Tensor:
-    """Return the images with `channels` channels: gray images are repeated, color images averaged to gray."""
-    if images.shape[1] == channels:
-        return images
-    if images.shape[1] == 1:
-        return images.expand(-1, channels, -1, -1).contiguous()
-    if channels == 1:
-        return images.mean(dim=1, keepdim=True)
-    raise invalid(f"images with {channels} channels, or gray images", f"{images.shape[1]} channels")
-
-
 def describe_target(target: AnalysisTarget) -> dict[str, str]:
     """Return what a page says about a target: its `model` and its `images`."""
     arch = getattr(target.model, "arch", None)
-    model_text = f"{arch.name}, order {arch.order}, merge {arch.merge}" if arch else type(target.model).__name__
+    backbone = getattr(arch, "backbone", arch)
+    layout = f", order {backbone.order}, merge {backbone.merge}" if backbone is not None else ""
+    model_text = f"{arch.name}{layout}" if arch else type(target.model).__name__
     shape = "x".join(str(side) for side in target.images.shape[1:])
     data_name = target.data.name if target.data else "random noise"
     return {"model": model_text, "images": f"{len(target.images)} of {data_name}, {shape}"}

@@ -8,6 +8,7 @@ from reslab.analysis.attribution import AttributionOptions, analyze_attribution
 from reslab.analysis.compare import CompareOptions, compare_models
 from reslab.analysis.features import FeatureOptions, analyze_features
 from reslab.analysis.gradients import GradientOptions, analyze_gradients
+from reslab.analysis.inputs import RANDOM_IMAGES
 from reslab.analysis.landscape.evaluator import LandscapeOptions
 from reslab.analysis.landscape.landscape import analyze_landscape
 from reslab.analysis.lesion import LesionOptions, analyze_lesion
@@ -24,16 +25,20 @@ from reslab.analysis.signal import (
     analyze_telescope,
 )
 from reslab.analysis.similarity import SimilarityOptions, analyze_similarity
-from reslab.analysis.target import RANDOM_IMAGES, AnalysisTarget
+from reslab.analysis.target import AnalysisTarget
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.task import TASKS, TargetKind
+
+_ALL_TARGETS = frozenset(TargetKind)
 
 
 @dataclass(frozen=True)
 class Analysis:
     """One analysis: `run` takes one target, or `run_jointly` all of them at once, with `options` (a frozen dataclass).
 
-    Each result is a frozen dataclass of plain data. `default_data` is used if the user names no data: None is the run's
+    Each result is a frozen dataclass of plain data. `targets` are the kinds of targets whose tasks it applies to, and
+    `needs` says what the others lack. `default_data` is used if the user names no data: None is the run's
     own dataset, else the digits; `random` serves analyses that do not depend on the images.
     """
 
@@ -44,6 +49,13 @@ class Analysis:
     run: Callable[[AnalysisTarget, Any], Any] | None = None
     run_jointly: Callable[[Sequence[AnalysisTarget], Any], Any] | None = None
     default_data: str | None = None
+    targets: frozenset[TargetKind] = _ALL_TARGETS
+    needs: str = ""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks that it applies to."""
+        return [name for name, task in TASKS.items() if task.target in self.targets]
 
 
 ANALYSES: dict[str, Analysis] = {
@@ -113,6 +125,8 @@ ANALYSES: dict[str, Analysis] = {
             "Li et al. 2018, arXiv:1712.09913",
             LandscapeOptions(),
             analyze_landscape,
+            targets=_ALL_TARGETS - {TargetKind.BOXES},
+            needs="a loss that is a smooth function of the weights (a detector's depends on the regions it selects)",
         ),
         Analysis(
             "attribution",
@@ -149,6 +163,8 @@ ANALYSES: dict[str, Analysis] = {
             "Alain and Bengio 2016, arXiv:1610.01644",
             LinearProbeOptions(),
             analyze_probes,
+            targets=frozenset({TargetKind.CLASS, TargetKind.MULTI_HOT, TargetKind.VALUES}),
+            needs="one target for a whole image",
         ),
         Analysis(
             "compare",
@@ -177,10 +193,25 @@ def run_analysis(name: str, targets: Sequence[AnalysisTarget], overrides: Mappin
     if not targets:
         raise invalid("at least one model to analyze", "none")
     options = override_options(analysis, overrides or {})
+    check_tasks(analysis, targets)
     if analysis.run is None:
         assert analysis.run_jointly is not None
         return [analysis.run_jointly(targets, options)]
     return [analysis.run(target, options) for target in targets]
+
+
+def check_tasks(analysis: Analysis, targets: Sequence[AnalysisTarget]) -> None:
+    """Raise ValueError, naming the analyses that apply, for a task that the analysis does not; also for several."""
+    for target in targets:
+        task = target.task.spec
+        if task.target not in analysis.targets:
+            applicable = ", ".join(other.name for other in ANALYSES.values() if task.target in other.targets)
+            required = f"a network for {', '.join(analysis.tasks)}, as {analysis.name} needs {analysis.needs}"
+            got = f"{target.name} for {task.name}"
+            raise invalid(required, got, next_step=f"analyses for {task.name}: {applicable}")
+    tasks = dict.fromkeys(target.task.spec.name for target in targets)
+    if len(tasks) > 1:
+        raise invalid("networks for one task", ", ".join(tasks), next_step="analyze them one after the other")
 
 
 def run_each(
@@ -192,6 +223,7 @@ def run_each(
     """
     if get_analysis(name).run is None or len(targets) < 2:
         return run_analysis(name, targets, overrides), {}
+    check_tasks(get_analysis(name), targets)
     results: list[Any] = []
     rejected: list[tuple[AnalysisTarget, ValueError]] = []
     for target in targets:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslab.analysis.blocks import (
     BlockCall,
     check_memory,
     decompose_block,
+    find_blocks,
     group_by_stage,
     is_identity_block,
     record_block_calls,
@@ -29,10 +30,9 @@ from reslab.analysis.gradients import (
     depth_verdict,
     grad_or_zeros,
 )
-from reslab.analysis.target import AnalysisTarget, as_residual_network
+from reslab.analysis.target import AnalysisTarget, as_block_network, backbone_of
 from reslab.nn.block import ResidualBlock
 from reslab.nn.merge import GatedMerge
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text
 
@@ -43,7 +43,7 @@ _KEPT_FRACTION = 0.3
 ROUNDING_TOLERANCE = 1e-5
 
 
-def _collect_block_calls(network: ResidualNetwork, images: Tensor, statistics: str) -> list[BlockCall]:
+def _collect_block_calls(network: nn.Module, images: Tensor, statistics: str) -> list[BlockCall]:
     """Return the calls of the network's blocks on the images, without gradients."""
     check_memory(network, images, fraction=_KEPT_FRACTION)
     model = with_statistics(network, statistics)
@@ -122,7 +122,7 @@ def analyze_telescope(target: AnalysisTarget, options: TelescopeOptions) -> Tele
     of the zoo equals.
     """
     with torch.no_grad():
-        stages = group_by_stage(_collect_block_calls(as_residual_network(target), target.images, options.statistics))
+        stages = group_by_stage(_collect_block_calls(as_block_network(target), target.images, options.statistics))
         blocks = tuple(block for stage in stages for block in _telescope_blocks(stage))
     exact_errors = [block.error for block in blocks if block.error is not None and block.is_exact]
     inexact_errors = [block.error for block in blocks if block.error is not None and not block.is_exact]
@@ -247,10 +247,11 @@ def analyze_scaling(target: AnalysisTarget, options: ScalingOptions) -> ScalingR
     (prod k_i + ...): He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8; gates: Sec. 3.1. Raises ValueError for a network
     without shortcuts, and for a third-party module that no network of the zoo equals.
     """
-    network = as_residual_network(target)
-    if all(block.merge is None for _, block in network.blocks()):
+    network = as_block_network(target)
+    if all(isinstance(block, ResidualBlock) and block.merge is None for _, block in find_blocks(network)):
         raise invalid("a network with shortcuts", f"{target.name} with merge=none", "merge=add")
-    _, calls = backward_with_block_gradients(with_statistics(network, options.statistics), target.images, target.labels)
+    model = with_statistics(network, options.statistics)
+    _, calls = backward_with_block_gradients(model, target.images, target.labels, target.batch_loss)
     blocks = tuple(block for stage in group_by_stage(calls) for block in _scaling_blocks(stage))
     factor_product = math.prod(block.factor for block in blocks if block.factor is not None)
     decades = math.log10(abs(factor_product)) if factor_product else -math.inf
@@ -364,15 +365,16 @@ def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult
     arXiv:1603.05027, Sec. 4.1). With batch statistics each term is normalized by its own; with running ones their
     offsets count too. Raises ValueError for a third-party module that no network of the zoo equals.
     """
-    network = as_residual_network(target)
+    network = as_block_network(target)
+    arch = backbone_of(network).arch
     with torch.no_grad():
         calls = _collect_block_calls(network, target.images, options.statistics)
         blocks = tuple(block for stage in group_by_stage(calls) for block in _order_blocks(stage))
     return OrderResult(
         model=target.name,
         step=target.step,
-        order=network.arch.order,
-        sentence=order_text(network.arch),
+        order=arch.order,
+        sentence=order_text(arch),
         blocks=blocks,
         max_superposition_error=max(block.superposition_error for block in blocks),
         min_branch=min(block.branch_min for block in blocks),

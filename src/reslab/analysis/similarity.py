@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reslab.analysis.inputs import are_equal_labels
 from reslab.analysis.layers import layer_outputs, layers_by_depth
 from reslab.analysis.target import AnalysisTarget
 from reslab.spec.errors import invalid
@@ -60,11 +61,11 @@ def analyze_similarity(
     Kornblith et al. 2019, arXiv:1905.00414, Eq. 4. Raises ValueError for an unknown layer, fewer than 4 images, and
     targets with different images.
     """
-    labels = targets[0].labels.cpu()
+    labels = targets[0].labels
     if len(labels) < 4:
         raise invalid("at least 4 images", len(labels), "128")
     for target in targets[1:]:
-        if not torch.equal(target.labels.cpu(), labels):
+        if not are_equal_labels(target.labels, labels):
             raise invalid("networks on the same images", f"other labels for {targets[0].name} and {target.name}")
     grams = [_gram_matrices(target, options) for target in targets]
     index_pairs = [(i, i) for i in range(len(targets))]

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import find_blocks
+from reslab.analysis.blocks import find_blocks, named_backbone_parts
 from reslab.nn.block import ResidualBlock
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork, SharedStage
 from reslab.spec.errors import invalid, unknown_name
 
@@ -35,6 +36,9 @@ class BlockSlot:
 
 def block_slots(model: nn.Module) -> list[BlockSlot]:
     """Return the slots in the order they run. Raises ValueError if `model` has no blocks."""
+    if isinstance(model, DenseNetwork):
+        parts = named_backbone_parts(model)
+        return [replace(slot, name=f"{prefix}.{slot.name}") for prefix, part in parts for slot in block_slots(part)]
     if not isinstance(model, ResidualNetwork):
         return [BlockSlot(name, block) for name, block in find_blocks(model)]
     slots = []

@@ -1,49 +1,113 @@
 """A model with the images it is analyzed on: its batches, scores, samples and thumbnails."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.analysis.inputs import Labels, join_labels
 from reslab.analysis.progress import report_progress
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
+from reslab.data.masks import VOID
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import to_residual_network
+from reslab.report.format import format_number, pluralize
 from reslab.report.thumbnails import make_thumbnail
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import ChannelOrder
+from reslab.spec.task import Metric, TargetKind, Unit
+from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
+from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.task_type import TaskType
 
-# As `data`: noise in place of the images of a dataset.
-RANDOM_IMAGES = "random"
-BATCH_SIZE = 250
+BATCH_SIZE, LARGE_BATCH_SIZE = 250, 8
+"""How many images are evaluated at once: those with one target, and those with a mask or boxes, which are larger."""
 MAX_MAP_SIZE = 56
 _NUM_CHECK_IMAGES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class AnalysisTarget:
-    """A model in float32 and eval mode, with normalized `images` (N, C, H, W) and their `labels` (N,), int64.
+    """A model in float32 and eval mode, with normalized `images` (N, C, H, W) and `labels`, the targets of its `task`.
 
-    `name` is what the user wrote (`resnet56_cifar`, `runs/a`, `runs/a@390`). `run` and `step` belong to the weights of
+    `labels` are a tensor (N, ...), or in detection a dictionary for each image. `name` is what the user wrote
+    (`resnet56_cifar`, `runs/a`, `runs/a@390`). `run` and `step` belong to the weights of
     a run. `data` is the dataset of the images; it is None for random images and for images that the caller passed.
     """
 
     name: str
     model: nn.Module
     images: Tensor
-    labels: Tensor
+    labels: Any
+    task: TaskType = field(default_factory=partial(Classification, ()))
     data: DatasetSplits | None = None
-    classes: tuple[str, ...] = ()
     run: Run | None = None
     step: int | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, or of the values; empty if unknown."""
+        return self.task.classes
+
+    @property
+    def class_labels(self) -> Tensor:
+        """The labels (N,) of classes. Raises ValueError for the targets of another task."""
+        if self.task.spec.target is not TargetKind.CLASS:
+            raise invalid("images of one class each", f"the targets of {self.task.spec.name}")
+        labels: Tensor = self.labels
+        return labels
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are evaluated at once."""
+        return BATCH_SIZE if self.task.spec.labels_whole_image else LARGE_BATCH_SIZE
 
     def class_name(self, label: int) -> str:
         """Return the name of a class, or its number where it has no name."""
         return self.classes[label] if label < len(self.classes) else str(label)
+
+    def label_text(self, index: int) -> str:
+        """Return the target of an image in a few words: `cat`, `cat, dog`, `3.5`, `2 cat, 1 dog`."""
+        return _LABEL_TEXTS[self.task.spec.target](self, self.labels[index])
+
+    def batch_loss(self, model: nn.Module, x: Tensor, y: Any) -> Tensor:
+        """Return the loss of the task on images x and targets y."""
+        return self.task.batch_loss(model, x, y)
+
+
+def _multi_hot_text(target: AnalysisTarget, label: Tensor) -> str:
+    return ", ".join(target.class_name(k) for k in label.nonzero().flatten().tolist()) or "none"
+
+
+def _values_text(target: AnalysisTarget, label: Tensor) -> str:
+    return ", ".join(format_number(value, 3) for value in label.tolist())
+
+
+def _mask_text(target: AnalysisTarget, label: Tensor) -> str:
+    return ", ".join(target.class_name(k) for k in label[label != VOID].unique().tolist()) or "void"
+
+
+def _boxes_text(target: AnalysisTarget, label: Any) -> str:
+    counts = Counter(target.class_name(k - 1) for k in label["labels"].tolist())
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or pluralize(0, "object")
+
+
+_LABEL_TEXTS: dict[TargetKind, Callable[[AnalysisTarget, Any], str]] = {
+    TargetKind.CLASS: lambda target, label: target.class_name(int(label)),
+    TargetKind.MULTI_HOT: _multi_hot_text,
+    TargetKind.VALUES: _values_text,
+    TargetKind.MASK: _mask_text,
+    TargetKind.BOXES: _boxes_text,
+}
 
 
 def as_residual_network(target: AnalysisTarget) -> ResidualNetwork:
@@ -60,19 +124,72 @@ def as_residual_network(target: AnalysisTarget) -> ResidualNetwork:
     return network
 
 
+def as_block_network(target: AnalysisTarget) -> nn.Module:
+    """Return a network all of whose blocks are a `ResidualBlock`: one for segmentation or detection as it is.
+
+    For the others see `as_residual_network`.
+    """
+    return target.model if isinstance(target.model, DenseNetwork) else as_residual_network(target)
+
+
+def backbone_of(network: nn.Module) -> ResidualNetwork:
+    """Return the residual network itself, or the backbone of one for segmentation or detection."""
+    backbone = network.residual_network if isinstance(network, DenseNetwork) else network
+    assert isinstance(backbone, ResidualNetwork)
+    return backbone
+
+
 @dataclass(frozen=True)
 class EvalScore:
-    """The error (fraction of wrong predictions) and the mean cross-entropy over `num_images` images."""
+    """The error and the mean loss over `num_images` images; `loss` is None in detection.
+
+    The error is what the metric that selects the task's weights lacks to its best value: the fraction of wrong
+    predictions, 1 - mean IoU, 1 - AP, the mean absolute error. See `ErrorMeasure`.
+    """
 
     error: float
-    loss: float
+    loss: float | None
     num_images: int
+
+
+@dataclass(frozen=True)
+class ErrorMeasure:
+    """The error of a task: its `title` (`error`, `1 - mean IoU`), and whether it is a fraction, shown in percent."""
+
+    title: str
+    is_fraction: bool
+
+    @classmethod
+    def of_task(cls, task: TaskType) -> "ErrorMeasure":
+        """Return the error that belongs to the metric that selects the weights."""
+        spec = task.spec
+        metric = spec.selection_metric
+        if spec.target is TargetKind.CLASS and metric.name == "top1":
+            return cls("error", True)
+        return cls(f"{_BEST_TEXTS[metric.higher_is_better, metric.is_fraction]}{metric.column}", metric.is_fraction)
+
+
+_BEST_TEXTS = {(True, True): "1 - ", (True, False): "-", (False, True): "", (False, False): ""}
+
+
+def error_value(metric: Metric, value: float | None) -> float:
+    """Return the error for the value of a metric: 1 - value or -value where higher is better, else the value.
+
+    An undefined value, as that of outputs that are not finite, is the largest error: 1 for fractions, else infinite.
+    """
+    if value is None or math.isnan(value):
+        return 1.0 if metric.unit is Unit.FRACTION else math.inf
+    if not metric.higher_is_better:
+        return value
+    return 1.0 - value if metric.unit is Unit.FRACTION else -value
 
 
 @dataclass(frozen=True, eq=False)
 class EvalBatches:
-    """Batches of (images, labels): the target's own images, or a whole `split` of its dataset. Iterate it repeatedly.
+    """Batches of images and targets: the target's own, or a whole `split` of its dataset. Iterate it repeatedly.
 
+    Images of a split get the channels and the size of the target's own; where a mask or boxes belong to them they keep
+    their size, and in detection a batch is a list.
     Raises ValueError for an unknown split, and for a split of a target without a dataset.
     """
 
@@ -85,29 +202,42 @@ class EvalBatches:
         if self.split and self.target.data is not None:
             self.target.data.split(self.split)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         images, labels, data = self.target.images, self.target.labels, self.target.data
         if not self.split or data is None:
-            yield from zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
+            for start in range(0, len(images), self.target.batch_size):
+                part = slice(start, start + self.target.batch_size)
+                yield images[part], labels[part]
             return
-        for x, y, _ in eval_loader(data.split(self.split), BATCH_SIZE, data.preprocess, images.device):
-            yield match_shape(x, images), y
+        keeps_size = not self.target.task.spec.labels_whole_image
+        for x, y, _ in eval_loader(data.split(self.split), self.target.batch_size, data.preprocess, images.device):
+            yield (x if keeps_size else match_shape(x, images)), y
+
+
+def score_model(model: nn.Module, batches: EvalBatches) -> EvalScore:
+    """Return the error and loss of `model` over all batches, with its current weights, in its current mode."""
+    metric, evaluation = batches.target.task.spec.selection_metric, evaluate_target(model, batches)
+    error = error_value(metric, getattr(evaluation, metric.name, None))
+    return EvalScore(error, evaluation.loss, evaluation.num_samples)
 
 
 @torch.no_grad()
-def score_model(model: nn.Module, batches: EvalBatches) -> EvalScore:
-    """Return the error and loss of `model` over all batches, with its current weights, in its current mode."""
-    num_wrong, total_loss, num_samples = 0, 0.0, 0
+def evaluate_target(model: nn.Module, batches: EvalBatches) -> Evaluation:
+    """Return the task's evaluation of `model` over all batches, with its current weights, in its current mode."""
+    task, results, total_loss, num_samples = batches.target.task, [], 0.0, 0
+    loss_fn = task.default_loss()
     for x, y in batches:
-        logits = model(x).float()
-        num_wrong += int((logits.argmax(1) != y).sum())
-        total_loss += float(functional.cross_entropy(logits, y, reduction="sum"))
+        outputs = task.predict(model, x)
+        if loss_fn is not None:
+            total_loss += float(loss_fn(outputs, y)) * len(y)
+        results.append(task.batch_result(outputs, y, False))
         num_samples += len(y)
-    return EvalScore(num_wrong / num_samples, total_loss / num_samples, num_samples)
+    mean_loss: Any = None if loss_fn is None else total_loss / num_samples
+    return task.evaluate(results, mean_loss)
 
 
-def sample_images(target: AnalysisTarget, split: str, max_images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return at most `max_images` random images of a split and their labels, in the split's order, on the device.
+def sample_images(target: AnalysisTarget, split: str, max_images: int, seed: int) -> tuple[Tensor, Labels]:
+    """Return at most `max_images` random images of a split and their targets, in the split's order, on the device.
 
     The images have the shape of the target's own. Raises ValueError for an unknown split, and for a target without a
     dataset.
@@ -117,9 +247,15 @@ def sample_images(target: AnalysisTarget, split: str, max_images: int, seed: int
     dataset = target.data.split(split)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     subset = dataset.subset(sorted(order[:max_images].tolist()))
-    batches = eval_loader(subset, BATCH_SIZE, target.data.preprocess, target.images.device)
-    collected = [(match_shape(x, target.images), y) for x, y, _ in batches]
-    return torch.cat([x for x, _ in collected]), torch.cat([y for _, y in collected])
+    batches = eval_loader(subset, target.batch_size, target.data.preprocess, target.images.device)
+    collected = [(_fit_images(x, target.images), y) for x, y, _ in batches]
+    return torch.cat([x for x, _ in collected]), join_labels([y for _, y in collected])
+
+
+def _fit_images(x: Tensor | list[Tensor], reference: Tensor) -> Tensor:
+    """Return images of any sizes with the shape of `reference`."""
+    parts = [match_shape(image[None], reference) for image in x] if isinstance(x, list) else [match_shape(x, reference)]
+    return torch.cat(parts)
 
 
 def match_shape(x: Tensor, reference: Tensor) -> Tensor:

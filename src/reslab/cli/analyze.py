@@ -150,6 +150,7 @@ def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
             "name": analysis.name,
             "summary": analysis.summary,
             "reference": analysis.reference,
+            "tasks": analysis.tasks,
             "options": {key: getattr(analysis.options, key, None) for key in override_keys(analysis.options)},
         }
         for analysis in analyses

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.receptive_field import ReceptiveFieldTracer
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class LayerSummary:
 
     * `output_shape`: without the batch. `params`: its own parameters; `weights`: without those of norms and biases.
     * `macs`: multiply-adds of convolutions and linear layers for one image, as papers and torchvision count them.
+    * `num_rows`: how often it runs on that shape at once: 1 for the image, or the number of regions of a detector.
     * `receptive_field`: input pixels along a side that one output position depends on; None: all of them.
     """
 
@@ -29,6 +31,7 @@ class LayerSummary:
     params: int
     macs: int
     weights: int = 0
+    num_rows: int = 1
     receptive_field: int | None = None
 
 
@@ -36,8 +39,10 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
     """Return the layers of any module in the order they run, for one input of `input_size` (C, H, W).
 
     A module that runs several times has one row per call; its parameters count in the first. Nothing is computed and
-    no weight changes.
+    no weight changes. A detector runs on an image as it resizes it, with as many regions as it evaluates at most.
+    Raises ValueError for a detector that is not of reslab.
     """
+    _check_traceable(model)
     rows: list[LayerSummary] = []
     seen: set[int] = set()
 
@@ -57,6 +62,7 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
                     params=params,
                     macs=macs,
                     weights=weights,
+                    num_rows=len(output) if output.ndim else 1,
                     receptive_field=field_size,
                 )
             )
@@ -64,7 +70,7 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     image = torch.empty((1, *input_size), dtype=dtype, device="meta")
     tracer = ReceptiveFieldTracer(image)
-    with _forward_hooks(model, record), _eval_mode(model), torch.no_grad(), tracer:
+    with _forward_hooks(model, record), _eval_mode(model), _tracing(model), torch.no_grad(), tracer:
         # Without tie_weights=False, functional_call leaves the tensors of a module used twice on the meta device.
         functional_call(model, _meta_tensors(model), (image,), tie_weights=False, strict=False)
     return rows
@@ -89,10 +95,31 @@ def _meta_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _macs(module: nn.Module, output: Tensor) -> int:
     """Return the multiply-adds: output elements times the inputs each one reads (kernel area, channels per group)."""
     if isinstance(module, CONV_TYPES):
-        return output[0].numel() * prod(module.kernel_size) * (module.in_channels // module.groups)
+        return output.numel() * prod(module.kernel_size) * (module.in_channels // module.groups)
     if isinstance(module, nn.Linear):
-        return output[0].numel() * module.in_features
+        return output.numel() * module.in_features
     return 0
+
+
+def _check_traceable(model: nn.Module) -> None:
+    """Raise ValueError for a detector that has no `trace_forward`: its anchors would stay on the meta device."""
+    names = {type(module).__name__ for module in model.modules()}
+    if "AnchorGenerator" in names and not hasattr(model, "trace_forward"):
+        raise invalid("a network whose layers can be listed: a detector of reslab", type(model).__name__)
+
+
+@contextmanager
+def _tracing(model: nn.Module) -> Iterator[None]:
+    """Run `trace_forward` in place of `forward` inside the block, where a network has it."""
+    trace = getattr(model, "trace_forward", None)
+    if trace is None:
+        yield
+        return
+    model.forward = trace
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class _DetectionNetwork(DenseNetwork):
 
     arch: DetectionArch
     backbone: Any
+    rpn: Any
     roi_heads: Any
     transform: Any
 
@@ -142,6 +143,26 @@ class _DetectionNetwork(DenseNetwork):
     def set_size(self, size: int) -> None:
         """Set the shorter side to which images are resized, and the longest in the same ratio."""
         self._set_axes(self.arch.size_axes(size))
+
+    def trace_forward(self, x: Tensor) -> None:
+        """Run every layer on an image (1, C, H, W), with zeros in place of selected regions: what costs are counted on.
+
+        The image gets the size to which the network resizes and pads it. There are as many regions as proposals in
+        evaluation, and as many masks as detections.
+        """
+        sides = self.arch.padded_size(int(x.shape[-2]), int(x.shape[-1]))
+        maps = self.backbone(x.new_zeros((*x.shape[:2], *sides)))
+        self._trace_heads(maps if isinstance(maps, dict) else {"0": maps})
+
+    def _trace_heads(self, maps: dict[str, Tensor]) -> None:
+        """Run the heads on the maps of the backbone or pyramid."""
+        arch, levels = self.arch, list(maps.values())
+        self.rpn.head(levels)
+        regions = levels[0].new_zeros((arch.proposals[1], levels[0].shape[1], arch.roi_size, arch.roi_size))
+        self.roi_heads.box_predictor(self.roi_heads.box_head(regions))
+        if self.roi_heads.has_mask():
+            shape = (arch.max_detections, levels[0].shape[1], _MASK_ROI_SIZE, _MASK_ROI_SIZE)
+            self.roi_heads.mask_predictor(self.roi_heads.mask_head(levels[0].new_zeros(shape)))
 
     def _set_axes(self, axes: dict[str, Any]) -> None:
         self.arch = replace(self.arch, **axes)
@@ -171,6 +192,9 @@ class RetinaNetDetector(_DetectionNetwork, RetinaNet):
     """RetinaNet on a feature pyramid."""
 
     class_layers = ("head.classification_head.cls_logits",)
+
+    def _trace_heads(self, maps: dict[str, Tensor]) -> None:
+        self.head(list(maps.values()))
 
 
 def build_detector(arch: DetectionArch, norm_layer: NormLayer | None = None) -> DenseNetwork:

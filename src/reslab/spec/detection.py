@@ -49,6 +49,8 @@ class BoxLoss(StrEnum):
     GIOU = "giou"
 
 
+_PADDING = 32
+
 NUM_EXTRA_LEVELS = {ExtraLevels.POOL: 1, ExtraLevels.P5: 2, ExtraLevels.C5: 2}
 
 
@@ -134,6 +136,12 @@ class DetectionArch(DenseArch):
     def smallest_input(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the size of an image whose shorter side has become `min_size`."""
         return (size[0], self.min_size, self.min_size)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of what the backbone gets of one image: resized, and padded to multiples of 32."""
+        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        rows, columns = (-(-int(side * scale) // _PADDING) * _PADDING for side in (height, width))
+        return rows, columns
 
     @property
     def backbone_arch(self) -> Arch:

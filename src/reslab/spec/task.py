@@ -89,9 +89,14 @@ class Task:
     has_eval_loss: bool = True
 
     @property
+    def labels_whole_image(self) -> bool:
+        """True if a target is of the whole image, which may be resized without it: no mask and no box."""
+        return self.target in (TargetKind.CLASS, TargetKind.MULTI_HOT, TargetKind.VALUES)
+
+    @property
     def keeps_outputs(self) -> bool:
         """True if an evaluation keeps the outputs of all samples; those for each pixel would be too many."""
-        return self.target in (TargetKind.CLASS, TargetKind.MULTI_HOT, TargetKind.VALUES)
+        return self.labels_whole_image
 
     @property
     def selection_metric(self) -> Metric:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from reslab.analysis.blocks import InsufficientMemoryError
-from reslab.analysis.open_targets import ImageOptions, init_network, load_inputs, open_targets
+from reslab.analysis.inputs import ImageOptions, labels_to, load_inputs
+from reslab.analysis.open_targets import init_network, open_targets
 from reslab.analysis.registry import get_analysis, run_analysis
 from reslab.analysis.target import AnalysisTarget
 from reslab.runtime.device import choose_device, choose_num_threads, hardware_info
@@ -250,9 +251,9 @@ def _analysis_target(
         name=arch.name,
         model=init_network(arch, job.seed).to(device).eval(),
         images=inputs.images.to(device),
-        labels=inputs.labels.to(device),
+        labels=labels_to(inputs.labels, torch.device(device)),
+        task=inputs.task,
         data=inputs.data,
-        classes=inputs.classes,
         step=0,
     )
 

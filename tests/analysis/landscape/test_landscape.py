@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_directions() -> None:
 def test_the_origin_has_the_loss_of_the_weights_to_the_bit() -> None:
     result = target()
     answer = analyze_landscape(result, FEW)
-    loss = float(functional.cross_entropy(result.model(result.images), result.labels, reduction="sum").detach()) / 6
+    loss = float(functional.cross_entropy(result.model(result.images), result.labels).detach()) * 6 / 6
     assert answer.alphas == answer.betas == (-1.0, 0.0, 1.0)
     assert answer.losses[1][1] == answer.loss == loss
     assert answer.losses[0][1] != loss

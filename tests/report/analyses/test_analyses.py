@@ -146,7 +146,7 @@ def test_compare_of_runs_has_their_curves() -> None:
         {"kind": "eval", "step": 20, "epoch": 2.0, "split": "test", "loss": 1.2, "top1": 0.7},
     ]
     network = {
-        "accuracy": 0.7,
+        "score": 0.7,
         "loss": 1.2,
         "num_parameters": 10,
         "arch": "m",
@@ -164,6 +164,8 @@ def test_compare_of_runs_has_their_curves() -> None:
     }
     answer = {
         "models": [{**network, "name": "a", "log": log}, {**network, "name": "b", "log": log}],
+        "task": "classification",
+        "metric": "top1",
         "num_images": 15,
         "split": "test",
         "paired_test": {**test, "difference": 0.6, "ci_low": 0.1, "ci_high": 0.6},

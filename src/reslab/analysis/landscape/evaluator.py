@@ -154,7 +154,9 @@ class LandscapeEvaluator:
             return cached
         self.plane.set_weights(self.model, point)
         score = score_model(self.model, self.batches)
-        values = (score.loss if math.isfinite(score.loss) else None, score.error, score.num_images)
+        assert score.loss is not None
+        loss, error = (value if math.isfinite(value) else None for value in (score.loss, score.error))
+        values = (loss, error, score.num_images)
         return self.cache.put(PointKind.LOSS, point, values)
 
     def curvature(self, point: Point, num_iterations: int) -> PointValues:
@@ -187,7 +189,7 @@ class LandscapeEvaluator:
         """Return the largest eigenvalues followed by the smallest one, and bounds on the errors of the largest."""
         self.plane.set_weights(self.model, point)
         x, y = self.hessian_batch
-        hvp, dim = hessian_vector_product(self.model, x, y)
+        hvp, dim = hessian_vector_product(self.model, x, y, self.batches.target.batch_loss)
         start_vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)).to(x)
         try:
             spectrum = lanczos_spectrum(hvp, dim, num_iterations, num_eigenvalues, start_vector)
@@ -204,7 +206,7 @@ class LandscapeEvaluator:
 
     def time_hessian_product(self) -> float:
         """Return the seconds of one Hessian-vector product."""
-        hvp, dim = hessian_vector_product(self.model, *self.hessian_batch)
+        hvp, dim = hessian_vector_product(self.model, *self.hessian_batch, self.batches.target.batch_loss)
         vector = torch.ones(dim).to(self.hessian_batch[0])
         start_time = time.perf_counter()
         hvp(vector).sum().item()

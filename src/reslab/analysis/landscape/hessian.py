@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from reslab.analysis.gradients import BatchLoss, cross_entropy_loss
 
 HessianVectorProduct = Callable[[Tensor], Tensor]
 
@@ -26,8 +28,10 @@ class HessianSpectrum:
     num_products: int
 
 
-def hessian_vector_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[HessianVectorProduct, int]:
-    """Return the function v -> H v and the length of v; H is the Hessian of the batch's mean cross-entropy.
+def hessian_vector_product(
+    model: nn.Module, x: Tensor, y: Any, loss_fn: BatchLoss = cross_entropy_loss
+) -> tuple[HessianVectorProduct, int]:
+    """Return the function v -> H v and the length of v; H is the Hessian of the batch's mean loss.
 
     H v is the gradient of (gradient . v) (Pearlmutter 1994), which takes two backward passes and no matrix. The model
     keeps its mode: in eval mode norms use their running statistics. Parameters that the loss does not depend on are
@@ -35,7 +39,7 @@ def hessian_vector_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Hess
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
-        loss = functional.cross_entropy(model(x), y)
+        loss = loss_fn(model, x, y)
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     used_parameters = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad]
     flat_gradient = torch.cat([gradient.flatten() for _, gradient in used_parameters])

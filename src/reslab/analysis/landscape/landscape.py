@@ -17,7 +17,7 @@ from reslab.analysis.landscape.evaluator import (
     build_evaluator,
 )
 from reslab.analysis.progress import report_progress
-from reslab.analysis.target import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, ErrorMeasure
 from reslab.spec.errors import invalid, unknown_name
 
 NON_CONVEX_RATIO = 0.1
@@ -47,6 +47,7 @@ class CurvaturePoint:
 class LandscapeResult:
     """The losses and errors `[j][i]` at alphas[i], betas[j] (a loss is None where it is not finite), and the curvature.
 
+    `measure` says what an error is.
     `non_convex_fraction` is the fraction of curvature points with |smallest / largest eigenvalue| above 0.1. `largest`
     and `smallest` are eigenvalues at the weights themselves, `largest_errors` bounds on the errors of the former.
     `explained_variance` is the fraction of the run's squared distance along each direction of its `trajectory`.
@@ -59,7 +60,8 @@ class LandscapeResult:
     num_images: int
     split: str
     loss: float | None
-    error: float
+    error: float | None
+    measure: ErrorMeasure
     alphas: tuple[float, ...]
     betas: tuple[float, ...]
     losses: tuple[tuple[float | None, ...], ...]
@@ -111,7 +113,8 @@ def analyze_landscape(target: AnalysisTarget, options: LandscapeOptions = _DEFAU
         num_images=int(center[2] or 0),
         split=options.split,
         loss=center[0],
-        error=float(center[1] or 0.0),
+        error=center[1],
+        measure=ErrorMeasure.of_task(target.task),
         alphas=alphas,
         betas=betas,
         losses=tuple(tuple(value[0] for value in row) for row in rows),

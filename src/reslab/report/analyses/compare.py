@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
-from reslab.report.format import format_int, format_number, format_percent, format_split, pluralize
+from reslab.report.format import format_int, format_metric, format_number, format_percent, format_split, pluralize
 from reslab.report.pages.compare import ComparedRun, run_curves
 from reslab.report.plots.curves import plot_metric
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.images import ImageRow, plot_image_grid
 from reslab.report.thumbnails import decode_data_uri
+from reslab.spec.task import Metric, find_task
 
 _IMAGES_PER_ROW = 7
 _SIGNIFICANCE_LEVEL = 0.05
@@ -34,7 +35,7 @@ def render_comparison(results: Sequence[Result]) -> RenderedResult:
         tuple(figure for figure in figures if figure is not None),
         (
             _render_network_table(result),
-            _render_contingency_table(result),
+            *([_render_contingency_table(result)] if result["paired_test"] else []),
             *([_render_layer_table(result)] if result["weight_distances"] else []),
         ),
     )
@@ -46,13 +47,16 @@ def _network_names(result: Result) -> tuple[str, str]:
 
 
 def comparison_text(result: Result) -> str:
-    """Return which network is more accurate, by how much, and whether the difference is significant."""
+    """Return the scores of both; in a classification also the difference, and whether it is significant."""
     first, second = result["models"]
     test = result["paired_test"]
     images_text = pluralize(
         result["num_images"], f"{format_split(result['split'])} image" if result["split"] else "image"
     )
-    accuracies = f"{format_percent(first['accuracy'])} and {format_percent(second['accuracy'])} on {images_text}"
+    accuracies = f"{_score_text(result, first)} and {_score_text(result, second)} on {images_text}"
+    if test is None:
+        title = _metric(result).title
+        return f"{title[0].upper()}{title[1:]} of {first['name']} and {second['name']}: {accuracies}."
     if not test["only_first"] + test["only_second"]:
         return f"{first['name']} and {second['name']} are correct on the same images: {accuracies}."
     better, worse = (second, first) if test["difference"] > 0 else (first, second)
@@ -67,6 +71,14 @@ def comparison_text(result: Result) -> str:
     return f"{difference_text} ({accuracies}), {significance} by McNemar's exact test: p = {p_value}."
 
 
+def _metric(result: Result) -> Metric:
+    return find_task(result["task"]).metric(result["metric"])
+
+
+def _score_text(result: Result, network: Result) -> str:
+    return format_metric(_metric(result), network["score"])
+
+
 def _p_value_text(value: float) -> str:
     return "less than 0.0001" if value < 1e-4 else f"{value:.2g}"
 
@@ -75,6 +87,8 @@ def _p_value_paragraph(result: Result) -> str:
     """Explain the p-value and the interval of the difference."""
     first, second = _network_names(result)
     test = result["paired_test"]
+    if test is None:
+        return ""
     num_flips = test["only_first"] + test["only_second"]
     if not num_flips:
         return ""
@@ -89,6 +103,8 @@ def _p_value_paragraph(result: Result) -> str:
 
 
 def _agreement_text(result: Result) -> str:
+    if result["paired_test"] is None:
+        return ""
     agreement = format_percent(result["paired_test"]["agreement"], 1)
     return f"They predict the same class, correct or not, for {agreement} of the images."
 
@@ -127,8 +143,10 @@ def _render_curves(result: Result) -> list[RenderedFigure]:
         for network in result["models"]
     ]
     figures = []
+    metric = _metric(result)
+    metric_title = f"{metric.title[0].upper()}{metric.title[1:]}"
     for title, key, split, unit, caption in (
-        ("Accuracy", "top1", "eval", "%", "On the validation or test images."),
+        (metric_title, metric.name, "eval", "%" if metric.is_fraction else "", "On the validation or test images."),
         ("Training loss", "loss", "train", "", "On the augmented training images."),
     ):
         curves = run_curves(runs, key, split=split)
@@ -187,12 +205,12 @@ def _render_network_table(result: Result) -> RenderedTable:
             network["arch"] or "–",
             network["recipe"] or "–",
             format_int(network["num_parameters"]),
-            format_percent(network["accuracy"]),
+            _score_text(result, network),
             format_number(network["loss"], 4),
         ]
         for network in result["models"]
     ]
-    return RenderedTable("Networks", ["network", "model", "recipe", "parameters", "accuracy", "loss"], rows)
+    return RenderedTable("Networks", ["network", "model", "recipe", "parameters", _metric(result).column, "loss"], rows)
 
 
 def _render_contingency_table(result: Result) -> RenderedTable:

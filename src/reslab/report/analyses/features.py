@@ -100,52 +100,60 @@ def _dead_channel_table(result: Result) -> RenderedTable:
 
 
 def render_probes(results: Sequence[Result]) -> RenderedResult:
-    """Render the accuracy of a linear probe on each layer, for all networks."""
+    """Render the score of a linear probe on each layer, for all networks."""
+    scale, unit = (100, ", %") if results[0]["is_fraction"] else (1, "")
+    metric = results[0]["metric"]
     profiles = [
         DepthProfile(
             style.label,
-            [100 * probe["accuracy"] for probe in result["probes"]],
+            [scale * probe["score"] for probe in result["probes"]],
             style.color_index,
             dashed=style.dashed,
             alpha=style.alpha,
         )
         for result, style in zip(results, line_styles(results), strict=True)
     ]
-    chance = 100 * max(result["chance_accuracy"] for result in results)
+    baseline = scale * max(result["baseline_score"] for result in results)
     names = shared_names(results, lambda result: [str(probe["layer"]) for probe in result["probes"]])
     figure = plot_depth_profiles(
         profiles,
         log=False,
         xlabel="layer, from input to output",
-        ylabel="probe accuracy, %",
-        hline=chance,
+        ylabel=f"probe {metric}{unit}",
+        hline=baseline,
         names=names,
     )
-    alt_text = "Accuracy of a linear probe on the features of each layer, from input to output."
-    caption = "Logistic regression on globally averaged features. The thin line is the majority class."
+    title = f"{metric[0].upper()}{metric[1:]}"
+    alt_text = f"{title} of a linear probe on the features of each layer, from input to output."
+    caption = "A linear model on globally averaged features. The thin line is the best constant prediction."
     return RenderedResult(
         "Linear probes",
         tuple(probes_text(result) for result in results),
-        (RenderedFigure(figure, alt_text, "Probe accuracy", caption),),
+        (RenderedFigure(figure, alt_text, f"Probe {metric}", caption),),
         tuple(_probe_table(result) for result in results),
     )
 
 
 def probes_text(result: Result) -> str:
-    """Return the accuracy at the first, the best and the last layer, and where it rises most."""
-    probe_results = result["probes"]
-    best = max(reversed(probe_results), key=lambda probe: probe["accuracy"])
+    """Return the score at the first, the best and the last layer, and where it rises most."""
+    probe_results, metric = result["probes"], result["metric"]
+    best = max(reversed(probe_results), key=lambda probe: probe["score"])
     first, last = probe_results[0], probe_results[-1]
-    text = f"{result['model']}: a probe on {first['layer']} reaches {format_percent(first['accuracy'], 1)} accuracy"
+    text = f"{result['model']}: a probe on {first['layer']} reaches {_score_text(result, first['score'])} {metric}"
     if len(probe_results) > 1:
-        text += f", one on {last['layer']} {format_percent(last['accuracy'], 1)}"
-        rises = [after["accuracy"] - before["accuracy"] for before, after in pairwise(probe_results)]
+        text += f", one on {last['layer']} {_score_text(result, last['score'])}"
+        rises = [after["score"] - before["score"] for before, after in pairwise(probe_results)]
         step = max(range(len(rises)), key=lambda i: rises[i])
         if rises[step] > 0:
-            text += f"; {probe_results[step + 1]['layer']} adds most ({100 * rises[step]:.1f} points)"
+            rise = f"{100 * rises[step]:.1f} points" if result["is_fraction"] else format_number(rises[step], 3)
+            text += f"; {probe_results[step + 1]['layer']} adds most ({rise})"
     if best["layer"] not in (first["layer"], last["layer"]):
-        text += f"; the best is {best['layer']} with {format_percent(best['accuracy'], 1)}"
-    return text + f". The network itself reaches {format_percent(result['model_accuracy'], 1)}."
+        text += f"; the best is {best['layer']} with {_score_text(result, best['score'])}"
+    return text + f". The network itself reaches {_score_text(result, result['model_score'])}."
+
+
+def _score_text(result: Result, score: float) -> str:
+    return format_percent(score, 1) if result["is_fraction"] else format_number(score, 3)
 
 
 def _probe_table(result: Result) -> RenderedTable:
@@ -153,17 +161,16 @@ def _probe_table(result: Result) -> RenderedTable:
         [
             probe["layer"],
             str(probe["num_features"]),
-            format_percent(probe["accuracy"], 1),
-            format_percent(probe["fit_accuracy"], 1),
+            _score_text(result, probe["score"]),
+            _score_text(result, probe["fit_score"]),
         ]
         for probe in result["probes"]
     ]
     samples_text = (
         f"fitted on {pluralize(result['num_fit_images'], 'image')}, evaluated on {result['num_images']} others"
     )
-    return RenderedTable(
-        f"{result['model']}, {samples_text}", ["layer", "features", "accuracy", "accuracy on fitted images"], rows
-    )
+    columns = ["layer", "features", result["metric"], f"{result['metric']} on fitted images"]
+    return RenderedTable(f"{result['model']}, {samples_text}", columns, rows)
 
 
 def render_nearest(results: Sequence[Result]) -> RenderedResult:
@@ -180,6 +187,9 @@ def nearest_text(result: Result) -> str:
     """Return the fraction of neighbors of the same class, and the accuracy of a vote among them."""
     location = f"the {format_split(result['split'])} split" if result["split"] else "the other images"
     num_neighbors = len(result["queries"][0]["neighbors"])
+    if result["same_class_fraction"] is None:
+        mean = format_number(_mean_cosine(result), 3)
+        return f"{result['model']}: the mean cosine to the nearest image in {location} is {mean}."
     return (
         f"{result['model']}: of the {pluralize(num_neighbors, 'nearest image')} in {location} "
         f"{format_percent(result['same_class_fraction'], 1)} are of the same class; a k-NN vote reaches "
@@ -189,11 +199,12 @@ def nearest_text(result: Result) -> str:
 
 
 def _neighbor_figure(result: Result) -> RenderedFigure:
-    rows = []
+    rows, has_classes = [], result["same_class_fraction"] is not None
     for query in result["queries"]:
         neighbors = query["neighbors"]
         captions = [
-            f"{neighbor['label']}{'' if neighbor['label'] == query['label'] else ' ✕'} {neighbor['cosine']:.2f}"
+            f"{neighbor['label']}{' ✕' if has_classes and neighbor['label'] != query['label'] else ''} "
+            f"{neighbor['cosine']:.2f}"
             for neighbor in neighbors
         ]
         images = [
@@ -204,8 +215,13 @@ def _neighbor_figure(result: Result) -> RenderedFigure:
         rows.append(ImageRow("", images, [query["label"], "", *captions]))
     alt_text = f"{result['model']}: images, and beside each its nearest neighbors in the features of {result['layer']}."
     caption = "Below each: class and cosine similarity; ✕ where the class differs."
+    caption = caption if has_classes else "Below each: target and cosine similarity."
     title = f"Nearest neighbors in {result['layer']} of {result['model']}"
     return RenderedFigure(plot_image_grid(rows, ["query", "", "nearest"], 0.92), alt_text, title, caption)
+
+
+def _mean_cosine(result: Result) -> float:
+    return float(sum(query["neighbors"][0]["cosine"] for query in result["queries"]) / len(result["queries"]))
 
 
 def _neighbor_table(results: Sequence[Result]) -> RenderedTable:
@@ -216,9 +232,7 @@ def _neighbor_table(results: Sequence[Result]) -> RenderedTable:
             format_int(result["num_searched"]),
             format_percent(result["same_class_fraction"], 1),
             format_percent(result["knn_accuracy"], 1),
-            format_number(
-                sum(query["neighbors"][0]["cosine"] for query in result["queries"]) / len(result["queries"]), 3
-            ),
+            format_number(_mean_cosine(result), 3),
         ]
         for result in results
     ]

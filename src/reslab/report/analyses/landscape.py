@@ -131,6 +131,11 @@ def _render_convexity(grids: Sequence[ConvexityGrid]) -> RenderedFigure:
     return RenderedFigure(plot_convexity(grids), alt_text, "Convexity of the loss surface", caption)
 
 
+def _error_text(result: Result) -> str:
+    is_fraction = result["measure"]["is_fraction"]
+    return format_percent(result["error"], 1) if is_fraction else format_number(result["error"], 4)
+
+
 def _render_table(results: Sequence[Result]) -> RenderedTable:
     rows = []
     for result in results:
@@ -142,11 +147,11 @@ def _render_table(results: Sequence[Result]) -> RenderedTable:
             [
                 result["model"],
                 format_number(result["loss"], 4),
-                format_percent(result["error"], 1),
+                _error_text(result),
                 fraction,
                 largest,
                 smallest,
             ]
         )
-    columns = ["network", "loss", "error", "non-convex", "largest eigenvalues", "smallest"]
+    columns = ["network", "loss", results[0]["measure"]["title"], "non-convex", "largest eigenvalues", "smallest"]
     return RenderedTable("Loss and curvature at the weights, and the non-convex fraction of the plane", columns, rows)

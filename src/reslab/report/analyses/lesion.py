@@ -8,10 +8,10 @@ from reslab.report.analyses.result import RenderedFigure, RenderedResult, Render
 from reslab.report.format import format_number, format_percent, format_split, pluralize
 from reslab.report.plots.lesion import (
     DeletionErrors,
-    ErrorLimits,
+    ErrorAxis,
     ErrorSamples,
     PathLengths,
-    error_limits,
+    error_axis,
     plot_deletion,
     plot_multiple_deletions,
     plot_path_gradients,
@@ -26,12 +26,13 @@ _MISSING_CAPTION = " Crosses: blocks that cannot be deleted, because they change
 def render_lesion(results: Sequence[Result]) -> RenderedResult:
     """Render the error without one block, without several, with blocks permuted, and the paths, for all networks."""
     pairs = list(zip(results, line_styles(results), strict=True))
-    chance = max(result["chance_error"] for result in results)
-    limits = error_limits([error for result in results for error in _all_errors(result)], chance)
+    chances = [result["chance_error"] for result in results if result["chance_error"] is not None]
+    errors, measure = [error for result in results for error in _all_errors(result)], results[0]["measure"]
+    axis = error_axis(errors, measure["title"], measure["is_fraction"], max(chances, default=None))
     figures = [
-        _render_deletion(pairs, chance, limits),
-        _render_multiple_deletions(pairs, chance, limits),
-        _render_permutations(pairs, chance, limits),
+        _render_deletion(pairs, axis),
+        _render_multiple_deletions(pairs, axis),
+        _render_permutations(pairs, axis),
         *_render_paths(pairs),
     ]
     return RenderedResult(
@@ -63,20 +64,30 @@ def _all_errors(result: Result) -> list[float]:
 
 def _single_deletion_text(result: Result) -> str:
     evaluated = [block for block in result["deletions"] if block["error"] is not None]
-    baseline_text = f"error {format_percent(result['error'], 1)} on {pluralize(result['num_images'], 'image')}"
+    baseline_text = f"{_named_error(result, result['error'])} on {pluralize(result['num_images'], 'image')}"
     if not evaluated:
         return f"{baseline_text}; no block can be deleted."
     mean_increase = fmean(block["error"] for block in evaluated) - result["error"]
     worst = max(evaluated, key=lambda block: block["error"])
     worst_increase = worst["error"] - result["error"]
     return (
-        f"{baseline_text}; deleting one block raises it by {_points_text(mean_increase)} on average, at most by "
-        f"{_points_text(worst_increase)} ({worst['block']})."
+        f"{baseline_text}; deleting one block raises it by {_increase_text(result, mean_increase)} on average, at most "
+        f"by {_increase_text(result, worst_increase)} ({worst['block']})."
     )
 
 
-def _points_text(fraction: float) -> str:
-    return f"{format_number(100 * fraction, 3) if abs(fraction) >= 0.01 else f'{100 * fraction:.1f}'} points"
+def _increase_text(result: Result, increase: float) -> str:
+    if not result["measure"]["is_fraction"]:
+        return format_number(increase, 3)
+    return f"{format_number(100 * increase, 3) if abs(increase) >= 0.01 else f'{100 * increase:.1f}'} points"
+
+
+def _error_text(result: Result, error: float | None) -> str:
+    return format_percent(error, 1) if result["measure"]["is_fraction"] else format_number(error, 4)
+
+
+def _named_error(result: Result, error: float) -> str:
+    return f"{result['measure']['title']} {_error_text(result, error)}"
 
 
 def _half_deleted_text(result: Result) -> str:
@@ -87,7 +98,8 @@ def _half_deleted_text(result: Result) -> str:
     deletion = candidates[-1]
     error = fmean(deletion["errors"])
     num_deleted = deletion["num_deleted"]
-    return f"without {num_deleted} of {num_deletable} random blocks the error is {format_percent(error, 1)}."
+    title = result["measure"]["title"]
+    return f"without {num_deleted} of {num_deletable} random blocks the {title} is {_error_text(result, error)}."
 
 
 def _carrying_paths_text(result: Result) -> str:
@@ -119,7 +131,7 @@ def shortest_carrying_range(contributions: Sequence[float], min_fraction: float 
     return low, high
 
 
-def _render_deletion(pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits) -> RenderedFigure:
+def _render_deletion(pairs: Sequence[tuple[Result, LineStyle]], axis: ErrorAxis) -> RenderedFigure:
     networks = [
         DeletionErrors(
             style.label,
@@ -133,18 +145,14 @@ def _render_deletion(pairs: Sequence[tuple[Result, LineStyle]], chance: float, l
     has_missing = any(error is None for network in networks for error in network.errors_without)
     caption = _DELETION_CAPTION + (_MISSING_CAPTION if has_missing else "")
     names = _deleted_names([result for result, _ in pairs])
-    return RenderedFigure(
-        plot_deletion(networks, chance, limits, names), alt_text, "Error with one block deleted", caption
-    )
+    return RenderedFigure(plot_deletion(networks, axis, names), alt_text, "Error with one block deleted", caption)
 
 
 def _deleted_names(results: Sequence[Result]) -> Sequence[str]:
     return shared_names(results, lambda result: [str(block["block"]) for block in result["deletions"]])
 
 
-def _render_multiple_deletions(
-    pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits
-) -> RenderedFigure | None:
+def _render_multiple_deletions(pairs: Sequence[tuple[Result, LineStyle]], axis: ErrorAxis) -> RenderedFigure | None:
     networks = [
         ErrorSamples(
             style.label,
@@ -160,13 +168,11 @@ def _render_multiple_deletions(
     alt_text = "Error against the number of randomly deleted blocks."
     caption = "Mean over the draws, in a band from minimum to maximum."
     return RenderedFigure(
-        plot_multiple_deletions(networks, chance, limits), alt_text, "Error with several blocks deleted", caption
+        plot_multiple_deletions(networks, axis), alt_text, "Error with several blocks deleted", caption
     )
 
 
-def _render_permutations(
-    pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits
-) -> RenderedFigure | None:
+def _render_permutations(pairs: Sequence[tuple[Result, LineStyle]], axis: ErrorAxis) -> RenderedFigure | None:
     networks = [
         ErrorSamples(
             style.label,
@@ -181,7 +187,7 @@ def _render_permutations(
         return None
     alt_text = "Error with pairs of blocks swapped, against Kendall's tau of the order."
     caption = "One dot for each random permutation of blocks of equal shape."
-    return RenderedFigure(plot_permutations(networks, chance, limits), alt_text, "Error with blocks permuted", caption)
+    return RenderedFigure(plot_permutations(networks, axis), alt_text, "Error with blocks permuted", caption)
 
 
 def _render_paths(pairs: Sequence[tuple[Result, LineStyle]]) -> list[RenderedFigure]:
@@ -216,16 +222,16 @@ def _path_lengths(paths: Sequence[Result], style: LineStyle) -> PathLengths:
 
 def _render_tables(result: Result, names: Sequence[str]) -> list[RenderedTable]:
     rows = [
-        [block["block"], format_percent(block["error"], 1), format_number(block["loss"], 3), block["reason"]]
+        [block["block"], _error_text(result, block["error"]), format_number(block["loss"], 3), block["reason"]]
         for block in result["deletions"]
     ]
     has_reasons = any(block["reason"] for block in result["deletions"])
-    columns = ["deleted block", "error", "loss", "reason"][: 4 if has_reasons else 3]
+    columns = ["deleted block", result["measure"]["title"], "loss", "reason"][: 4 if has_reasons else 3]
     images_text = pluralize(
         result["num_images"], f"{format_split(result['split'])} image" if result["split"] else "image"
     )
     baseline_text = (
-        f"intact: error {format_percent(result['error'], 1)}, loss {format_number(result['loss'], 3)}, {images_text}"
+        f"intact: {_named_error(result, result['error'])}, loss {format_number(result['loss'], 3)}, {images_text}"
     )
     return [
         RenderedTable(

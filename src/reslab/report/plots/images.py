@@ -115,3 +115,19 @@ def feature_map_to_image(values: Sequence[Sequence[float]]) -> np.ndarray:
         .round()
         .astype(np.uint8)
     )
+
+
+def draw_outline(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """Return the pixels (H, W[, C]) with the outline of a box, given as x1, y1, x2, y2 in fractions of the image."""
+    outlined = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else np.array(pixels[..., :3])
+    height, width = outlined.shape[:2]
+    stroke = max(1, min(height, width) // 60)
+    x1, y1, x2, y2 = (round(side * size) for side, size in zip(box, (width, height, width, height), strict=True))
+    x1, x2 = sorted((min(max(x1, 0), width - stroke), min(max(x2 - stroke, 0), width - stroke)))
+    y1, y2 = sorted((min(max(y1, 0), height - stroke), min(max(y2 - stroke, 0), height - stroke)))
+    color = np.round(255 * np.array(to_rgb(NEGATIVE))).astype(outlined.dtype)
+    for y in (y1, y2):
+        outlined[y : y + stroke, x1 : x2 + stroke] = color
+    for x in (x1, x2):
+        outlined[y1 : y2 + stroke, x : x + stroke] = color
+    return outlined

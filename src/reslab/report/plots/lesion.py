@@ -1,5 +1,6 @@
 """Block ablation: the error with blocks deleted or permuted, and paths by their length."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -22,7 +23,19 @@ from reslab.report.plots.style import (
 )
 
 _WIDE_PANEL_INCHES, _PANEL_INCHES = (10.4, 3.7), (4.8, 3.3)
-ErrorLimits = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ErrorAxis:
+    """The y axis of the error plots, which they share: its range, its title, and whether it is in percent.
+
+    `chance` is the error of guessing, None where guessing is not defined.
+    """
+
+    limits: tuple[float, float]
+    title: str = "error"
+    is_fraction: bool = True
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,7 @@ class PathLengths:
     color_index: int = 0
 
 
-def plot_deletion(
-    networks: Sequence[DeletionErrors], chance: float, limits: ErrorLimits, names: Sequence[str] = ()
-) -> Figure:
+def plot_deletion(networks: Sequence[DeletionErrors], axis: ErrorAxis, names: Sequence[str] = ()) -> Figure:
     """Plot the error without each block, as a stem from the dashed line that is the intact network's error.
 
     `names` are the blocks' names; without them, as where networks differ, the axis has their numbers.
@@ -78,7 +89,7 @@ def plot_deletion(
                 missing, [network.baseline_error] * len(missing), "x", color=color, markersize=5, markeredgewidth=1.6
             )
             legend_entries.append((dots[0], network.label))
-        _format_error_axis(axes, chance, limits)
+        _format_error_axis(axes, axis)
         axes.set_xlabel("deleted block, from input to output")
         label_blocks(axes, names)
         axes.set_xlim(0.3, max(len(network.errors_without) for network in networks) + 0.7)
@@ -86,7 +97,7 @@ def plot_deletion(
         return figure
 
 
-def plot_multiple_deletions(networks: Sequence[ErrorSamples], chance: float, limits: ErrorLimits) -> Figure:
+def plot_multiple_deletions(networks: Sequence[ErrorSamples], axis: ErrorAxis) -> Figure:
     """Plot the mean error against the number of deleted blocks, in a band from the minimum to the maximum."""
     with plot_style():
         figure, axes = make_figure(*_PANEL_INCHES)
@@ -100,7 +111,7 @@ def plot_multiple_deletions(networks: Sequence[ErrorSamples], chance: float, lim
                 counts, [fmean(errors) for _, errors in network.points], color=color, marker="o", markersize=3.6
             )
             legend_entries.append((lines[0], network.label))
-        _format_error_axis(axes, chance, limits, "left")
+        _format_error_axis(axes, axis, "left")
         axes.set_xlabel("number of randomly deleted blocks")
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
         axes.set_xlim(left=0)
@@ -108,7 +119,7 @@ def plot_multiple_deletions(networks: Sequence[ErrorSamples], chance: float, lim
         return figure
 
 
-def plot_permutations(networks: Sequence[ErrorSamples], chance: float, limits: ErrorLimits) -> Figure:
+def plot_permutations(networks: Sequence[ErrorSamples], axis: ErrorAxis) -> Figure:
     """Plot the error against Kendall's tau of the order of blocks; 1, on the left, is the original order."""
     with plot_style():
         figure, axes = make_figure(*_PANEL_INCHES)
@@ -120,7 +131,7 @@ def plot_permutations(networks: Sequence[ErrorSamples], chance: float, limits: E
                 color=network_color(network.color_index), markersize=4.6, markeredgewidth=0,
             )  # fmt: skip
             legend_entries.append((dots[0], network.label))
-        _format_error_axis(axes, chance, limits, "left")
+        _format_error_axis(axes, axis, "left")
         axes.set_xlabel("Kendall's tau of the block order (1: original)")
         axes.set_xlim(1.02, min(tau for network in networks for tau, _ in network.points) - 0.04)
         _add_legend(axes, legend_entries)
@@ -172,25 +183,32 @@ def _format_length_axis(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def error_limits(errors: Sequence[float], chance: float) -> ErrorLimits:
-    """Return the y range of the error plots, which they share: it holds all errors and the chance level."""
-    low, high = min(*errors, chance), max(*errors, chance)
-    margin = max(0.04, 0.08 * (high - low))
-    return max(-0.015, low - margin), min(1.04, high + margin)
+def error_axis(errors: Sequence[float], title: str, is_fraction: bool, chance: float | None) -> ErrorAxis:
+    """Return an axis that holds all finite errors and the chance level; fractions stay within 0 and 1."""
+    values = [error for error in (*errors, chance) if error is not None and math.isfinite(error)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if is_fraction:
+        margin = max(0.04, 0.08 * (high - low))
+        limits = max(-0.015, low - margin), min(1.04, high + margin)
+    else:
+        margin = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
+        limits = low - margin, high + margin
+    return ErrorAxis(limits, title, is_fraction, chance)
 
 
-def _format_error_axis(
-    axes: Axes, chance: float, limits: ErrorLimits, side: Literal["left", "right"] = "right"
-) -> None:
+def _format_error_axis(axes: Axes, axis: ErrorAxis, side: Literal["left", "right"] = "right") -> None:
     """Draw a thin line at the chance level, labeled at one side."""
-    axes.axhline(chance, color=MUTED, linewidth=0.9, zorder=0)
-    axes.set_ylabel("error")
+    axes.set_ylabel(axis.title)
+    axes.set_ylim(*axis.limits)
+    if axis.is_fraction:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+    if axis.chance is None:
+        return
+    axes.axhline(axis.chance, color=MUTED, linewidth=0.9, zorder=0)
     axes.annotate(
-        "chance", (0.995 if side == "right" else 0.01, chance), xycoords=("axes fraction", "data"),
+        "chance", (0.995 if side == "right" else 0.01, axis.chance), xycoords=("axes fraction", "data"),
         xytext=(0, 2.5), textcoords="offset points", ha=side, va="bottom", color=MUTED, fontsize=MIN_FONT_POINTS,
     )  # fmt: skip
-    axes.set_ylim(*limits)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
 
 
 def _add_legend(axes: Axes, entries: Sequence[tuple[Any, str]]) -> None:

@@ -1,6 +1,7 @@
 """Object detection: boxes around objects with their classes, and masks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import without_background, without_ignored
 from reslab.data.dataset import DatasetSplits
+from reslab.data.rng import temporary_seed
 from reslab.metrics.coco_ap import require_coco_package
 from reslab.report.pages.components import TaskResults
 from reslab.report.pages.detected_images import IMAGE_SIDE, BoxImage
@@ -93,6 +95,15 @@ class Detection(TaskType):
         """Return None: detectors compute losses in training mode alone."""
         return
 
+    def batch_loss(self, model: Any, x: Any, y: Any) -> Tensor:
+        """Return the sum of the detector's losses, with the same sample of anchors and proposals at every call.
+
+        The detector computes losses whatever its mode; norms keep theirs.
+        """
+        with _computing_losses(model), temporary_seed(0):
+            outputs = self.training_forward(model, list(x), y)
+        return torch.stack(list(outputs.values())).sum()
+
     def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
         """Return the sum of the detector's losses. Raises ValueError for weights of classes."""
         if recipe.class_weights:
@@ -134,6 +145,25 @@ class Detection(TaskType):
             masks=evaluation.mask_coco,
             load_image=lambda i: _load_image(evaluation, i),
         )
+
+
+@contextmanager
+def _computing_losses(model: nn.Module) -> Iterator[None]:
+    """Put the detector and those of its parts that compute losses into training mode inside the block."""
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN  # here: torchvision takes a second
+    from torchvision.models.detection.retinanet import RetinaNet
+    from torchvision.models.detection.roi_heads import RoIHeads
+    from torchvision.models.detection.rpn import RegionProposalNetwork
+
+    types = (GeneralizedRCNN, RetinaNet, RoIHeads, RegionProposalNetwork)
+    parts = {model: model.training} | {m: m.training for m in model.modules() if isinstance(m, types)}
+    for part in parts:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part, mode in parts.items():
+            part.training = mode
 
 
 def _load_image(evaluation: DetectionEvaluation, i: int) -> BoxImage:

@@ -89,6 +89,17 @@ class TaskType:
         """Return the loss of an evaluation; None where networks have none in evaluation."""
         raise NotImplementedError
 
+    def batch_loss(self, model: Callable[..., Any], x: Any, y: Any) -> Tensor:
+        """Return the loss of a batch of images x and targets y, for gradients; the model computes in its own mode.
+
+        It is the loss of an evaluation, of all outputs that the network returns.
+        """
+        loss = self.default_loss()
+        assert loss is not None, "a task without a loss in evaluation has a batch_loss of its own"
+        outputs = model(x)
+        self.main_output(outputs)
+        return loss(outputs, y)
+
     def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
         """Return the loss of a recipe, its weights on `device`. Raises ValueError if it does not fit the data."""
         raise NotImplementedError
