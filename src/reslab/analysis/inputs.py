@@ -156,7 +156,7 @@ def random_inputs(
 def _random_boxes(images: Tensor, num_classes: int, generator: torch.Generator) -> tuple[Any, ...]:
     """Return for each image one object, a quarter of the image in size, at a random place."""
     height, width = images.shape[-2:]
-    targets = []
+    targets = list[dict[str, Any]]()
     for _ in images:
         corner = torch.rand(2, generator=generator) * torch.tensor([width / 2, height / 2])
         box = torch.cat((corner, corner + torch.tensor([width / 2, height / 2])))[None]

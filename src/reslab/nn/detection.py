@@ -192,6 +192,7 @@ class RetinaNetDetector(_DetectionNetwork, RetinaNet):
     """RetinaNet on a feature pyramid."""
 
     class_layers = ("head.classification_head.cls_logits",)
+    head: Any
 
     def _trace_heads(self, maps: dict[str, Tensor]) -> None:
         self.head(list(maps.values()))
