@@ -13,7 +13,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.resolve import get_arch
 
 # timm's and some other modules do not tell whether blocks have pools.
-pytestmark = pytest.mark.filterwarnings("ignore:nothing in the state dict tells")
+pytestmark = pytest.mark.filterwarnings("ignore:nothing in the state dict distinguishes")
 NAMES = ("resnet18", "resnetv2_18d", "regnetx_002", "convnext_atto")
 
 

@@ -37,7 +37,7 @@ def assert_loads(network, path, scheme, name=None, **axes):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "the state dict uses no known|.*matched by order|nothing in .* tells")
+        warnings.filterwarnings("ignore", "the state dict uses no known|.*matched by order|nothing in .* distinguishes")
         ours = create_model(name or network.arch.name, pretrained=path, **axes).eval()
     assert ours.load_report.is_complete
     assert ours.load_report.key_scheme == scheme

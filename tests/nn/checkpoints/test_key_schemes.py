@@ -18,7 +18,7 @@ from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 from reslab.nn.factory import create_model
 
 # timm's and some other modules do not tell whether blocks have pools.
-pytestmark = pytest.mark.filterwarnings("ignore:nothing in the state dict tells")
+pytestmark = pytest.mark.filterwarnings("ignore:nothing in the state dict distinguishes")
 CIFAR = ((8, 16, 32), "conv3(8) norm act")
 SMALL = {"depths": (2, 2, 2), "widths": CIFAR[0], "stem": CIFAR[1]}
 PLAIN_STEM = {"depths": (2, 2), "widths": (8, 16), "strides": (1, 2), "stem": "conv3(8) norm act"}
