@@ -183,7 +183,11 @@ def test_weights_and_checkpoint_path_are_names_of_pretrained(tmp_path):
 
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet26d", "resnetblur18", "seresnet18", "resnetv2_18d", "regnetx_002", "regnetz_005"]
+    "name",
+    [
+        *("resnet18", "resnet26d", "resnetblur18", "seresnet18", "resnetv2_18d", "regnetx_002", "regnetz_005"),
+        *("convnext_atto", "convnextv2_atto", "resnest14d"),
+    ],
 )
 def test_a_dilated_network_gives_timms_outputs(name, output_stride):
     """The first block of a dilated stage: the dilation after the stride's place, pools of shortcuts and blurs."""

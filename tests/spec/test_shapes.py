@@ -18,6 +18,7 @@ REPRESENTATIVES = (
     "resnetaa34d", "pyramidnet110_cifar", "res2net50d", "skresnet18", "resnest14d", "resnest50d_1s4x24d",
     "convnext_atto", "nf_regnet_b0", "nfnet_l0", "regnetz_005", "regnetv_040", "senet154", "fixup110_cifar",
     "book_resdeep", "r3d_18", "resnet50_ibn_a", "resnet110_sd_cifar", "shake26_2x32d_cifar", "sepreresnet20_cifar",
+    "resnet11_fast",
 )  # fmt: skip
 
 
@@ -64,6 +65,12 @@ def assert_same_shapes(arch: Arch) -> None:
 def test_layers_are_those_of_the_built_network(name: str) -> None:
     arch = ARCHS[name]
     assert_same_shapes(replace(arch, depths=tuple(min(depth, 2) for depth in arch.depths)))
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnest14d", "resnetblur18"])
+def test_layers_of_a_dilated_network_are_those_of_the_built_network(name: str) -> None:
+    arch = replace(ARCHS[name], depths=(1, 2, 1, 2), replace_stride_with_dilation=(False, True, True))
+    assert_same_shapes(arch)
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,14 @@ def make_conv(site: Site, spec: ConvSpec, bias: bool, kind: str = "") -> nn.Modu
 def make_layer(op: Op, site: Site) -> nn.Module | None:
     """Return the module of an operation; None for a norm without norms, and for a pool without a stride to make.
 
-    A pool in a block that gives no stride of its own takes the block's; only blocks with a stride have it, or with a
-    dilation in its place (as in timm, where it blurs then).
+    A pool in a block that gives no stride of its own takes the block's (`BlockSpec.has_pool`).
     """
     if op.name not in BUILDERS[Family.LAYER]:
         raise unknown_name("operation", op.name, BUILDERS[Family.LAYER])
     values = get_operation(Family.LAYER, op.name).bind(op)
     if is_pool(op):
-        stride = op.stride or (site.block.stride if site.block is not None else op.size or 1)
-        is_plain = site.block is not None and site.block.dilation == site.block.next_dilation
-        if is_plain and op.stride is None and stride == 1:
+        if site.block is not None and not site.block.has_pool(op):
             return None
+        stride = op.stride or (site.block.stride if site.block is not None else op.size or 1)
         return BUILDERS[Family.LAYER][op.name](site, size=op.size, stride=stride, **values)
     return BUILDERS[Family.LAYER][op.name](site, **values)

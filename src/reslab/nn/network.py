@@ -21,14 +21,15 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.layout import (
-    ConvSpec,
     Stages,
     final_ops,
     layout_stages,
     num_positions,
+    outer_conv,
     stem_channels,
     stem_ops,
     total_stride,
+    transition_dilations,
     transition_strides,
 )
 from reslab.spec.operations import is_pool
@@ -126,9 +127,10 @@ class ResidualNetwork(TimmMethods):
 
     def _add_stages(self, stages: Stages, site: Site) -> tuple[str, ...]:
         arch, names = site.arch, []
-        for number, (specs, stride) in enumerate(zip(stages, transition_strides(arch), strict=True), 1):
+        transitions = zip(stages, transition_strides(arch), transition_dilations(arch), strict=True)
+        for number, (specs, stride, dilation) in enumerate(transitions, 1):
             if arch.transition and number > 1:
-                transition = self._make_transition(site, specs[0].in_channels, stride)
+                transition = self._make_transition(site, specs[0].in_channels, stride, dilation)
                 self.add_module(f"transition{number}", transition)
             blocks = [ResidualBlock(spec, arch, site.norm) for spec in (specs[:1] if arch.share_weights else specs)]
             stage = SharedStage(blocks[0], len(specs)) if arch.share_weights else nn.Sequential(*blocks)
@@ -137,12 +139,12 @@ class ResidualNetwork(TimmMethods):
             site = site.at(specs[-1].out_channels)
         return tuple(names)
 
-    def _make_transition(self, site: Site, out_channels: int, stride: int) -> nn.Sequential:
+    def _make_transition(self, site: Site, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
         """Return the operations between two stages: from the channels of one to those of the next, with its stride."""
         layers: list[nn.Module] = []
         for op in parse_ops(site.arch.transition):
             if op.name == "conv":
-                conv = _outer_conv(op, site.channels, out_channels, stride)
+                conv = outer_conv(op, site.channels, out_channels, stride, dilation)
                 layers.append(make_conv(site, conv, site.arch.bias))
                 site = site.at(out_channels)
             else:
@@ -154,7 +156,7 @@ class ResidualNetwork(TimmMethods):
         names: list[str] = []
         for op in ops:
             if op.name == "conv":
-                conv = _outer_conv(op, site.channels, conv_width(op), op.stride or 1)
+                conv = outer_conv(op, site.channels, conv_width(op), op.stride or 1)
                 module: nn.Module | None = make_conv(site, conv, site.arch.bias)
                 site = site.at(conv.out_channels)
             else:
@@ -180,7 +182,7 @@ class ResidualNetwork(TimmMethods):
         layers: list[nn.Module] = []
         for op in ops[:end]:
             if op.name == "conv":
-                conv = _outer_conv(op, site.channels, conv_width(op), op.stride or 1)
+                conv = outer_conv(op, site.channels, conv_width(op), op.stride or 1)
                 layers.append(make_conv(site, conv, site.arch.stem_bias))
                 site = site.at(conv.out_channels)
             else:
@@ -346,11 +348,6 @@ _INPUTS = {1: "signals N {} T", 2: "images N {} H W", 3: "volumes or clips N {} 
 
 def _format_sides(sides: Sequence[int]) -> str:
     return "x".join(map(str, sides))
-
-
-def _outer_conv(op: Op, in_channels: int, out_channels: int, stride: int) -> ConvSpec:
-    """Return the convolution of an operation in stem, transition or head."""
-    return ConvSpec(op.size or 3, in_channels, out_channels, stride, kernels=op.sides, strides=op.strides)
 
 
 def _is_pool(name: str) -> bool:

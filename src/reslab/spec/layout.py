@@ -5,14 +5,14 @@ Every rule that concerns several axes is checked here; an invalid architecture r
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reslab.spec.arch import Arch
 from reslab.spec.arithmetic import evaluate
 from reslab.spec.convs import ConvRule, parse_convs
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import Op, parse_ops, split_outside_brackets
-from reslab.spec.operations import Place, is_pool
+from reslab.spec.operations import Place, dilates_with_block, is_pool
 from reslab.spec.order import (
     BlockOps,
     Order,
@@ -40,7 +40,10 @@ from reslab.spec.shortcut import (
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution. `kernels` and `strides`: one for each dimension of the map, where they differ."""
+    """One convolution. `kernels` and `strides`: one for each dimension of the map, where they differ.
+
+    `keeps_size`: padded as TensorFlow pads, so that the map keeps its size for an even kernel too.
+    """
 
     kernel: int
     in_channels: int
@@ -50,6 +53,7 @@ class ConvSpec:
     dilation: int = 1
     kernels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+    keeps_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ class BlockSpec:
     projection_norm: bool
     expected_std: float = 1.0
     branches: int = 1
+
+    def has_pool(self, op: Op) -> bool:
+        """Return True if the block has this pool of its expression.
+
+        One with a stride of its own is in every block; others are where the block has a stride, and blurs also where a
+        dilation replaces it (as in timm).
+        """
+        is_dilated = self.dilation != self.next_dilation
+        return op.stride is not None or self.stride > 1 or (is_dilated and dilates_with_block(op))
 
     @property
     def in_channels(self) -> int:
@@ -128,10 +141,10 @@ def layout_stages(arch: Arch) -> Stages:
     stages = []
     for stage, (depth, design) in enumerate(zip(arch.depths, _stage_designs(arch), strict=True)):
         stride, previous_dilation = arch.strides[stage], dilation
-        if stage and arch.transition:
-            channels, stride = block_widths[index] * arch.expansion, 1
         if stage and arch.replace_stride_with_dilation and arch.replace_stride_with_dilation[stage - 1]:
             dilation, stride = dilation * stride, 1
+        if stage and arch.transition:  # whose convolution takes the stride, and the spacing of the stage before
+            channels, stride, previous_dilation = block_widths[index] * arch.expansion, 1, dilation
         blocks = []
         for i in range(depth):
             # As in torchvision and timm, the first block starts with the spacing of the stage before.
@@ -473,6 +486,25 @@ def transition_strides(arch: Arch) -> tuple[int, ...]:
     )
 
 
+def transition_dilations(arch: Arch) -> tuple[int, ...]:
+    """Return the dilation of the transition's convolution ahead of each stage; 0 where it keeps its stride.
+
+    It is that of the stage before, as in timm: `next_dilation` of the blocks there.
+    """
+    flags = (False, *(arch.replace_stride_with_dilation or (False,) * len(arch.strides)))
+    dilations, dilation = [], 1
+    for stride, is_dilated in zip(arch.strides, flags, strict=False):
+        dilations.append(dilation if is_dilated and stride > 1 else 0)
+        dilation *= stride if is_dilated else 1
+    return tuple(dilations)
+
+
+def outer_conv(op: Op, in_channels: int, out_channels: int, stride: int, dilation: int = 0) -> ConvSpec:
+    """Return the convolution of an operation in stem, transition or head; a `dilation` replaces its stride."""
+    conv = ConvSpec(op.size or 3, in_channels, out_channels, stride, kernels=op.sides, strides=op.strides)
+    return replace(conv, stride=1, strides=(), dilation=dilation, keeps_size=True) if dilation else conv
+
+
 def transition_pools(arch: Arch) -> tuple[Op, ...]:
     """Return the pools of a transition, which have strides of their own."""
     return tuple(op for op in parse_ops(arch.transition) if is_pool(op) and op.size)
@@ -526,9 +558,10 @@ def _windows(arch: Arch) -> Iterator[tuple[int, int, int]]:
             yield op.size or 3, op_stride(op), 1
     pools = transition_pools(arch)
     transition_ops = [op for op in parse_ops(arch.transition) if op.name == "conv" or op in pools]
-    for number, (stage, stride) in enumerate(zip(layout_stages(arch), transition_strides(arch), strict=True)):
+    transitions = zip(layout_stages(arch), transition_strides(arch), transition_dilations(arch), strict=True)
+    for number, (stage, stride, dilation) in enumerate(transitions):
         for op in transition_ops if number else ():
-            yield op.size or 3, stride if op.name == "conv" else op_stride(op), 1
+            yield (op.size or 3, stride, dilation or 1) if op.name == "conv" else (op.size or 3, op_stride(op), 1)
         for block in stage:
             yield from _branch_windows(block)
 

@@ -45,7 +45,7 @@ class Operation:
     """An operation: what it computes, its arguments, its source, and for layers the places where it may stand.
 
     `is_pool`: it has a size and a stride; in a block, a pool without a stride of its own takes the block's stride, and
-    only blocks with a stride have it.
+    only blocks with a stride have it; `dilates_with_block`: also blocks in which dilation replaces the stride.
     """
 
     description: str
@@ -53,6 +53,7 @@ class Operation:
     params: tuple[Param, ...] = ()
     places: tuple[Place, ...] = ()
     is_pool: bool = False
+    dilates_with_block: bool = False
 
     def bind(self, op: Op) -> dict[str, Arg]:
         """Return the value of every argument by name. Raises ValueError for arguments that it cannot take."""
@@ -143,6 +144,7 @@ _LAYERS: dict[str, Operation] = {
         (),
         MAPS,
         is_pool=True,
+        dilates_with_block=True,
     ),
     "flatten": Operation("one row of features per image", "", (), (Place.HEAD,)),
     "fc": Operation("a linear layer", "", (Param("width", int, low=1, example="32"),), (Place.HEAD,)),
@@ -307,3 +309,8 @@ def is_pool(op: Op) -> bool:
     """Return whether the operation is a pool."""
     operation = OPERATIONS[Family.LAYER].get(op.name)
     return operation is not None and operation.is_pool
+
+
+def dilates_with_block(op: Op) -> bool:
+    """Return whether a block in which dilation replaces the stride has the operation, a pool, with stride 1."""
+    return OPERATIONS[Family.LAYER][op.name].dilates_with_block

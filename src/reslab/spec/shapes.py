@@ -15,7 +15,9 @@ from reslab.spec.layout import (
     ConvSpec,
     final_ops,
     layout_stages,
+    outer_conv,
     stem_ops,
+    transition_dilations,
     transition_strides,
 )
 from reslab.spec.operations import is_pool
@@ -113,8 +115,9 @@ def network_layers(arch: Arch) -> NetworkLayers:
     stem = _outer_layers(arch, stem_ops(arch), arch.input_size)
     shape = stem[-1].out_shape if stem else arch.input_size
     stages = []
-    for number, (specs, stride) in enumerate(zip(layout_stages(arch), transition_strides(arch), strict=True), 1):
-        transition = _transition_layers(arch, shape, specs[0].in_channels, stride) if number > 1 else ()
+    transitions = zip(layout_stages(arch), transition_strides(arch), transition_dilations(arch), strict=True)
+    for number, (specs, stride, dilation) in enumerate(transitions, 1):
+        transition = _transition_layers(arch, shape, specs[0].in_channels, stride, dilation) if number > 1 else ()
         shape = transition[-1].out_shape if transition else shape
         blocks = []
         for spec in specs:
@@ -146,8 +149,7 @@ def _block_layers(arch: Arch, spec: BlockSpec, ops: Iterable[NamedOp], shape: Sh
             layers.append(_conv_layer(arch, op, shape, spec.convs[named_op.num_convs - 1], named_op.name))
         elif is_pool(op):
             stride = op.stride or spec.stride
-            # Only blocks with a stride have it, or with a dilation in its place.
-            if op.stride is None and stride == 1 and spec.dilation == spec.next_dilation:
+            if not spec.has_pool(op):
                 continue
             layers.append(_pool_layer(op, shape, op.size or _DEFAULT_SIZES.get(op.name, stride), stride, named_op.name))
         elif not _is_absent(arch, op):
@@ -162,11 +164,10 @@ def _outer_layers(arch: Arch, ops: Iterable[Op], shape: Shape) -> tuple[Layer, .
     ops = tuple(ops)
     for i, op in enumerate(ops):
         if op.name == "conv":
-            conv = _outer_conv(op, shape[0], conv_width(op), op.stride or 1)
+            conv = outer_conv(op, shape[0], conv_width(op), op.stride or 1)
             layers.append(_conv_layer(arch, op, shape, conv))
         elif is_pool(op):
-            size = op.size or _DEFAULT_SIZES.get(op.name, 0)
-            layers.append(_pool_layer(op, shape, size, pool_stride(op) if size else 1))
+            layers.append(_outer_pool(op, shape))
         elif op.name == "flatten":
             layers.append(Layer(op, shape, (prod(shape),)))
         elif op.name == "fc":
@@ -178,19 +179,22 @@ def _outer_layers(arch: Arch, ops: Iterable[Op], shape: Shape) -> tuple[Layer, .
     return tuple(layers)
 
 
-def _transition_layers(arch: Arch, shape: Shape, out_channels: int, stride: int) -> tuple[Layer, ...]:
+def _transition_layers(arch: Arch, shape: Shape, out_channels: int, stride: int, dilation: int) -> tuple[Layer, ...]:
     layers: list[Layer] = []
     for op in parse_ops(arch.transition):
         if op.name == "conv":
-            layers.append(_conv_layer(arch, op, shape, _outer_conv(op, shape[0], out_channels, stride)))
+            layers.append(_conv_layer(arch, op, shape, outer_conv(op, shape[0], out_channels, stride, dilation)))
+        elif is_pool(op):
+            layers.append(_outer_pool(op, shape))
         elif not _is_absent(arch, op):
             layers.append(Layer(op, shape, shape))
         shape = layers[-1].out_shape if layers else shape
     return tuple(layers)
 
 
-def _outer_conv(op: Op, in_channels: int, out_channels: int, stride: int) -> ConvSpec:
-    return ConvSpec(op.size or 3, in_channels, out_channels, stride, kernels=op.sides, strides=op.strides)
+def _outer_pool(op: Op, shape: Shape) -> Layer:
+    size = op.size or _DEFAULT_SIZES.get(op.name, 0)
+    return _pool_layer(op, shape, size, pool_stride(op) if size else 1)
 
 
 def _is_absent(arch: Arch, op: Op) -> bool:
@@ -202,7 +206,7 @@ def _conv_layer(arch: Arch, op: Op, shape: Shape, conv: ConvSpec, name: str = ""
     kernels, strides = conv.kernels or (conv.kernel,) * arch.dims, conv.strides or (conv.stride,) * arch.dims
     sides = []
     for side, kernel, stride in zip(shape[1:], kernels, strides, strict=True):
-        if arch.padding == "same" and stride > 1:
+        if conv.keeps_size or (arch.padding == "same" and stride > 1):
             sides.append(-(-side // stride))
         else:
             padding = conv.dilation * (kernel - 1) // 2 if kernel % 2 else 0

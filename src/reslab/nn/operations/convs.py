@@ -126,8 +126,8 @@ def _build(kind: str, spec: ConvSpec, site: Site, bias: bool) -> nn.Module:
     dims, padding_mode = site.arch.dims, site.arch.padding
     if padding_mode not in (*PADDING_MODES, "same"):
         raise unknown_name("padding", padding_mode, (*PADDING_MODES, "same"))
-    # Padding on both sides is TensorFlow's wherever the stride is 1.
-    same_padding = padding_mode == "same" and spec.stride > 1
+    # Padding on both sides is TensorFlow's wherever the stride is 1 and the kernel odd.
+    same_padding = spec.keeps_size or (padding_mode == "same" and spec.stride > 1)
     kernels = spec.kernels or (spec.kernel,) * dims
     if len(kernels) != dims or len(spec.strides or kernels) != dims:
         got = "x".join(map(str, spec.kernels or spec.strides))
