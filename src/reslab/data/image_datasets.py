@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import read_image
+from reslab.data.decode import ChooseScale, read_image
 from reslab.data.decode_limits import DecodeLimits, current_limits
 from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.targets import TARGET_RULES, check_labels, describe_labels
@@ -168,8 +168,8 @@ class FileImageDataset(IndexableImages):
         """Return the content of an image's file."""
         return self.paths[i].read_bytes()
 
-    def load_image(self, i: int) -> Tensor:
-        return read_image(self.paths[i], self.channels, limits=self.limits)
+    def load_image(self, i: int, choose_scale: ChooseScale | None = None) -> Tensor:
+        return read_image(self.paths[i], self.channels, limits=self.limits, choose_scale=choose_scale)
 
     def preview(self, i: int) -> Tensor:
         return self.load_image(i)
@@ -274,8 +274,8 @@ class ShardImageDataset(IndexableImages):
         """Return an encoded image."""
         return self.locations[i].read_bytes()
 
-    def load_image(self, i: int) -> Tensor:
-        return read_image(self.read_bytes(i), self.channels, self.name(i), self.limits)
+    def load_image(self, i: int, choose_scale: ChooseScale | None = None) -> Tensor:
+        return read_image(self.read_bytes(i), self.channels, self.name(i), self.limits, choose_scale)
 
     def preview(self, i: int) -> Tensor:
         return self.load_image(i)

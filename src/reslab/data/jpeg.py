@@ -32,7 +32,7 @@ def decode_jpeg(content: bytes) -> Tensor | None:
 
     A truncated or damaged file is None too: Pillow reports what is wrong with it.
     """
-    return _decode(content, _RGB) if content.startswith(b"\xff\xd8\xff") and is_simple_jpeg(content) else None
+    return _decode(content, _RGB) if simple_jpeg_size(content) else None
 
 
 def decode_jpeg_with_warning(content: bytes) -> tuple[Tensor | None, str]:
@@ -89,23 +89,30 @@ def _load_image_library() -> bool:
 
 def is_simple_jpeg(content: bytes) -> bool:
     """Return True if a JPEG has 8 bits, three channels and no rotation."""
-    offset, has_simple_frame = 2, False
+    return simple_jpeg_size(content) is not None
+
+
+def simple_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Return height and width of a JPEG with 8 bits, three channels and no rotation; None for any other content."""
+    if not content.startswith(b"\xff\xd8\xff"):
+        return None
+    offset, size = 2, None
     while offset + 4 <= len(content):
         prefix, marker, length = struct.unpack_from(">BBH", content, offset)
         body = offset + 4
         if prefix != 0xFF or length < 2:
-            return False
+            return None
         if marker == _SCAN_MARKER:
-            return has_simple_frame
+            return size
         if marker in _FRAME_MARKERS:
             if length < 8 or body + 6 > len(content):
-                return False
+                return None
             bits, height, width, channels = struct.unpack_from(">BHHB", content, body)
-            has_simple_frame = bits == 8 and channels == 3 and height * width > 0
+            size = (height, width) if bits == 8 and channels == 3 and height * width > 0 else None
         elif marker == _APP1_MARKER and not _is_upright(content[body : offset + 2 + length]):
-            return False
+            return None
         offset += 2 + length
-    return False
+    return None
 
 
 def _is_upright(app1: bytes) -> bool:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from reslab.data.decode import read_image
-from reslab.data.image_datasets import ImageDataset, ShardImageDataset, WrappedImageDataset
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset, WrappedImageDataset
 from reslab.data.jpeg import has_torchvision_decoder
 from reslab.data.rng import RandomDraws, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StepIndices
@@ -167,6 +167,8 @@ class MapWorker(Dataset[LoadedImage]):
             with temporary_seed(key) if isinstance(source, WrappedImageDataset) else contextlib.nullcontext():
                 if isinstance(dataset, TargetImageDataset):
                     image, target = dataset.load_sample(index)
+                elif isinstance(dataset, FileImageDataset | ShardImageDataset):
+                    image = dataset.load_image(index, self.transform.choose_scale(draws))
                 else:
                     image = dataset.load_image(index)
             if not isinstance(dataset, TargetImageDataset):
@@ -230,7 +232,9 @@ class StreamWorker(IterableDataset[LoadedBatch]):
         name = self.dataset.name(index)
         try:
             key = repeat_keys(hash_keys(self.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
-            pixels = read_image(content, self.dataset.channels, name, self.dataset.limits)
-            return LoadedImage(self.transform.apply_image(pixels, int(key)), index)
+            draws = self.transform.sample_draws(key)[0]
+            choose_scale = self.transform.choose_scale(draws)
+            pixels = read_image(content, self.dataset.channels, name, self.dataset.limits, choose_scale)
+            return LoadedImage(self.transform.apply_draws(pixels, draws), index)
         except ValueError as error:
             return LoadedImage(None, index, _with_name(error, name))

@@ -7,6 +7,8 @@ from enum import StrEnum
 from reslab.spec.plugins import Table
 
 CUSTOM_NAME, TORCHVISION_NAME = "callable", "torchvision"
+SCALED = "scaled"
+"""Of `decoding`: files may be read at a fraction of their size."""
 
 
 class TransformKind(StrEnum):
@@ -174,6 +176,13 @@ _SPECS = (
             _SIZE,
             TransformArg("min_area", "least share of the image's area", float, 1e-4, 1, default=0.08),
             _INTERPOLATION,
+            TransformArg(
+                "decoding",
+                "scaled: reads a JPEG file at 1/2, 1/4 or 1/8 of its size where the crop stays as large as `size`",
+                str,
+                choices=("full", SCALED),
+                default="full",
+            ),
         ),
         other_names=("resized-crop", "random-sized-crop", "rrc", "inception-crop"),
     ),

@@ -88,10 +88,10 @@ def center_crop(inpt: Any, _: RandomDraws, size: Size, side: int) -> Any:
 
 
 def random_resized_crop(inpt: Any, draws: RandomDraws, size: Size, side: int, *options: Any) -> Any:
-    """Crop a random box and resize it to a square; options are the least area and interpolation."""
+    """Crop a random box and resize it to a square; options are the least area, interpolation and decoding."""
     from torchvision.transforms.v2 import functional as F
 
-    min_area, interpolation = options
+    min_area, interpolation = options[:2]
     top, left, height, width = ops.random_crop_box(draws, *size, min_area)
     return resize_to(F.crop(inpt, top, left, height, width), (side, side), interpolation)
 

@@ -138,7 +138,9 @@ def random_crop_boxes(draws: RandomDraws, height: int, width: int, min_area: flo
     )
 
 
-def random_resized_crop(images: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str) -> Tensor:
+def random_resized_crop(
+    images: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str, _decoding: str = "full"
+) -> Tensor:
     """Crop a box of random position, area and aspect, and resize it to size x size, with weights for each image.
 
     out = rows @ image @ columns^T with the weights of antialiased interpolation; within one gray level (bicubic: two)
@@ -156,11 +158,26 @@ def random_resized_crop(images: Tensor, draws: RandomDraws, size: int, min_area:
 
 
 def random_resized_crop_image(
-    image: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str
+    image: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str, _decoding: str = "full"
 ) -> Tensor:
     """`random_resized_crop` for one image of any size, to the bit as torchvision resizes its box."""
     top, left, height, width = random_crop_box(draws, image.shape[-2], image.shape[-1], min_area)
     return resize_to(image[..., top : top + height, left : left + width], size, size, interpolation)
+
+
+def random_resized_crop_scale(
+    draws: RandomDraws, height: int, width: int, size: int, min_area: float, _interpolation: str, decoding: str
+) -> int:
+    """Return by how much an image may be reduced before it is cropped: 1, 2, 4 or 8.
+
+    It is the largest of these factors after which the crop is still at least size x size, so that only what resizing
+    would average is averaged before. From the smaller image the same random numbers draw the same part of the image, up
+    to rounding to its pixels.
+    """
+    if decoding == "full" or min(height, width) < 2 * size:
+        return 1
+    _, _, box_height, box_width = random_crop_box(draws, height, width, min_area)
+    return next((factor for factor in (8, 4, 2) if min(box_height, box_width) >= factor * size), 1)
 
 
 def random_crop_box(draws: RandomDraws, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:

@@ -4,11 +4,13 @@ A new transform is one entry of `TRANSFORMS` (spec/transforms.py) and one of `FU
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from reslab.data.decode import ChooseScale
 from reslab.data.rng import RandomDraws
 from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.steps import check_regions, make_step
@@ -53,6 +55,15 @@ class TransformPipeline:
         for step, draws in zip(self._steps, draws_by_op, strict=True):
             image = step.apply_image(image, draws)
         return image
+
+    def choose_scale(self, draws_by_op: Sequence[RandomDraws]) -> ChooseScale | None:
+        """Return the function that says by how much a file may be reduced when it is decoded; None: not at all.
+
+        Only the first transform decides, because it alone gets the image as it is read.
+        """
+        if not self._steps or not self._steps[0].reads_scaled:
+            return None
+        return partial(self._steps[0].scale, draws_by_op[0])
 
     def apply_sample(self, image: Tensor, target: Any, key: int) -> tuple[Tensor, Any]:
         """Transform one image (C, H, W), and the boxes, masks and keypoints (tv_tensors) in its target with it.

@@ -19,6 +19,7 @@ from reslab.spec.transform_grammar import TransformCall
 from reslab.spec.transforms import (
     BATCH_NAMES,
     CUSTOM_NAME,
+    SCALED,
     TORCHVISION_NAME,
     TRANSFORMS,
     TransformArg,
@@ -33,12 +34,14 @@ class TransformFunctions:
 
     `batch(images, draws, *args)` takes (N, C, H, W), `image(image, draws, *args)` takes (C, H, W); a missing one
     follows from the other. `move(inpt, draws, size, *args)` moves a mask or boxes of an image of `size`, and images too
-    where neither of the others does. `color_only` requires 1 or 3 channels; `unit_range` floats from 0 to 1.
+    where neither of the others does. `scale(draws, height, width, *args)` returns by how much an image may be reduced
+    when it is decoded. `color_only` requires 1 or 3 channels; `unit_range` floats from 0 to 1.
     """
 
     batch: Callable[..., Tensor] | None = None
     image: Callable[..., Tensor] | None = None
     move: Callable[..., Any] | None = None
+    scale: Callable[..., int] | None = None
     color_only: bool = False
     unit_range: bool = False
 
@@ -52,7 +55,10 @@ FUNCTIONS: dict[str, TransformFunctions] = {
     "resize": TransformFunctions(ops.resize, move=geometric.resize),
     "center-crop": TransformFunctions(ops.center_crop, move=geometric.center_crop),
     "random-resized-crop": TransformFunctions(
-        ops.random_resized_crop, ops.random_resized_crop_image, geometric.random_resized_crop
+        ops.random_resized_crop,
+        ops.random_resized_crop_image,
+        geometric.random_resized_crop,
+        ops.random_resized_crop_scale,
     ),
     "random-resize": TransformFunctions(ops.random_resize, ops.random_resize_image, geometric.random_resize),
     "random-scale-crop": TransformFunctions(ops.random_scale_crop, move=geometric.random_scale_crop),
@@ -184,6 +190,16 @@ class TransformStep:
             return part
         assert self.functions.move is not None, self.name
         return self.functions.move(part, draws, size, *self.args)
+
+    @property
+    def reads_scaled(self) -> bool:
+        """True if images may be reduced when they are decoded."""
+        return self.functions.scale is not None and SCALED in self.args
+
+    def scale(self, draws: RandomDraws, height: int, width: int) -> int:
+        """Return by how much an image of this size may be reduced when it is decoded."""
+        assert self.functions.scale is not None, self.name
+        return self.functions.scale(draws, height, width, *self.args)
 
     def _check_image(self, image: Tensor) -> None:
         if self.functions.color_only and len(image) not in (1, 3):
