@@ -8,7 +8,7 @@ from torch import nn
 
 from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.registry import run_analysis
-from reslab.analysis.shapes import CostResult, LayerOptions, ShapeResult, analyze_cost, analyze_shapes
+from reslab.analysis.shapes import CostOptions, CostResult, ShapeResult, analyze_cost, analyze_shapes
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.layout import receptive_field
@@ -81,14 +81,14 @@ def test_the_receptive_field_is_where_the_gradient_reaches(dilated: bool) -> Non
 
 def test_third_party_modules_are_counted() -> None:
     target = target_from_module(torchvision.models.resnet18(), torch.zeros(2, 3, 224, 224), torch.tensor([0, 1]))
-    result = analyze_cost(target, LayerOptions())
+    result = analyze_cost(target, CostOptions())
     assert result.total.params == 11_689_512
     assert [part.name for part in result.blocks][:3] == ["stem", "layer1.0", "layer1.1"]
     assert result.blocks[-1].name == "head"
     assert sum(part.macs for part in result.blocks) == result.total.macs == 1_814_073_344
     model = timm.create_model("resnetv2_50")
     fields = analyze_shapes(
-        target_from_module(model, torch.zeros(1, 3, 224, 224), torch.tensor([0])), LayerOptions()
+        target_from_module(model, torch.zeros(1, 3, 224, 224), torch.tensor([0])), CostOptions()
     ).layers
     assert max(layer.receptive_field or 0 for layer in fields) == receptive_field(ARCHS["resnetv2_50"])
 
@@ -103,5 +103,5 @@ def test_a_shared_block_has_a_row_for_each_call_and_its_parameters_once() -> Non
 
 def test_activation_memory_is_four_bytes_a_number() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-    result = analyze_cost(target_from_module(model, torch.zeros(1, 3, 6, 6), torch.tensor([0])), LayerOptions())
+    result = analyze_cost(target_from_module(model, torch.zeros(1, 3, 6, 6), torch.tensor([0])), CostOptions())
     assert result.total.activation_bytes == 2 * 4 * 8 * 6 * 6

@@ -21,7 +21,7 @@ from reslab.analysis.lesion import LesionOptions, analyze_lesion
 from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.registry import ANALYSES, run_analysis, run_each
-from reslab.analysis.shapes import LayerOptions, analyze_cost
+from reslab.analysis.shapes import CostOptions, analyze_cost
 from reslab.analysis.target import AnalysisTarget, EvalBatches, score_model
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.report.analyses import render_analysis
@@ -181,7 +181,7 @@ def test_probes_of_labels_have_mean_average_precision(targets: dict[str, Analysi
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_layers_of_a_detector_have_all_its_parameters(name: str, targets: dict[str, AnalysisTarget]) -> None:
     target = targets[name]
-    answer = analyze_cost(target, LayerOptions())
+    answer = analyze_cost(target, CostOptions(runs=1))
     assert answer.total.params == sum(parameter.numel() for parameter in target.model.parameters())
     assert target.model(list(target.images))  # anchors and weights are still on the processor
 

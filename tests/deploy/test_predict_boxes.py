@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from reslab.analysis.box_attribution import box_grad_cam
 from reslab.deploy.inputs import UnchangedImageTransform
 from reslab.deploy.predict import predict
 from reslab.deploy.prediction import DetectedBox
+from reslab.deploy.prediction_images import draw_box_grad_cam
 from reslab.deploy.predictor import class_names, detected_boxes
 from reslab.metrics.coco_ap import mask_areas
 from reslab.nn.dense import DenseNetwork
@@ -122,6 +124,20 @@ def test_boxes_are_drawn_from_a_score_of_one_half(pixels: list[Tensor], tmp_path
         assert {colors[box.name] for box in row.boxes if box.score >= limit} <= shown
     (masked,) = predict(build_detector("maskrcnn_resnet18_fpn_320"), black, boxes_dir=tmp_path / "masks")
     assert Path(masked.overlay_path).is_file()
+
+
+def test_grad_cam_of_the_best_box_of_a_class(pixels: list[Tensor], tmp_path: Path) -> None:
+    network = build_detector(NAMES[0])
+    labels = network([pixels[0] / 255])[0]["labels"].tolist()
+    label = next(label for label in labels if label not in (0, labels[0]))
+    name = CLASSES[label - 1]
+    (row,) = predict(network, pixels[0], grad_cam_dir=tmp_path / "maps", grad_cam_class=name)
+    expected = box_grad_cam(network, pixels[0] / 255, labels.index(label))
+    with Image.open(row.grad_cam) as drawn:
+        assert np.array_equal(np.array(drawn), np.array(draw_box_grad_cam(pixels[0], expected.heatmap, expected.box)))
+    network.score_thresh = 1.0
+    (empty,) = predict(network, pixels[0], grad_cam_dir=tmp_path / "maps")
+    assert empty.grad_cam == ""
 
 
 def test_images_that_a_detector_cannot_take(pixels: list[Tensor], tmp_path: Path) -> None:

@@ -34,15 +34,18 @@ class BoxGradCam:
 def box_grad_cam(network: nn.Module, image: Tensor, index: int = 0, layer: str | nn.Module | None = None) -> BoxGradCam:
     """Return relu(sum_k a_k A_k) with a_k the mean over positions of d s / d A_k, of the size of the image.
 
-    s is the score of detection number `index` (from 0, highest score first) of an image (C, H, W) as the network
-    takes it, A_k are the maps of `layer` (a name or a module; by default the last block of the backbone). Selvaraju et
-    al. 2017, arXiv:1610.02391, Eqs. 1 and 2, with the score of the box in place of that of the image; the box itself is
-    held fixed, as torchvision's detectors pass no gradient through the coordinates of a region.
+    s is the score of detection number `index` (from 0, highest score first) of an image (C, H, W) as the network takes
+    it, A_k are the maps of `layer` (a name or a module; a stage is its last block; by default the last block of the
+    backbone). Selvaraju et al. 2017, arXiv:1610.02391, Eqs. 1 and 2, with the score of the box in place of that of the
+    image; the box itself is held fixed, as torchvision's detectors pass no gradient through the coordinates of a
+    region.
 
     Raises ValueError for a detection that there is not, an unknown layer, and one without maps of the whole image.
     """
     layer = block_names(network)[-1] if layer is None else layer
     module = get_layer(network, layer) if isinstance(layer, str) else layer
+    if isinstance(module, nn.Sequential):
+        module = module[-1]  # the backbone calls the blocks of a stage one by one
     activations: list[Tensor] = []
     sizes: list[tuple[Any, Any]] = []
     handles = [module.register_forward_hook(lambda module, inputs, output: _record(activations, output))]

@@ -15,7 +15,7 @@ from reslab.analysis.lesion import LesionOptions, analyze_lesion
 from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
 from reslab.analysis.responses import ResponseOptions, analyze_responses
-from reslab.analysis.shapes import LayerOptions, analyze_cost, analyze_shapes
+from reslab.analysis.shapes import CostOptions, LayerOptions, analyze_cost, analyze_shapes
 from reslab.analysis.signal import (
     OrderOptions,
     ScalingOptions,
@@ -71,9 +71,9 @@ ANALYSES: dict[str, Analysis] = {
         ),
         Analysis(
             "cost",
-            "parameters, multiply-adds and activation memory of every block",
+            "parameters, multiply-adds and activation memory of every block; of a detector by part, with the time",
             "He et al. 2015, arXiv:1512.03385, Table 1 and Sec. 3.4",
-            LayerOptions(),
+            CostOptions(),
             analyze_cost,
             default_data=RANDOM_IMAGES,
         ),

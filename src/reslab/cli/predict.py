@@ -90,7 +90,11 @@ def predict(
     ] = False,
     grad_cam_dir: Annotated[
         Path | None,
-        typer.Option("--grad-cam", metavar="DIR", help="Write a Grad-CAM heatmap of the top class of each image."),
+        typer.Option(
+            "--grad-cam",
+            metavar="DIR",
+            help="Write a Grad-CAM heatmap of the top class, or of the best box, of each image.",
+        ),
     ] = None,
     grad_cam_class: Annotated[
         str,

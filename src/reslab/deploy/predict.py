@@ -27,7 +27,15 @@ from reslab.deploy.inputs import (
     prepare_tensor,
 )
 from reslab.deploy.prediction import Prediction
-from reslab.deploy.prediction_images import BoxWriter, GradCam, MaskWriter, draw_grad_cam, grad_cam_path
+from reslab.deploy.prediction_images import (
+    BoxWriter,
+    DetectorGradCam,
+    GradCam,
+    MaskWriter,
+    draw_box_grad_cam,
+    draw_grad_cam,
+    grad_cam_path,
+)
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
 from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork
@@ -35,7 +43,7 @@ from reslab.nn.module_network import GraphModel
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.training.image_size import with_image_size
-from reslab.training.model_source import Model, open_model
+from reslab.training.model_source import AnyNetwork, Model, open_model
 
 _NUM_READ_THREADS = 4
 # Batches that are read while another one is computed.
@@ -114,8 +122,8 @@ def predict(
     drawn (`NAME_boxes.png`), by default from a score of 0.5.
 
     `model` is anything that `load` takes, with `weights` for a name, a factory or a module: a run or its folder, a
-    `model.safetensors`, an exported graph, a name, or a network with its preprocessing. `images` are files,
-    folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
+    `model.safetensors`, an exported graph, a name, or a network with its preprocessing. `images` are files, folders,
+    patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
     `list_inputs`); for a network of signals or volumes, arrays and tensors of floats (N, C, T) or (N, C, D, H, W).
     Images are prepared as in evaluation; except in segmentation and detection an image of another size than the
     network's is resized by its shorter side and center-cropped. T is the temperature saved with the weights (`reslab
@@ -123,8 +131,9 @@ def predict(
     and `precision` are those of `open_backend`; int8 needs `calibration_images` (normalized). `embeddings` adds the
     input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM heatmaps of `grad_cam_class`, a class or
     target by name, or else of the top class, the first target, or of a mask the class of the most pixels other than
-    class 0. `image_size` (pixels) replaces the network's own size. A file that cannot be read, or is larger than the
-    `limits`, becomes a row with an error.
+    class 0; in detection of the box with the highest score, of any class or the named one. `image_size` (pixels)
+    replaces the network's own size. A file that cannot be read, or is larger than the `limits`, becomes a row with an
+    error.
 
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
@@ -183,7 +192,7 @@ def iter_predictions(
     if options.min_score is not None:
         _check_form(predictor, OutputForm.BOXES, "a network for detection, whose boxes have scores")
     writers = _Writers(
-        _GradCamWriter(network, predictor, options) if options.grad_cam_dir is not None else None,
+        _grad_cam_writer(network, predictor, options) if options.grad_cam_dir is not None else None,
         _mask_writer(predictor, paths, options.masks_dir) if options.masks_dir is not None else None,
         _box_writer(predictor, paths, options) if options.boxes_dir is not None else None,
     )
@@ -259,7 +268,7 @@ def _prefetch(
 class _Writers:
     """The writers of the files of each image, if any."""
 
-    grad_cams: "_GradCamWriter | None" = None
+    grad_cams: "_GradCamWriter | _BoxGradCamWriter | None" = None
     masks: MaskWriter | None = None
     boxes: BoxWriter | None = None
 
@@ -292,22 +301,55 @@ def _predict_batch(
         yield Prediction(item.path, **fields, embedding=output.embedding, grad_cam=grad_cam, warning=image.warning)
 
 
-class _GradCamWriter:
-    """Writes the Grad-CAM heatmaps of images into a folder and returns their paths.
+def _grad_cam_writer(
+    network: Model, predictor: AnyPredictor, options: PredictOptions
+) -> "_GradCamWriter | _BoxGradCamWriter":
+    """Return the writer of heatmaps. Raises ValueError for an exported graph and an unknown class."""
+    task, class_name = predictor.task, options.grad_cam_class
+    if isinstance(network, GraphModel):
+        raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
+    if class_name and class_name not in task.classes:
+        raise unknown_name(task.output_noun, class_name, task.classes)
+    if predictor.form is OutputForm.BOXES:
+        return _BoxGradCamWriter(network, predictor, options)
+    return _GradCamWriter(network, predictor, options)
 
-    Raises ValueError for an exported graph, a task without an output for each class or target, and an unknown class.
+
+class _BoxGradCamWriter:
+    """Writes, for each image, the Grad-CAM heatmap of the box with the highest score, of one class if it is named.
+
+    An image without such a box gets no file.
     """
 
-    def __init__(self, network: Model, predictor: AnyPredictor, options: PredictOptions) -> None:
+    def __init__(self, network: AnyNetwork, predictor: AnyPredictor, options: PredictOptions) -> None:
+        assert options.grad_cam_dir is not None
+        assert isinstance(network, DenseNetwork)
+        self.folder, name, classes = options.grad_cam_dir, options.grad_cam_class, predictor.task.classes
+        self.label = classes.index(name) + 1 if name else None
+        self.grad_cam = DetectorGradCam(network, predictor.backend.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, images: Sequence[tuple[str, PreparedImage]], outputs: Sequence[ImageOutput]) -> list[str]:
+        """Write the heatmaps of images, each with the path that names it; return "" where there is no box."""
+        return [self._write(path, image.read_pixels) for path, image in images]
+
+    def _write(self, name: str, pixels: Tensor) -> str:
+        found = self.grad_cam.best_box(pixels, self.label)
+        if found is None:
+            return ""
+        path = grad_cam_path(self.folder, name)
+        draw_box_grad_cam(pixels, found.heatmap, found.box).save(path)
+        return str(path)
+
+
+class _GradCamWriter:
+    """Writes the Grad-CAM heatmaps of images into a folder and returns their paths."""
+
+    def __init__(self, network: AnyNetwork, predictor: AnyPredictor, options: PredictOptions) -> None:
         assert options.grad_cam_dir is not None
         self.folder, class_name = options.grad_cam_dir, options.grad_cam_class
         task, self.main_outputs = predictor.task, result_rules(predictor.task).main_outputs
-        if isinstance(network, GraphModel):
-            raise invalid("a network with its layers for Grad-CAM", f"{network.path}, an exported graph")
-        if self.main_outputs is None:
-            raise invalid("a task with an output for each class or target for Grad-CAM", task.spec.name)
-        if class_name and class_name not in task.classes:
-            raise unknown_name(task.output_noun, class_name, task.classes)
+        assert self.main_outputs is not None
         self.label = task.classes.index(class_name) if class_name else None
         self.form = predictor.form
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam
+from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
 from reslab.analysis.layers import default_layers
 from reslab.data.mask_images import mask_image, unique_stems
 from reslab.data.transforms.normalize import Normalize
@@ -21,6 +22,7 @@ from reslab.training.model_source import Network
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55
+_BOX_COLOR = "#ffffff"
 # From low to high, dark to bright; distinguishable for color-blind readers (anchors of matplotlib's inferno).
 _COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float32)
 
@@ -45,6 +47,34 @@ class GradCam:
         scaled = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         max_values = scaled.amax((1, 2), keepdim=True)
         return (scaled / max_values.clamp_min(torch.finfo(scaled.dtype).tiny)).clamp(0, 1).cpu()
+
+
+class DetectorGradCam:
+    """Grad-CAM of a box, for its class score, at the output of the backbone's last block; see `box_grad_cam`."""
+
+    def __init__(self, network: DenseNetwork, device: torch.device) -> None:
+        assert network.preprocess is not None
+        self.network = copy.deepcopy(network).to(device).float().eval()
+        self.normalize = Normalize(network.preprocess, device)
+
+    def best_box(self, image: Tensor, label: int | None = None) -> BoxGradCam | None:
+        """Return the heatmap of the box with the highest score, of a label from 1 if it is given; None without any."""
+        x = self.normalize(image[None].to(self.normalize.device))[0]
+        with torch.no_grad():
+            [detections] = self.network([x])
+        labels = detections["labels"].tolist()
+        index = next((i for i, found in enumerate(labels) if found > 0 and label in (None, found)), None)
+        return None if index is None else box_grad_cam(self.network, x, index)
+
+
+def draw_box_grad_cam(image: Tensor, heatmap: Tensor, box: Tensor) -> Image.Image:
+    """Draw a heatmap as `draw_grad_cam` does, with the outline of the box (4,) in pixels of the image."""
+    scaled = heatmap / heatmap.amax().clamp_min(torch.finfo(heatmap.dtype).tiny)
+    drawn = draw_grad_cam(image, scaled.clamp(0, 1).cpu())
+    factor = drawn.width / image.shape[-1]
+    sides = [float(side) * factor for side in box]
+    ImageDraw.Draw(drawn).rectangle(sides, outline=_BOX_COLOR, width=max(2, drawn.width // 150))
+    return drawn
 
 
 def _last_block(network: Network | DenseNetwork) -> str | nn.Module:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -56,11 +56,13 @@ class DenseNetwork(nn.Module, ModelMetadata):
     * `arch`, `classes` (one name for each of `arch.num_classes` but the background), `preprocess`: see `set_metadata`.
       Images keep their size: `preprocess` neither resizes nor crops beyond its transform.
     * `class_layers`: the names of the layers whose number of outputs depends on the number of classes.
+    * `part_modules`: the modules of each part, such as `pyramid`, by name; a network need not have all of them.
     * `load_report`: which entries of a loaded checkpoint matched.
     """
 
     arch: DenseArch
     class_layers: tuple[str, ...] = ()
+    part_modules: ClassVar[Mapping[str, tuple[str, ...]]] = {"backbone": ("backbone",)}
     load_report: LoadReport | None = None
 
     @property
@@ -72,6 +74,20 @@ class DenseNetwork(nn.Module, ModelMetadata):
     def backbone_parts(self) -> tuple[nn.Module, ...]:
         """The modules that hold the backbone's weights, under its own keys."""
         return (self.residual_network,)
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Return the modules of each part that the network has; of one inside another the inner one alone."""
+        modules = {name: module for name, module in self.named_modules() if name}
+        found = [(part, name) for part, names in self.part_modules.items() for name in names if name in modules]
+        return [
+            (part, modules[name]) for part, name in found if not any(other.startswith(f"{name}.") for _, other in found)
+        ]
+
+    def part_of(self, layer: str) -> str:
+        """Return the part that a layer belongs to; empty if none."""
+        prefixes = [(name, part) for part, names in self.part_modules.items() for name in names]
+        matches = [(len(name), part) for name, part in prefixes if f"{layer}.".startswith(f"{name}.")]
+        return max(matches, default=(0, ""))[1]
 
     def set_metadata(
         self,

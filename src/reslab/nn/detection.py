@@ -6,9 +6,9 @@ trainer that seeds it at every step gets the same losses again.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -116,6 +116,14 @@ class _DetectionNetwork(DenseNetwork):
     Keys are torchvision's (`backbone.body.conv1.weight`, `rpn.head.conv.0.0.weight`).
     """
 
+    part_modules: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "backbone": ("backbone.body", "backbone"),
+        "pyramid": ("backbone.fpn",),
+        "region proposals": ("rpn",),
+        "box head": ("roi_heads.box_head", "roi_heads.box_predictor"),
+        "mask head": ("roi_heads.mask_head", "roi_heads.mask_predictor"),
+        "class and box heads": ("head",),
+    }
     arch: DetectionArch
     backbone: Any
     rpn: Any

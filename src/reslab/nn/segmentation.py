@@ -1,7 +1,7 @@
 """Networks for semantic segmentation: FCN, DeepLabV3 and a U-Net decoder on any residual backbone."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,11 @@ class SegmentationNetwork(DenseNetwork):
     ValueError for an invalid architecture, and in `forward` for images smaller than the stride of the backbone.
     """
 
+    part_modules: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "backbone": ("backbone",),
+        "classifier": ("classifier",),
+        "auxiliary head": ("aux_classifier",),
+    }
     arch: SegmentationArch
 
     def __init__(self, arch: SegmentationArch, norm_layer: NormLayer | None = None) -> None:

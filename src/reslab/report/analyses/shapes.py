@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from reslab.report.analyses.overlay import line_styles, overlay_profiles, shared_names
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
-from reslab.report.format import format_int, format_shape, format_si, pluralize
+from reslab.report.format import format_int, format_number, format_percent, format_shape, format_si, pluralize
 from reslab.report.plots.depth import plot_depth_profiles
 
 _SHORTCUT_PATTERN = re.compile(r"downsample|shortcut|merge\.gate")
@@ -95,6 +95,7 @@ def render_cost(results: Sequence[Result]) -> RenderedResult:
     figures = tuple(_render_cost_figure(results, *measure) for measure in measures)
     paragraphs = tuple(_cost_text(result) for result in results)
     tables = tuple(_render_cost_table(result) for result in results)
+    tables = (*(_render_part_table(result) for result in results if result["parts"]), *tables)
     return RenderedResult("Size and cost", paragraphs, figures, (*_render_cost_totals(results), *tables))
 
 
@@ -126,6 +127,24 @@ def _render_cost_totals(results: Sequence[Result]) -> list[RenderedTable]:
         return []
     rows = [[result["model"], *(format_int(result["total"][key]) for key in _COST_KEYS)] for result in results]
     return [RenderedTable("Totals", ["network", *_COST_COLUMNS], rows)]
+
+
+def _render_part_table(result: Result) -> RenderedTable:
+    """Render the parts of a network for segmentation or detection, with their times where they were measured."""
+    parts = result["parts"]
+    seconds = [part["seconds"] for part in parts if part["seconds"] is not None]
+    columns = ["part", "parameters", "multiply-adds", "activations, bytes", "time, ms", "time, %"]
+    rows = [
+        [
+            part["name"],
+            *(format_int(part[key]) for key in ("params", "macs", "activation_bytes")),
+            format_number(None if part["seconds"] is None else 1000 * part["seconds"], 3),
+            format_percent(None if part["seconds"] is None else part["seconds"] / sum(seconds), 0),
+        ]
+        for part in parts
+    ]
+    end = None if seconds else 4
+    return RenderedTable(f"{result['model']}, by part", columns[:end], [row[:end] for row in rows])
 
 
 def _render_cost_table(result: Result) -> RenderedTable:
