@@ -41,6 +41,7 @@ def test_the_settings_are_the_fast_recipes() -> None:
     assert fast_recipe(torch.device("cuda")).name == "fast-gpu"
     assert resolve_fast_recipe(CPU).precision == ("bf16" if has_fast_bf16(CPU) else "float32")
     assert resolve_fast_recipe(CPU).channels_last
+    assert resolve_fast_recipe(torch.device("cuda"), "bf16").optimizer.name == "sgd"
     assert resolve_fast_recipe(CPU, "fp16", compiled=True).precision == "fp16"
     assert resolve_fast_recipe(CPU, compiled=True).compile
     with pytest.raises(ValueError, match="bf16"):

@@ -111,7 +111,7 @@ def bench(
 ) -> None:
     """Measure training or inference speed, latency and memory of a network on random images.
 
-    --task train takes training steps with the recipe fast-cpu, on a GPU with fast-gpu.
+    --task train takes steps of SGD with the other options of the recipe fast-cpu, on a GPU of fast-gpu.
     """
     keep_freed_memory()
     if task not in BENCHMARK_TASKS:

@@ -1,0 +1,283 @@
+"""What must hold on a GPU, as functions of the device and an empty folder.
+
+`test_gpu.py` makes tests of them, and `benchmarks/gpu/part_tests.py` runs them where pytest is not installed. All but
+`NEEDS_CUDA` run on a CPU, too.
+"""
+
+import math
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.loader import TrainLoader
+from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.factory import create_model
+from reslab.runtime.device import deterministic_mode
+from reslab.runtime.distributed import DistributedProcessGroup
+from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.runtime.torchrun import DistributedEnv
+from reslab.spec.preprocess import Preprocess
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.loop import TrainStep
+from reslab.training.run import Run
+from reslab.training.train import train
+
+Check = Callable[[torch.device, Path], None]
+NUM_CLASSES, NUM_IMAGES, SIDE = 4, 512, 16
+
+
+def make_images(num_images: int = NUM_IMAGES) -> tuple[Tensor, Tensor]:
+    """Return noisy images of four colors, uint8 (N, 3, 16, 16), and their classes: learned within an epoch or two."""
+    generator = torch.Generator().manual_seed(0)
+    colors = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60]])[..., None, None]
+    labels = torch.arange(num_images) % NUM_CLASSES
+    noise = torch.randint(-80, 80, (num_images, 3, SIDE, SIDE), generator=generator)
+    return (colors[labels] + noise).clamp(0, 255).to(torch.uint8), labels
+
+
+def train_small(device: torch.device, output: Path, epochs: float = 3, **options: Any) -> Run:
+    """Train a network of eight layers on `make_images`, a quarter of them held out."""
+    overrides = {
+        "model.depths": "1,1,1", "model.widths": "16,32,64", "optimizer.lr": "0.1", "batch_size": "64",
+        "train_transform": "pad(2) crop(16) flip", "precision": "float32", **options.pop("overrides", {}),
+    }  # fmt: skip
+    arguments: dict[str, Any] = {"seed": 3, "val_fraction": 0.25, "on_log": lambda record: None} | options
+    data = make_images()
+    return train("resnet20_cifar", data, "cifar", epochs=epochs, output=output, device=device, overrides=overrides,
+                 **arguments)  # fmt: skip
+
+
+def require(condition: bool, text: str) -> None:
+    """Raise AssertionError with the text unless the condition holds."""
+    if not condition:
+        raise AssertionError(text)
+
+
+def require_learned(run: Run) -> None:
+    """Require that the network is right about nearly all held-out images."""
+    top1 = run.metadata["result"]["top1"]
+    require(top1 >= 0.95, f"accuracy {top1:.3f}, required 0.95")
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    """Return the weights of a run by name."""
+    return read_tensors(run.weights_path)
+
+
+def check_training(device: torch.device, folder: Path) -> None:
+    """Training learns, and run.json names the device."""
+    run = train_small(device, folder / "run")
+    require_learned(run)
+    recorded = run.metadata["hardware"]["device"]
+    require(recorded.startswith(device.type), f"run.json names {recorded}")
+
+
+def check_resume(device: torch.device, folder: Path) -> None:
+    """A run that was interrupted within an epoch and resumed has the weights of an uninterrupted one, bit for bit."""
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == 9:
+            os.kill(os.getpid(), 2)
+        return {}
+
+    whole = train_small(device, folder / "whole")
+    try:
+        train_small(device, folder / "resumed", on_step_end=interrupt, hook_every_steps=1)
+        raise AssertionError("the run was not interrupted")
+    except TrainingInterrupted:
+        pass
+    resumed = train("resnet20_cifar", make_images(), "cifar", output=folder / "resumed", resume=True, device=device,
+                    on_log=lambda record: None)  # fmt: skip
+    first, second = weights_of(whole), weights_of(resumed)
+    differing = [name for name in first if not torch.equal(first[name], second[name])]
+    require(not differing, f"{len(differing)} of {len(first)} tensors differ: {differing[:3]}")
+
+
+def check_repeat(device: torch.device, folder: Path) -> None:
+    """The same seed gives the same weights, in bf16 and channels-last too."""
+    overrides = {"precision": "bf16", "channels_last": "true"}
+    runs = [train_small(device, folder / name, epochs=1, overrides=overrides) for name in ("first", "second")]
+    first, second = map(weights_of, runs)
+    differing = [name for name in first if not torch.equal(first[name], second[name])]
+    require(not differing, f"{len(differing)} of {len(first)} tensors differ: {differing[:3]}")
+
+
+def check_bf16(device: torch.device, folder: Path) -> None:
+    """Training in bf16 learns, with weights in float32."""
+    run = train_small(device, folder / "run", overrides={"precision": "bf16"})
+    require_learned(run)
+    dtypes = {tensor.dtype for tensor in weights_of(run).values() if tensor.is_floating_point()}
+    require(dtypes == {torch.float32}, f"weights in {dtypes}")
+
+
+def check_fp16(device: torch.device, folder: Path) -> None:
+    """Training in fp16 with a scaled loss learns."""
+    require_learned(train_small(device, folder / "run", overrides={"precision": "fp16"}))
+
+
+def check_channels_last(device: torch.device, folder: Path) -> None:
+    """Channels-last gives the gradients of N C H W, in float64, where rounding does not hide a difference."""
+    model, x, y = make_step_inputs(device)
+    model, x = model.double(), x.double()
+    expected = gradients_of(model, x, y, TrainStep())
+    found = gradients_of(model.to(memory_format=torch.channels_last), x, y, TrainStep(channels_last=True))
+    require_close(found, expected, 1e-9)
+
+
+def check_compile(device: torch.device, folder: Path) -> None:
+    """A compiled network has the gradients of the eager one, in float64, and training with it learns."""
+    model, x, y = make_step_inputs(device)
+    model, x = model.double(), x.double()
+    expected = gradients_of(model, x, y, TrainStep())
+    require_close(gradients_of(model, x, y, TrainStep(compiled_model=torch.compile(model))), expected, 1e-9)
+    require_learned(train_small(device, folder / "run", overrides={"compile": "true"}))
+
+
+def make_step_inputs(device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a network of eight layers in training mode, and a batch for it."""
+    images, labels = make_images(64)
+    torch.manual_seed(0)
+    model = create_model("resnet20_cifar", depths=(1, 1, 1), num_classes=NUM_CLASSES).to(device).train()
+    return model, images.to(device, torch.float32) / 255 - 0.5, labels.to(device)
+
+
+def gradients_of(model: nn.Module, x: Tensor, y: Tensor, train_step: TrainStep) -> list[Tensor]:
+    """Return the gradients of the loss of a batch, one for each parameter."""
+    model.zero_grad()
+    with deterministic_mode():
+        train_step.backward(model, functional.cross_entropy, x, y)
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+def require_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Require that the tensors of two lists differ by at most `tolerance`, |found - expected| / |expected|."""
+    errors = [relative_error(one, other) for one, other in zip(found, expected, strict=True)]
+    require(max(errors) <= tolerance, f"relative error {max(errors):.1e}, at most {tolerance:g} is allowed")
+
+
+def check_evaluation(device: torch.device, folder: Path) -> None:
+    """A run evaluated on the device has the metrics and classes of an evaluation on the CPU."""
+    run = train_small(device, folder / "run", epochs=1)
+    images, labels = make_images()
+    found, expected = (
+        evaluate(run, (images, labels), split="train", device=where, keep_predictions=True)
+        for where in (device, torch.device("cpu"))
+    )
+    for name, value in expected.metrics.items():
+        other = found.metrics[name]
+        require(other == value or math.isclose(other, value, abs_tol=1e-5), f"{name} {other} against {value}")
+    require(abs(found.loss - expected.loss) < 1e-4, f"loss {found.loss} against {expected.loss}")
+
+
+def check_augmentation(device: torch.device, folder: Path) -> None:
+    """Batches of images in memory are augmented on the device, bit for bit as on the CPU."""
+    images, labels = make_images()
+    preprocess = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    for transform in ("pad(2) crop(16) flip", "pad(3,reflect) crop(16) flip", "lighting(0.1)"):
+        batches = []
+        for where in (torch.device("cpu"), device):
+            loader = TrainLoader(TensorImageDataset(images, labels), 64, transform, preprocess, 3, where)
+            batches.append(next(loader.iter_from(11)))
+        for expected, found in zip(*batches, strict=True):
+            require(found.device.type == device.type, f"a batch on {found.device}")
+            is_exact = transform != "lighting(0.1)"
+            error = (found.cpu().double() - expected.double()).abs().max().item()
+            require(error == 0 if is_exact else error < 0.05, f"{transform}: largest difference {error:.2g}")
+
+
+def check_muon(device: torch.device, folder: Path) -> None:
+    """Training with Muon learns."""
+    overrides = {"optimizer.name": "muon", "optimizer.lr": "0.02", "optimizer.weight_decay": "0.01"}
+    require_learned(train_small(device, folder / "run", overrides=overrides))
+
+
+def check_process_group(device: torch.device, folder: Path) -> None:
+    """A group of one process (NCCL on a GPU, else gloo) averages gradients, sums and gathers as no group does."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in place}
+    os.environ.update(place)
+    own = torch.device("cuda", 0) if device.type == "cuda" else device
+    try:
+        group = DistributedProcessGroup(DistributedEnv(), own)
+        _compare_with_group(group, own)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _compare_with_group(group: DistributedProcessGroup, device: torch.device) -> None:
+    backend = torch.distributed.get_backend_config()
+    require(("nccl" if device.type == "cuda" else "gloo") in str(backend), f"the backends are {backend}")
+    model, x, y = make_step_inputs(device)
+    expected = gradients_of(model, x, y, TrainStep())
+    require_close(gradients_of(model, x, y, TrainStep(ddp_model=group.wrap_ddp(model))), expected, 0)
+    require(torch.equal(group.all_reduce_sum(x), x), "the sum over one process is not its value")
+    require(group.all_gather({"step": 3}) == [{"step": 3}], "gathered values differ")
+    require(group.all_reduce_any(True, False) == (True, False), "flags differ")
+    group.broadcast_buffers(model)
+
+
+def check_graph(device: torch.device, folder: Path) -> None:
+    """A training step captured in a CUDA graph changes the weights as the step itself does, bit for bit."""
+    weights = [_train_steps(device, is_captured) for is_captured in (False, True)]
+    require_close(weights[1], weights[0], 0)
+
+
+def _train_steps(device: torch.device, is_captured: bool) -> list[Tensor]:
+    """Return the weights after five steps, of which the last two may be replayed from a graph."""
+    model, x, y = make_step_inputs(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    stream = torch.cuda.Stream()
+
+    def step() -> None:
+        TrainStep().run(model, functional.cross_entropy, optimizer, x, y)
+
+    with deterministic_mode():
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        if is_captured:
+            with torch.cuda.graph(graph):  # this runs nothing
+                step()
+        for _ in range(2):
+            graph.replay() if is_captured else step()
+        torch.cuda.synchronize()
+    return [weight.detach().clone() for weight in model.parameters()]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return |found - expected| / |expected|."""
+    norm = expected.double().norm().clamp_min(1e-12)
+    return float((found.double() - expected.double()).norm() / norm)
+
+
+CHECKS: dict[str, Check] = {
+    "training": check_training,
+    "resume": check_resume,
+    "repeat": check_repeat,
+    "bf16": check_bf16,
+    "fp16": check_fp16,
+    "channels-last": check_channels_last,
+    "augmentation": check_augmentation,
+    "evaluation": check_evaluation,
+    "muon": check_muon,
+    "process group": check_process_group,
+    "graph": check_graph,
+    "compile": check_compile,
+}
+NEEDS_CUDA = ("graph", "fp16")

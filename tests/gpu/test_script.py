@@ -1,0 +1,83 @@
+"""The GPU benchmark: its steps are those of training, and every part of it runs on a CPU with tiny settings."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from checks import CHECKS, NEEDS_CUDA, make_images
+from graph_training import GraphTraining
+from results import PartResult, Status
+
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.loader import TrainLoader
+from reslab.data.rng import step_seed, temporary_seed
+from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
+from reslab.nn.factory import create_model
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.toml_files import find_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPE = find_recipe("he2015-cifar")
+
+
+@pytest.mark.parametrize("per_pixel", [True, False])
+def test_a_graph_trains_on_the_batches_of_the_loader_and_takes_the_steps_of_sgd(per_pixel: bool) -> None:
+    images, labels = make_images(96)
+    data = TensorImageDataset(images, labels)
+    mean_image = encode_mean_image(compute_mean_image(data)) if per_pixel else ""
+    preprocess = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), mean_image=mean_image)
+    recipe = replace(RECIPE, batch_size=32, train_transform="pad(2) crop(16) flip")
+    training = GraphTraining("plain20_cifar", 5, recipe, data, preprocess, 4, torch.float64)
+    with temporary_seed(step_seed(5, -1)):
+        model = create_model("plain20_cifar", num_classes=4).double().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    loader = TrainLoader(data, 32, recipe.train_transform, preprocess, 5, "cpu")
+    losses = []
+    for step, (x, y, _) in zip(range(3), loader.iter_from(), strict=False):
+        training.advance(1, 0.1)
+        training._start -= 32  # look at the batch of this step again
+        found_x, found_y = training.next_batch()
+        training._start += 32
+        assert torch.equal(found_x, x.double()), step
+        assert torch.equal(found_y, y), step
+        loss = torch.nn.functional.cross_entropy(model(x.double()), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    for expected, found in zip(model.parameters(), training.parameters, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert training.read_averages()["train_loss"] == pytest.approx(sum(losses) / 3, rel=1e-9)
+
+
+def test_a_result_is_whole_after_every_row(tmp_path: Path) -> None:
+    result = PartResult(tmp_path / "part.json")
+    result.add("table", candidate="ours", rate=1234.5)
+    result.set_line("1,234 images/s")
+    found = json.loads((tmp_path / "part.json").read_text())
+    assert (found["status"], found["line"]) == (Status.RUNNING, "1,234 images/s")
+    assert found["tables"] == {"table": [{"candidate": "ours", "rate": 1234.5}]}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(CHECKS.keys() - set(NEEDS_CUDA)))
+@pytest.mark.filterwarnings("default")
+def test_the_functions_for_a_gpu_on_a_cpu(name: str, tmp_path: Path) -> None:
+    CHECKS[name](torch.device("cpu"), tmp_path)
+
+
+@pytest.mark.soak
+def test_every_part_runs_with_tiny_settings(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    command = [ROOT / "benchmarks" / "gpu.sh", "--small", "--output", tmp_path, "--minutes", "20"]
+    subprocess.run(command, env=environment, check=True, timeout=1500)
+    for part in ("tests", "d2l", "resnet50", "fast", "fig6"):
+        found = json.loads((tmp_path / f"{part}.json").read_text())
+        assert (found["status"], bool(found["line"])) == (Status.DONE, True), part
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.count("| done |") == 5
