@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from cifar import NORMALIZE, open_cifar10
 from graphs import synchronize
-from results import PartArgs, PartResult, mean_and_std, parse_part_args
+from part_result import PartArgs, PartResult, mean_and_std, parse_part_args
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits

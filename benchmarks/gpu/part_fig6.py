@@ -14,7 +14,7 @@ import torch
 from cifar import open_cifar10
 from graph_training import GraphTraining
 from graphs import synchronize
-from results import PartArgs, PartResult, mean_and_std, parse_part_args
+from part_result import PartArgs, PartResult, mean_and_std, parse_part_args
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from results import PartArgs, PartResult, Status, parse_part_args
+from part_result import PartArgs, PartResult, Status, parse_part_args
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "gpu"))
 

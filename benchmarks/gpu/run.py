@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import PartResult, Status, markdown_table, write_json
+from part_result import PartResult, Status, markdown_table, write_json
 
 HERE = Path(__file__).parent
 NEEDED = ("torch", "torchvision", "numpy", "PIL", "safetensors", "filelock", "rich", "jinja2", "matplotlib", "scipy")

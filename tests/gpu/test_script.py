@@ -11,7 +11,7 @@ import pytest
 import torch
 from checks import CHECKS, NEEDS_CUDA, make_images
 from graph_training import GraphTraining
-from results import PartResult, Status
+from part_result import PartResult, Status
 
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.loader import TrainLoader
