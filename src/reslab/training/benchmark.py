@@ -57,7 +57,8 @@ def fast_recipe(device: torch.device) -> Recipe:
 def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:
     """Return `fast_recipe` with the given precision, or the best for the device; `compiled` overrides its compilation.
 
-    The optimizer is SGD on every device: Muon's matrix products would count as training of the network. Raises ValueError for an unknown precision.
+    The optimizer is SGD on every device: Muon's matrix products would count as training of the network. Raises
+    ValueError for an unknown precision.
     """
     optimizer = find_recipe("fast-cpu").optimizer
     recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
