@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from reslab.cli.app import main
 from reslab.data.adapters import as_dataset
 from reslab.data.registry import FORMATS
 from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.deploy.server import app
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import load_network
 from reslab.nn.graph_file import load_program
@@ -190,6 +194,31 @@ def test_parts_of_a_plugin_are_exported_analyzed_and_served(folder, capsys) -> N
     ):
         assert main([*command]) == 1
         assert "--plugin my_plugin" in capsys.readouterr().err
+
+
+def test_a_network_of_a_named_plugin_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = [(table, dict(table), dict(table.plugin_of)) for table in TABLES]
+    load_plugins("my_plugin")
+    axes = {"depths": (1, 1, 1), "widths": (4, 4, 4), "in_channels": 1, "image_size": (8, 8), "num_classes": 3}
+    network = reslab.create_model("shiftnet20", **axes).eval()
+    network.set_metadata(classes=("a", "b", "c"), preprocess=Preprocess(1, "", (0.5,), (0.5,)))
+    save_weights(folder / "net.safetensors", network)
+    Image.fromarray(torch.arange(0, 256, 4, dtype=torch.uint8).view(8, 8).numpy()).save(folder / "image.png")
+    with torch.no_grad():
+        expected = network(network.preprocess(folder / "image.png")).softmax(1)[0]
+    forget(saved)
+    responses = []
+
+    def respond(models: list, settings: ServerSettings, *_: object) -> None:
+        with TestClient(create_app(models, settings), base_url="http://localhost") as client:
+            responses.append(client.post("/v1/predict", content=(folder / "image.png").read_bytes()))
+
+    monkeypatch.setattr(app, "serve_forever", respond)
+    assert main(["serve", "net.safetensors", "--plugin", "my_plugin", "--backend", "torch", "--device", "cpu"]) == 0
+    assert responses[0].status_code == 200, responses[0].text
+    classes = responses[0].json()["predictions"][0]["classes"]
+    probabilities = {row["name"]: row["probability"] for row in classes}
+    assert [probabilities[name] for name in "abc"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 def test_a_metric_of_ones_own_selects_the_weights(folder: Path) -> None:
