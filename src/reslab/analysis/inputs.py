@@ -16,8 +16,8 @@ from reslab.data.loader import eval_loader, eval_sizes
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
-from reslab.nn.module_network import ModelMetadata, ModuleArch
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.metadata import ModelMetadata
+from reslab.nn.module_network import ModuleArch
 from reslab.spec.arch import Arch
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
@@ -191,7 +191,7 @@ def default_num_images(sizes: tuple[int, ...]) -> int:
 
 def _with_trained_preprocess(data: DatasetSplits, network: nn.Module) -> DatasetSplits:
     """Return the data with the preprocessing that the network was trained with, if the channels agree."""
-    assert isinstance(network, ResidualNetwork | ModelMetadata)
+    assert isinstance(network, ModelMetadata)
     if data.num_classes > network.arch.num_classes:
         required = f"data of at most {network.arch.num_classes} classes, as the network has"
         raise invalid(required, f"{data.name} with {data.num_classes}")

@@ -1,6 +1,6 @@
 """The base of networks for segmentation and detection: the backbone, metadata, and weights from files."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load import adapt_preprocess
 from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport, check_values
@@ -16,7 +15,7 @@ from reslab.nn.checkpoints.match_keys import OPTIONAL_SUFFIX
 from reslab.nn.checkpoints.pretrained import Pretrained, fetch_published, is_path, load_pretrained, weights_from_header
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights
 from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
-from reslab.nn.module_network import ModelMetadata
+from reslab.nn.metadata import ModelMetadata
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.nn.timm_methods import list_features
@@ -24,7 +23,6 @@ from reslab.spec.arch import Arch
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
-from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.dense import arch_from_dict
 
 _TORCHVISION_KEYS = "torchvision"
@@ -89,18 +87,10 @@ class DenseNetwork(nn.Module, ModelMetadata):
         matches = [(len(name), part) for name, part in prefixes if f"{layer}.".startswith(f"{name}.")]
         return max(matches, default=(0, ""))[1]
 
-    def set_metadata(
-        self,
-        *,
-        classes: Sequence[str] | None = None,
-        preprocess: Preprocess | None = None,
-        temperature: float | None = None,
-        task: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Set class names, preprocessing, temperature and task; None leaves a value as it is."""
-        super().set_metadata(classes=classes, temperature=temperature, task=task)
-        if preprocess is not None:
-            self._preprocess = ImagePreprocess.for_network(preprocess, None)
+    @property
+    def fitted_size(self) -> None:
+        """Images of any size are inputs."""
+        return None
 
     def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Set mean and standard deviation of images in [0, 1], where the network normalizes them itself."""

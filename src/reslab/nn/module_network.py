@@ -4,7 +4,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.checkpoints.safetensors_io import read_tensors, unwrap_model
+from reslab.nn.metadata import ModelMetadata
 from reslab.nn.third_party import LIBRARIES, build_library_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.preprocess import Preprocess
 
 _SIZE_ARGUMENTS = {"num_classes": ("num_classes",), "in_channels": ("in_channels", "in_chans")}
 
@@ -183,36 +182,6 @@ class ModuleArch:
     def input_size(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return (self.in_channels, *self.image_size)
-
-
-class ModelMetadata:
-    """Class names, preprocessing and temperature of a model, as a `ResidualNetwork` has them."""
-
-    arch: ModuleArch | DenseArch
-    classes: tuple[str, ...] | None = None
-    temperature: float | None = None
-    task: dict[str, Any] | None = None
-    _preprocess: ImagePreprocess | None = None
-
-    @property
-    def preprocess(self) -> ImagePreprocess | None:
-        """The preprocessing of an image; None if unknown."""
-        return self._preprocess
-
-    def set_metadata(
-        self,
-        *,
-        classes: Sequence[str] | None = None,
-        preprocess: Preprocess | None = None,
-        temperature: float | None = None,
-        task: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Set class names, preprocessing, temperature and task; None leaves a value as it is."""
-        self.classes = self.classes if classes is None else tuple(classes)
-        self.temperature = self.temperature if temperature is None else temperature
-        self.task = self.task if task is None else dict(task)
-        if preprocess is not None:
-            self._preprocess = ImagePreprocess.for_network(preprocess, self.arch.image_size)
 
 
 class ModuleNetwork(nn.Module, ModelMetadata):

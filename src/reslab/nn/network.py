@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
@@ -34,7 +33,6 @@ from reslab.spec.layout import (
 )
 from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_width, has_global_pool
-from reslab.spec.preprocess import Preprocess
 
 # torchvision's names for the operations after the stem's convolution.
 _STEM_ALIASES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
@@ -72,10 +70,6 @@ class ResidualNetwork(TimmMethods):
         stages = layout_stages(arch)
         norm = norm_layer or get_norm_layer(arch)
         self.arch = replace(arch, norm="custom") if norm_layer else arch
-        self.classes: tuple[str, ...] | None = None
-        self._preprocess: ImagePreprocess | None = None
-        self.temperature: float | None = None
-        self.task: dict[str, Any] | None = None
         self.load_report: LoadReport | None = None
         site = Site(arch, arch.in_channels, norm)
         self.stem_names = self._add_stem(site)
@@ -91,16 +85,9 @@ class ResidualNetwork(TimmMethods):
         init_weights(arch, stem, [block for _, block in self.blocks()], head)
 
     @property
-    def preprocess(self) -> ImagePreprocess | None:
-        """The preprocessing of an image: `network(network.preprocess(image))`; None if unknown."""
-        return self._preprocess
-
-    @preprocess.setter
-    def preprocess(self, preprocess: Preprocess | None) -> None:
-        self._preprocess = None
-        if preprocess is not None:
-            size = self.arch.height_width if self.arch.dims == 2 else None
-            self._preprocess = ImagePreprocess.for_network(preprocess, size)
+    def fitted_size(self) -> tuple[int, int] | None:
+        """The size that the network is described for; None for signals and volumes."""
+        return self.arch.height_width if self.arch.dims == 2 else None
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> "ResidualNetwork":
         """Move to a device without values, as `torch.nn.Module.to_empty`; buffers that no file holds keep theirs."""
@@ -110,20 +97,6 @@ class ResidualNetwork(TimmMethods):
             if reset is not None:
                 reset()
         return self
-
-    def set_metadata(
-        self,
-        *,
-        classes: Sequence[str] | None = None,
-        preprocess: Preprocess | None = None,
-        temperature: float | None = None,
-        task: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Set what belongs to the weights: class names, preprocessing, temperature, task; None leaves a value."""
-        self.classes = self.classes if classes is None else tuple(classes)
-        self.preprocess = self.preprocess if preprocess is None else preprocess
-        self.temperature = self.temperature if temperature is None else temperature
-        self.task = self.task if task is None else dict(task)
 
     def _add_stages(self, stages: Stages, site: Site) -> tuple[str, ...]:
         arch, names = site.arch, []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reslab.nn.block import ResidualBlock
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.init import init_linear
+from reslab.nn.metadata import ModelMetadata
 from reslab.nn.registry import Site, get_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
@@ -90,12 +91,10 @@ class FeatureInfo(list[dict[str, Any]]):
         return self.get("module")
 
 
-class TimmMethods(nn.Module):
+class TimmMethods(nn.Module, ModelMetadata):
     """The methods and attributes of timm's networks that concern features, head and configuration."""
 
     arch: Arch
-    classes: tuple[str, ...] | None
-    temperature: float | None
     stem_names: list[str]
     stage_names: tuple[str, ...]
     final_names: list[str]
@@ -159,11 +158,6 @@ class TimmMethods(nn.Module):
 
     def features(self, x: Tensor, level: str = "stages", num_stages: int | None = None) -> dict[str, Tensor]:
         """Return the outputs of stem and stages by name."""
-        raise NotImplementedError
-
-    @property
-    def preprocess(self) -> Preprocess | None:
-        """The preprocessing of an image; None if unknown."""
         raise NotImplementedError
 
     def _add_head(self, ops: tuple[Op, ...], stages: Stages, site: Site) -> list[str]:

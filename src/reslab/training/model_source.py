@@ -17,9 +17,9 @@ from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model, load_model, load_network
+from reslab.nn.metadata import ModelMetadata
 from reslab.nn.module_network import (
     GraphModel,
-    ModelMetadata,
     ModuleArch,
     ModuleFactory,
     ModuleNetwork,
@@ -447,7 +447,7 @@ def _open_hub(source: str) -> Network:
     return wrapped
 
 
-def module_metadata(metadata: ModelMetadata | ResidualNetwork) -> dict[str, Any]:
+def module_metadata(metadata: ModelMetadata) -> dict[str, Any]:
     """Return what a report records of a model: input size, classes, preprocessing, temperature, task."""
     return {
         "input_size": list(metadata.arch.input_size),
