@@ -1,12 +1,12 @@
 """`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.evaluation_report import EvaluationReport
 from reslab.cli.model_options import AllowCode
 from reslab.cli.options import (
     AllowExtra,
@@ -37,10 +37,9 @@ from reslab.cli.options import (
     parse_pretrained,
     require_model_and_recipe,
 )
-from reslab.cli.output import echo_err, print_result, print_table, write_page
+from reslab.cli.output import echo_err
 from reslab.data.dataset_names import require_dataset_name
-from reslab.report.format import format_int, format_number, format_percent, main_metric_text
-from reslab.report.format import metric_rows as task_metric_rows
+from reslab.report.format import format_int, format_number
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 
@@ -48,54 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reslab.training.evaluation.evaluation import Evaluation
-
-
-def metric_rows(evaluation: "Evaluation") -> list[tuple[str, str]]:
-    """Return the rows of the split and the metrics."""
-    return [("split", evaluation.split), *task_metric_rows(evaluation.spec, evaluation.to_dict())]
-
-
-def metrics_payload(evaluation: "Evaluation") -> dict[str, Any]:
-    """Return the task, `metrics` by name, and beside them the same values and the counts of samples."""
-    return {"task": evaluation.spec.name, "metrics": evaluation.metrics, **evaluation.to_dict()}
-
-
-def ensemble_payload(evaluation: "Evaluation", names: Sequence[str]) -> dict[str, Any]:
-    """Return `ensemble`: how the predictions are combined, and the metrics of each member by itself; {} for one run."""
-    members = [
-        {"run": name, **member.to_dict()}
-        for name, member in zip(names, evaluation.members, strict=bool(evaluation.members))
-    ]
-    return {"ensemble": {"combination": "mean probabilities", "members": members}} if members else {}
-
-
-def ensemble_rows(evaluation: "Evaluation", names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the rows that say what an ensemble is and what each member reaches by itself; none for one run."""
-    if not evaluation.members:
-        return []
-    member_rows = [
-        (f"member {number}", f"{main_metric_text(member.spec, member.to_dict())}: {name}")
-        for number, (name, member) in enumerate(zip(names, evaluation.members, strict=True), 1)
-    ]
-    return [("ensemble", f"mean probabilities of {len(names)} runs"), *member_rows]
-
-
-def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the rows of the calibration error before and after temperature scaling; none without `calibration`."""
-    if not calibration:
-        return []
-    rows = [("calibration error", format_percent(calibration["ece"]))]
-    if "temperature" not in calibration:
-        reason = "none: fitting needs a validation split with a misclassified image (--val-fraction)"
-        return [*rows, ("temperature", reason)]
-    images_text = f"{format_int(calibration['fit_num_samples'])} images ({calibration['fit_split']})"
-    rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images_text}"))
-    if "ece_after" in calibration:
-        cross_fit_text = " (cross-fitted on halves)" if calibration["cross_fitted"] else ""
-        error_text = f"calibration error {format_percent(calibration['ece_after'])}"
-        after_text = f"{error_text}, loss {format_number(calibration['loss_after'])}"
-        rows.append(("calibrated", after_text + cross_fit_text))
-    return rows
 
 
 _LIST_RUNS_STEP = "`reslab runs` lists the runs here"
@@ -279,33 +230,19 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
+    report = EvaluationReport(predictions, html_path, per_class, calibration, save_temperature, as_json)
+    report.check()
+    data_options: dict[str, Any] = {"data_dir": data_dir, "val_fraction": val_fraction, "mask_values": mask_values}
+    data_options |= {"skip_bad_images": skip_bad_images}
+    data_options |= {"columns": named_columns(image_column, label_column, split_column)}
     if results is not None:
         of_network: dict[str, Any] = {"RUN": runs}
         of_network |= {"--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
         of_network |= {"--eval-transform": eval_transform, "--size": image_size, "--save-weights": save_weights}
         of_network |= {"--calibration": calibration, "--save-temperature": save_temperature}
         _check_without_network(results, data, of_network)
-    if predictions is not None:
-        from reslab.training.evaluation.predictions_file import check_predictions_path
-
-        check_predictions_path(predictions)
-    columns = named_columns(image_column, label_column, split_column)
-    if results is not None:
-        from reslab.training.evaluation.evaluate_results import evaluate_results
-
         with limit_pixels(max_pixels):
-            found = evaluate_results(
-                results,
-                data,
-                split=split,
-                data_dir=data_dir,
-                val_fraction=val_fraction,
-                skip_bad_images=skip_bad_images,
-                columns=columns,
-                mask_values=mask_values,
-            )
-        _write_files(found, None, [results.name], predictions=predictions, html_path=html_path)
-        _print_evaluation(found, {}, [results.name], per_class=per_class, as_json=as_json)
+            _evaluate_file(results, data, report, {"split": split, **data_options})
         return
     model_source = _resolve_model_source(runs or [], model, pretrained)
     _check_overrides(overrides, model)
@@ -318,7 +255,6 @@ def evaluate(
     require_model_and_recipe(model, None, task)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
 
-    needs_calibration = calibration or save_temperature or html_path is not None
     evaluate_split = functools.partial(
         evaluate_models,
         model_source,
@@ -338,30 +274,25 @@ def evaluate(
         image_size=image_size,
         tta=tta,
         batch_size=batch_size,
-        data_dir=data_dir,
-        val_fraction=val_fraction,
-        skip_bad_images=skip_bad_images,
         task=task,
-        columns=columns,
-        mask_values=mask_values,
         device=device,
         workers=workers,
         distributed=True,
-        keep_predictions=predictions is not None or needs_calibration,
+        keep_predictions=report.keeps_predictions,
+        **data_options,
     )
-    names = runs or [str(model)]
     with limit_pixels(max_pixels):
         evaluation = evaluate_split(split=split)
-        val_evaluation = _evaluate_val(evaluation, evaluate_split) if needs_calibration else None
-    calibration_payload: dict[str, Any] = {}
-    if needs_calibration:
-        if save_temperature:
-            _save_temperature(model_source, val_evaluation)
-        if calibration or save_temperature:
-            calibration_payload = _calibration_payload(evaluation, val_evaluation)
-    if read_distributed_env().is_main:
-        _write_files(evaluation, val_evaluation, names, predictions=predictions, html_path=html_path)
-    _print_evaluation(evaluation, calibration_payload, names, per_class=per_class, as_json=as_json)
+        val_evaluation = _evaluate_val(evaluation, evaluate_split) if report.needs_calibration else None
+    if save_temperature:
+        _save_temperature(model_source, val_evaluation)
+    report.show(evaluation, val_evaluation, runs or [str(model)])
+
+
+def _evaluate_file(results: Path, data: str | None, report: EvaluationReport, options: dict[str, Any]) -> None:
+    from reslab.training.evaluation.evaluate_results import evaluate_results
+
+    report.show(evaluate_results(results, data, **options), None, [results.name])
 
 
 def _check_without_network(results: Path, data: str | None, of_network: dict[str, Any]) -> None:
@@ -374,41 +305,6 @@ def _check_without_network(results: Path, data: str | None, of_network: dict[str
         required = f"the data whose images {results.name} is of"
         raise invalid(required, "none", next_step="add --data FOLDER, or a .json file of COCO's annotations")
     require_dataset_name(data)
-
-
-def _print_evaluation(
-    evaluation: "Evaluation", calibration: dict[str, Any], names: Sequence[str], *, per_class: bool, as_json: bool
-) -> None:
-    payload = {**metrics_payload(evaluation), **ensemble_payload(evaluation, names), **calibration}
-    if per_class:
-        payload |= evaluation.per_class()
-    rows = [*ensemble_rows(evaluation, names), *metric_rows(evaluation), *calibration_rows(calibration)]
-    print_result(payload, rows, as_json=as_json)
-    if per_class and not as_json:
-        print_table(*evaluation.per_class_table())
-
-
-def _write_files(
-    evaluation: "Evaluation",
-    val_evaluation: "Evaluation | None",
-    names: Sequence[str],
-    *,
-    predictions: Path | None,
-    html_path: Path | None,
-) -> None:
-    """Write the files of --predictions and --html, where they are requested."""
-    from reslab.training.evaluation.predictions_file import save_predictions
-    from reslab.training.run_report import build_evaluation_page
-    from reslab.training.tasks.registry import find_task_type
-
-    if predictions is not None:
-        save_predictions(predictions, evaluation)
-    if html_path is not None:
-        title = f"{' and '.join(names)} on {evaluation.split}"
-        metadata = {"evaluated": " and ".join(names), **dict(ensemble_rows(evaluation, names))}
-        metadata |= {"split": evaluation.split, "precision": "float32"}
-        results = find_task_type(evaluation.spec.name).results(evaluation, val_evaluation)
-        write_page(html_path, build_evaluation_page(title, evaluation, results, metadata))
 
 
 def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evaluation]") -> "Evaluation | None":
@@ -450,14 +346,6 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
             f"temperature {format_number(fitted.value)}, fitted on {images_text}, "
             "was saved with the weights for `reslab predict`"
         )
-
-
-def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation | None") -> dict[str, Any]:
-    from reslab.training.evaluation.calibration import calibration_metrics
-    from reslab.training.evaluation.classification import require_classification
-
-    val = None if val_evaluation is None else require_classification(val_evaluation, "--calibration")
-    return calibration_metrics(require_classification(evaluation, "--calibration"), val)
 
 
 def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, Any]) -> None:

@@ -160,8 +160,7 @@ def evaluate(
     """Evaluate `model` on a split of `data` in float32: every sample once, with exact counts.
 
     `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, a name of
-    the
-    zoo, `timm/NAME`, `torchvision/NAME` or a factory with `pretrained`, any module, or a list of these: then their
+    the zoo, `timm/NAME`, `torchvision/NAME` or a factory with `pretrained`, any module, or a list of these: then their
     probabilities are averaged (an ensemble).
     `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
     normalization (also `mean_image`, `channel_order` and `pixel_max`: see `InputValues`), `eval_transform` the
@@ -170,9 +169,8 @@ def evaluate(
     averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
     prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
     names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
-    `keep_predictions` keeps the probabilities for
-    `save_predictions` and `calibrate`. A run that trained the user's own module needs it or its factory as `module`,
-    or `allow_code`, which imports the factory that the run records. With
+    `keep_predictions` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's own
+    module needs it or its factory as `module`, or `allow_code`, which imports the factory that the run records. With
     `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
     ValueError if the classes or channels of model and data differ, or images hold NaN or infinite values.
     """
