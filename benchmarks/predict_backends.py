@@ -1,6 +1,6 @@
-"""Inference speed of ResNet-50 in every backend, relative to torchvision's eager float32 model; agreement of backends.
+"""Inference speed of ResNet-50 in every backend, relative to torchvision's eager model and to the bare runtimes.
 
-    python benchmarks/predict_backends.py                    ResNet-50 at 224x224, batches 1 and 16, two threads
+    python benchmarks/predict_backends.py --batch-size 16    ResNet-50 at 224x224
     python benchmarks/predict_backends.py --agreement FILE   a third-party CIFAR-10 ResNet-20 on the test images
 
 The weights are random, which takes the same time. In each round every candidate runs once; the figures are medians over
@@ -9,13 +9,15 @@ the rounds, the ratios medians of those within a round. int8 is calibrated on ra
 
 import argparse
 import functools
-import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import Step, machine_info, make_parser, report, run_rounds
+from bare_runtimes import RUNTIMES, bare_step
+from side_by_side import Step, clock_name, make_parser, report, report_rates, round_ratios, run_rounds, set_up
+from tables import Column
 from torch import Tensor
 from torchvision.models import resnet50
 
@@ -33,6 +35,9 @@ BASELINE = "torchvision, eager float32"
 # The targets relative to the baseline: batch size -> (candidate, factor).
 TARGETS = {1: ("openvino, bf16", 3.2), 16: ("openvino, bf16", 3.9)}
 MIN_AGREEMENT = 0.995
+BARE = ", without reslab"
+MIN_OF_BARE = 0.98
+BACKBONE = "resnet20_cifar"
 IMAGENET = Preprocess(3, "", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -49,7 +54,10 @@ def torchvision_step(x: Tensor) -> Step:
 
 
 def make_candidates(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Step]:
-    """Return the baseline and every backend in every precision; torch also compiled, if there is a compiler."""
+    """Return the baseline and every backend in every precision, each with the bare runtime beside it.
+
+    torch is also compiled, if there is a compiler.
+    """
     network = create_model("resnet50", image_size=tuple(x.shape[-2:]))
     assert isinstance(network, ResidualNetwork)
     candidates: dict[str, Step] = {BASELINE: torchvision_step(x)}
@@ -61,24 +69,24 @@ def make_candidates(x: Tensor, names: list[str], precisions: list[str]) -> dict[
                 network, name, precision, cpu, compiled=compiled, calibration_images=calibration_images
             )
             candidates[f"{name}, {precision}{', compiled' * compiled}"] = functools.partial(backend, x)
+        if name in RUNTIMES:
+            candidates[f"{name}, {precision}{BARE}"] = bare_step(network, name, precision, x, calibration_images)
     return candidates
 
 
-def time_batches(args: argparse.Namespace) -> None:
-    """Print a table for each batch size, and whether it meets its target."""
-    names, precisions = selected_backends(args)
-    for batch_size in args.batch_size:
-        x = torch.randn(batch_size, 3, args.image_size, args.image_size)
-        rates = run_rounds(make_candidates(x, names, precisions), batch_size, 3, args)
-        json_path = args.json and args.json.with_stem(f"{args.json.stem}-{batch_size}")
-        threads = f"{torch.get_num_threads()} threads"
-        report(
-            f"ResNet-50 at {args.image_size}x{args.image_size}, batch {batch_size}, {threads}",
-            rates,
-            BASELINE,
-            json_path,
-        )
-        print(target_text(batch_size, rates))
+def time_batch(args: argparse.Namespace) -> None:
+    """Print the table of a batch size, and whether it meets its target."""
+    x = torch.randn(args.batch_size, 3, args.image_size, args.image_size)
+    rates = run_rounds(make_candidates(x, *selected_backends(args)), args.batch_size, 3, args)
+    size = f"{args.image_size}x{args.image_size}"
+    title = f"ResNet-50 at {size}, batch {args.batch_size}, random weights, {args.rounds} rounds, {clock_name(args)}"
+    report_rates(title, rates, BASELINE, args.json)
+    print(target_text(args.batch_size, rates))
+    for name in rates:
+        if name + BARE in rates:
+            ratio = statistics.median(round_ratios(rates[name], rates[name + BARE]))
+            verdict = "met" if ratio >= MIN_OF_BARE else "MISSED"
+            print(f"{name}: {ratio:.3f} times the bare runtime; the target is {MIN_OF_BARE:g}: {verdict}")
 
 
 def selected_backends(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -100,7 +108,7 @@ def target_text(batch_size: int, rates: Mapping[str, list[float]]) -> str:
 
 def check_agreement(args: argparse.Namespace) -> bool:
     """Print agreement and accuracy drop of every backend on CIFAR-10's test images; return whether all agree enough."""
-    network = create_model("resnet20_cifar", pretrained=args.agreement, shortcut="pad-split")
+    network = create_model(BACKBONE, pretrained=args.agreement, shortcut="pad-split")
     assert isinstance(network, ResidualNetwork)
     network.eval().preprocess = IMAGENET
     verification_data = load_verification_data(
@@ -114,22 +122,24 @@ def check_agreement(args: argparse.Namespace) -> bool:
         backend = open_backend(network, name, precision, "cpu", calibration_images=calibration_images)
         comparison = compare_outputs(network, backend, verification_data.batches(), task)
         rows.append({"backend": name, "precision": precision, **comparison.to_dict()})
-        print(
-            f"| {name} | {precision} | {comparison.agreement:.2%} | {comparison.value:.2%} "
-            f"| {comparison.exported_value:.2%} | {comparison.metric_drop:+.2f} "
-            f"| {comparison.max_difference:.1e} |",
-            flush=True,
-        )
-    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
-    if args.json:
-        args.json.write_text(json.dumps({"results": rows, "machine": machine_info()}, indent=2) + "\n")
+        print(rows[-1], flush=True)
+    columns = [
+        Column("backend", "backend"),
+        Column("precision", "precision"),
+        Column("agreement", "same class", ".2%"),
+        Column("exported_value", "accuracy", ".2%"),
+        Column("metric_drop", "points lost", "+.2f"),
+        Column("max_difference", "largest difference", ".1e"),
+    ]
+    title = f"{BACKBONE} on CIFAR-10's test images, accuracy in float32 torch {comparison.value:.2%}"
+    report(args.json, title, columns, rows)
     return all(row["agreement"] >= MIN_AGREEMENT for row in rows)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = make_parser(__doc__)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--backend", default="", help="separated by commas (default: all installed)")
     parser.add_argument(
@@ -139,14 +149,10 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="directory of CIFAR-10, for --agreement")
     parser.add_argument("--num-images", type=int, help="number of test images (default: all)")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads or 2)
+    set_up(args)
     if not args.agreement:
-        time_batches(args)
+        time_batch(args)
         return
-    print(
-        "| backend | precision | same class | accuracy in torch | in the backend | points lost | largest difference |"
-    )
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     met = check_agreement(args)
     print(f"at least {MIN_AGREEMENT:.1%} of the same class everywhere: {'yes' if met else 'NO'}")
 
