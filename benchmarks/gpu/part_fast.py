@@ -42,7 +42,7 @@ SMALL = {"batch_size": 16, "duration": "2 steps", "compile": "false"}
 
 @dataclass(frozen=True)
 class Goal:
-    """An accuracy to reach with a recipe within some seconds; `trials` are other durations, tried with one seed."""
+    """An accuracy to reach with a recipe within some seconds; `trials` are overrides, each tried with one seed."""
 
     recipe: str
     accuracy: float
@@ -50,9 +50,20 @@ class Goal:
     max_seeds: int
     trials: tuple[str, ...] = ()
 
+    def jobs(self) -> list[tuple[str, int]]:
+        """Return what to train: an override (empty: the recipe as it is) and a seed."""
+        return [("", seed) for seed in range(self.max_seeds)] + [(trial, 0) for trial in self.trials]
 
+
+TRIALS = (
+    "duration=8 epochs",
+    "duration=16 epochs",
+    "optimizer.lr=0.4",
+    "optimizer.lr=0.16",
+    "optimizer.weight_decay=0.03",
+)
 GOALS = (
-    Goal("fast-gpu", 0.94, 5.0, 5, ("8 epochs", "12 epochs", "20 epochs")),
+    Goal("fast-gpu", 0.94, 5.0, 5, TRIALS),
     Goal("fast-gpu-96", 0.96, 40.0, 3),
 )
 
@@ -89,9 +100,8 @@ class FastTraining:
         synchronize()
         return time.perf_counter() - start
 
-    def train(self, seed: int, duration: str) -> tuple[float, int]:
+    def train(self, seed: int, recipe: Recipe) -> tuple[float, int]:
         """Train from the weights of this seed; return the seconds and the number of steps."""
-        recipe = replace(self.recipe, duration=duration)
         self.model.load_state_dict(self._make_model(seed).state_dict())
         loop = replace(
             self.loop,
@@ -99,7 +109,7 @@ class FastTraining:
             optimizer=build_optimizer(self.model, recipe.optimizer),
             seed=seed,
         )
-        num_steps = parse_duration(duration).num_steps(loop.loader.num_steps_per_epoch)
+        num_steps = parse_duration(recipe.duration).num_steps(loop.loader.num_steps_per_epoch)
         synchronize()
         start = time.perf_counter()
         self._run(loop, recipe, num_steps)
@@ -139,21 +149,20 @@ def run_goal(goal: Goal, args: PartArgs, result: PartResult, last_goal: bool) ->
     result.note(f"{goal.recipe}: compiled and warmed up in {training.warm_up(2 if args.small else 8):.1f} s")
     reached: list[float] = []
     seconds_needed: list[float] = []
-    seeds = range(1 if args.small else goal.max_seeds)
-    jobs = [(recipe.duration, seed) for seed in seeds]
-    jobs += [] if args.small else [(duration, 0) for duration in goal.trials]
     reserve = 0.0 if last_goal else 60.0
-    for duration, seed in jobs:
-        expected = max(seconds_needed, default=goal.seconds) * 1.2
+    for trial, seed in goal.jobs()[: 1 if args.small else None]:
+        expected = 1.3 * max(seconds_needed, default=goal.seconds)
         if seconds_needed and result.seconds_left - reserve < expected:
-            result.note(f"{goal.recipe}: no time for {duration}, seed {seed}")
-            break
-        seconds, num_steps = training.train(seed, duration)
+            result.note(f"{goal.recipe}: no time for {trial or 'the recipe'}, seed {seed}")
+            continue
+        key, _, value = trial.partition("=")
+        tried = override(training.recipe, {key: value}) if trial else training.recipe
+        seconds, num_steps = training.train(seed, tried)
         accuracy, mirrored = training.evaluate(), training.evaluate("flip")
-        rate = num_steps * recipe.batch_size / seconds
-        result.add(f"{goal.recipe}: {goal.accuracy:.0%} in {goal.seconds:g} s", duration=duration, seed=seed,
-                   accuracy=accuracy, **{"with mirror image": mirrored, "s": seconds, "images/s": rate})  # fmt: skip
-        if duration == recipe.duration:
+        row = {"change": trial, "seed": seed, "accuracy": accuracy, "with mirror image": mirrored, "s": seconds}
+        title = f"{goal.recipe} ({recipe.duration}): {goal.accuracy:.0%} in {goal.seconds:g} s"
+        result.add(title, **row, **{"images/s": num_steps * tried.batch_size / seconds})
+        if not trial:
             reached.append(accuracy)
             seconds_needed.append(seconds)
     met = sum(accuracy >= goal.accuracy for accuracy in reached)

@@ -41,7 +41,7 @@ class Part:
 
 PARTS = {
     "tests": Part("part_tests.py", 110, "tests on the GPU", "all pass"),
-    "d2l": Part("part_steps.py", 100, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
+    "d2l": Part("part_steps.py", 120, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
     "resnet50": Part(
         "part_steps.py", 110, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
     ),

@@ -119,7 +119,7 @@ def check_bf16(device: torch.device, folder: Path) -> None:
 
 def check_fp16(device: torch.device, folder: Path) -> None:
     """Training in fp16 with a scaled loss learns."""
-    require_learned(train_small(device, folder / "run", overrides={"precision": "fp16"}))
+    require_learned(train_small(device, folder / "run", epochs=6, overrides={"precision": "fp16"}))
 
 
 def check_channels_last(device: torch.device, folder: Path) -> None:
