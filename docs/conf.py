@@ -30,6 +30,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "site_pages",
     "editions",
+    "navigation",
 ]
 exclude_patterns = ["README.md", "course/README.md", "_*", "images/*.py", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
@@ -55,6 +56,7 @@ nb_code_prompt_hide = "Hide the code"
 
 # API
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # a name in the place of a table of hundreds of networks, which takes minutes to parse
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.util.parallel import make_chunks
 
 from reslab.analysis.registry import ANALYSES
 from reslab.cli.commands import COMMANDS
@@ -26,6 +29,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 import docstrings  # noqa: E402
 import editions  # noqa: E402
+import navigation  # noqa: E402
 import reference_tables  # noqa: E402
 import site_pages  # noqa: E402
 
@@ -147,3 +151,32 @@ def test_the_prompts_of_folded_cells_are_translated() -> None:
     app = SimpleNamespace(config=SimpleNamespace(language="zh_CN"))
     editions.translate_prompts(app, "course/00-start", page)  # type: ignore[arg-type]
     assert page == ['mystnb:\n  code_prompt_show: "习题 3 的答案"\n  code_prompt_hide: "Of no known kind"\n']
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_every_process_that_reads_pages_runs_its_share_of_the_chapters(processes: int) -> None:
+    chapters = [f"course/{number:02}-name" for number in range(11)]
+    pages = [*chapters, "course/index", *(f"how-to/page{number}" for number in range(100))]
+    dealt = list(pages)
+    site_pages.spread_chapters(SimpleNamespace(parallel=processes), None, dealt)
+    assert sorted(dealt) == sorted(pages)
+    chunks = make_chunks(dealt, processes)
+    shares = [sum(page in chapters for page in chunk) for chunk in chunks]
+    assert max(shares[:processes]) - min(shares[:processes]) <= 1 and sum(shares[processes:]) == 0
+
+
+def test_pages_without_chapters_and_few_pages_are_all_read() -> None:
+    for pages in ([], ["a", "b"], ["course/00-a", "course/01-b", "course/02-c"]):
+        dealt = list(pages)
+        site_pages.spread_chapters(SimpleNamespace(parallel=2), None, dealt)
+        assert sorted(dealt) == pages
+
+
+def test_the_navigation_shows_the_titles_of_pages_without_their_headings() -> None:
+    heading = nodes.list_item("", nodes.paragraph("", "Heading"))
+    contents = nodes.bullet_list("", nodes.list_item("", nodes.paragraph("", "Title"), nodes.bullet_list("", heading)))
+    index = nodes.bullet_list("", nodes.list_item("", nodes.paragraph("", "Index"), addnodes.toctree()))
+    env = SimpleNamespace(tocs={"page": contents, "index": index})
+    navigation.keep_titles(None, env)
+    assert env.tocs["page"].astext() == "Title" and env.tocs["index"] is index
+    assert contents.astext().split() == ["Title", "Heading"]

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import editions
 import jupytext
 import reference_tables
 from sphinx.application import Sphinx
+from sphinx.util.parallel import make_chunks
 
 API_FOLDER = Path("reference") / "api"
 # Files of the repository that are pages under another name; links on code hosts lead to the files.
@@ -34,6 +36,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("config-inited", use_cache_of_the_source)
     app.connect("builder-inited", write_api_pages)
+    app.connect("env-before-read-docs", spread_chapters)
     app.connect("source-read", expand_page)
     app.connect("autodoc-process-docstring", docstring_to_rst)
     app.connect("missing-reference", keep_names_of_values)
@@ -62,6 +65,18 @@ def write_api_pages(app: Sphinx) -> None:
     if app.config.language != "en":
         return
     docstrings.write_pages(Path(app.srcdir) / API_FOLDER)
+
+
+def spread_chapters(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """Deal the chapters to the processes that read pages; in alphabetical order one process would run them all."""
+    chapters = [name for name in docnames if _CHAPTER.match(name)]
+    others = iter([name for name in docnames if not _CHAPTER.match(name)])
+    chunk_sizes = [len(chunk) for chunk in make_chunks(docnames, app.parallel)]
+    docnames.clear()
+    for process, size in enumerate(chunk_sizes[: app.parallel]):
+        share = chapters[process :: app.parallel]
+        docnames += [*share, *islice(others, max(0, size - len(share)))]
+    docnames += others
 
 
 def expand_page(app: Sphinx, docname: str, content: list[str]) -> None:
