@@ -25,7 +25,7 @@ def split_links(where: str) -> list[str]:
 
 
 def coverage_counts() -> str:
-    """A row for each source and the total: statements by status, and mended defects."""
+    """A row for each source and the total: statements by status, and corrected defects."""
     rows, defects = read_rows("coverage.csv"), read_rows("defects.csv")
     sources = list(dict.fromkeys(row["source"] for row in rows))
     lines: list[list[object]] = []
@@ -33,7 +33,7 @@ def coverage_counts() -> str:
         of_source = [row["status"] for row in rows if row["source"] in chosen]
         num_defects = sum(row["source"] in chosen for row in defects)
         lines.append([name, *map(of_source.count, STATUSES), len(of_source), num_defects])
-    return markdown_table(["text", *STATUSES, "statements", "defects mended"], lines, "lrrrrr")
+    return markdown_table(["text", *STATUSES, "statements", "defects corrected"], lines, "lrrrrr")
 
 
 def coverage_gaps() -> str:
@@ -57,9 +57,9 @@ def course_defects() -> str:
     """A heading and a table for each source: what is wrong in print, what it does, and the correction."""
     by_source: dict[str, list[list[object]]] = {}
     for row in read_rows("defects.csv"):
-        cells = [escape(row[key]) for key in ("printed", "effect", "mended")]
+        cells = [escape(row[key]) for key in ("printed", "effect", "corrected")]
         by_source.setdefault(row["source"], []).append([*cells, show_links(row["where"])])
-    columns = ["in print", "effect", "mended", "chapter"]
+    columns = ["in print", "effect", "corrected", "chapter"]
     return "\n\n".join(f"### Defects: {name}\n\n{markdown_table(columns, lines)}" for name, lines in by_source.items())
 
 
