@@ -162,7 +162,8 @@ def test_every_process_that_reads_pages_runs_its_share_of_the_chapters(processes
     assert sorted(dealt) == sorted(pages)
     chunks = make_chunks(dealt, processes)
     shares = [sum(page in chapters for page in chunk) for chunk in chunks]
-    assert max(shares[:processes]) - min(shares[:processes]) <= 1 and sum(shares[processes:]) == 0
+    assert max(shares[:processes]) - min(shares[:processes]) <= 1
+    assert sum(shares[processes:]) == 0
 
 
 def test_pages_without_chapters_and_few_pages_are_all_read() -> None:
@@ -178,5 +179,6 @@ def test_the_navigation_shows_the_titles_of_pages_without_their_headings() -> No
     index = nodes.bullet_list("", nodes.list_item("", nodes.paragraph("", "Index"), addnodes.toctree()))
     env = SimpleNamespace(tocs={"page": contents, "index": index})
     navigation.keep_titles(None, env)
-    assert env.tocs["page"].astext() == "Title" and env.tocs["index"] is index
+    assert env.tocs["page"].astext() == "Title"
+    assert env.tocs["index"] is index
     assert contents.astext().split() == ["Title", "Heading"]
