@@ -66,23 +66,23 @@ def models() -> str:
 
 
 FAMILIES = {
-    "cifar": "For small images (CIFAR)",
-    "imagenet": "For ImageNet: ResNet, ResNeXt, Wide ResNet",
-    "variants": "Variants for ImageNet",
-    "resnetv2": "ResNet v2 (pre-activation), BiT",
-    "regnet": "RegNet",
-    "nfnet": "Networks without norms (NFNet)",
-    "convnext": "ConvNeXt",
-    "tutorials": "Of tutorials and books",
+    "CIFAR": "For small images (CIFAR)",
+    "IMAGENET": "For ImageNet: ResNet, ResNeXt, Wide ResNet",
+    "VARIANTS": "Variants for ImageNet",
+    "MULTIPATH": "Res2Net, ResNeSt, SKNet, legacy SE networks",
+    "RESNETV2": "ResNet v2 (pre-activation), BiT",
+    "REGNET": "RegNet",
+    "NFNET": "Networks without norms (NFNet)",
+    "CONVNEXT": "ConvNeXt",
+    "TUTORIALS": "Of tutorials and books",
 }
+"""The headings of the networks by their table in `spec/zoo/`."""
 
 
 def _family_of(name: str) -> str:
-    for module_name in FAMILIES:
-        module = importlib.import_module(f"reslab.spec.zoo.{module_name}")
-        if any(isinstance(value, dict) and name in value for value in vars(module).values()):
-            return FAMILIES[module_name]
-    return "Others"
+    from reslab.spec import zoo
+
+    return next((family for table, family in FAMILIES.items() if name in getattr(zoo, table)), "Others")
 
 
 def sorted_families(families: dict[str, list[list[str]]]) -> list[tuple[str, list[list[str]]]]:

@@ -199,3 +199,19 @@ def test_one_fused_pass_takes_the_steps_of_one_operation_after_another(name: str
         weights.append([parameter.detach() for parameter in model.parameters()])
     for own, expected in zip(*weights, strict=True):
         torch.testing.assert_close(own, expected, rtol=tolerance, atol=tolerance / 8)
+
+
+def test_fused_sgd_takes_the_same_steps_where_a_part_is_unfrozen_late() -> None:
+    weights = {}
+    for kwargs in ("", "fused=False"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+        optimizer = build_optimizer(model, OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=0.01, kwargs=kwargs))
+        for step in range(4):
+            model[0].requires_grad_(step >= 2)
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).square().sum().backward()
+            optimizer.step()
+        weights[kwargs] = [parameter.detach().clone() for parameter in model.parameters()]
+    for fused, reference in zip(weights[""], weights["fused=False"], strict=True):
+        torch.testing.assert_close(fused, reference, rtol=1e-6, atol=1e-7)

@@ -59,9 +59,28 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     factory, kwargs = _optimizer_factory(config.name), _optimizer_kwargs(config)
     _check_kwargs(factory, kwargs, config)
     devices = {parameter.device.type for parameter in model.parameters()}
-    if config.name in _FUSED and "foreach" not in kwargs and devices <= _FUSED_DEVICES:
+    if config.name in _FUSED and not {"foreach", "dampening"} & kwargs.keys() and devices <= _FUSED_DEVICES:
         kwargs = {"fused": True, **kwargs}
-    return factory(groups, **kwargs)
+    optimizer = factory(groups, **kwargs)
+    if isinstance(optimizer, torch.optim.SGD):
+        optimizer.register_step_pre_hook(_start_late_momentum)
+    return optimizer
+
+
+def _start_late_momentum(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    """Give a momentum of 0 to each parameter whose first gradient comes after those of others.
+
+    torch's fused SGD fails unless all parameters of a step have a momentum, or none. With a dampening of 0 a momentum
+    of 0 gives the same step.
+    """
+    for group in optimizer.param_groups:
+        if not (group["fused"] and group["momentum"]):
+            continue
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        late = [p for p in moving if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+        if len(late) < len(moving):
+            for parameter in late:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 FACTORIES: dict[str, OptimizerFactory] = {
