@@ -1,12 +1,8 @@
 """Prediction files: they are read back as written, and finished rows are not computed again."""
 
-import contextlib
 import csv
 import json
 import re
-import resource
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from reslab.deploy.inputs import InputItem
 from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, format_csv
 from reslab.deploy.prediction import ClassScore, Prediction
 from reslab.runtime.files import DiskFullError
+from tests.full_disk import largest_file
 
 FACTS = {"weights": "abc", "top_k": 2}
 GOOD = Prediction(
@@ -133,18 +130,6 @@ def test_formulas_are_harmless_and_read_back_from_csv(tmp_path: Path) -> None:
     lines = list(csv.DictReader(path.read_text().splitlines()))
     assert {(line["path"], line["class"]) for line in lines} == {("'=1+1.png", "'@x")}
     assert PREDICTION_FORMATS[".csv"].read(path)[0] == [formula]
-
-
-@contextlib.contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """Inside, no file of this process may grow beyond `num_bytes`, as on a full disk."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_names_the_file_the_rows_and_the_next_step_and_resume_completes(tmp_path: Path) -> None:

@@ -9,19 +9,9 @@ from agreement import assert_close, images, randomise
 from torch import nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.arch import Arch
 from reslab.spec.zoo import ARCHS
+from tests.tiny_arch import TINY
 
-TINY = Arch(
-    "tiny",
-    "made for the test",
-    depths=(2, 2),
-    widths=(4, 8),
-    strides=(1, 2),
-    stem="conv3(4) norm act",
-    num_classes=3,
-    image_size=(8, 8),
-)
 X = images(3, 3, 8, 8)
 PRE = ["full-preact", "full-preact-stem", "wide", "pyramid", "norm-free-preact"]
 

@@ -10,20 +10,10 @@ from papers import MERGES, PAPERS, SHORTCUTS, Place, Weights
 from torch import nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.arch import Arch
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import SHORTCUTS as SHORTCUT_TABLE
+from tests.tiny_arch import TINY
 
-TINY = Arch(
-    "tiny",
-    "made for the test",
-    depths=(2, 2),
-    widths=(4, 8),
-    strides=(1, 2),
-    stem="conv3(4) norm act",
-    num_classes=3,
-    image_size=(8, 8),
-)
 NORM_FREE = ("norm-free-preact", "fixup", "book-bare")
 PREACT = ("relu-preact", "full-preact", "full-preact-stem", "wide", "norm-free-preact", "fixup")
 

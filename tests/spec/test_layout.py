@@ -11,7 +11,6 @@ import torch
 
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
-from reslab.spec.arch import Arch
 from reslab.spec.config import override
 from reslab.spec.grammar import parse_ops
 from reslab.spec.layout import (
@@ -25,17 +24,8 @@ from reslab.spec.layout import (
 )
 from reslab.spec.order import check_head, check_stem
 from reslab.spec.zoo import ARCHS
+from tests.tiny_arch import TINY
 
-TINY = Arch(
-    "tiny",
-    "made for the test",
-    depths=(2, 2),
-    widths=(4, 8),
-    strides=(1, 2),
-    stem="conv3(4) norm act",
-    num_classes=3,
-    image_size=(8, 8),
-)
 ONE_STAGE = {"depths": (3,), "widths": (4,), "strides": (1,)}
 
 

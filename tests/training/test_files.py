@@ -4,13 +4,11 @@ import errno
 import json
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +25,7 @@ from reslab.training.checkpoint import (
 from reslab.training.run import Run
 from reslab.training.run_log import DamagedLogWarning, RunLog
 from reslab.training.train import train
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """Inside, no file of this process may grow beyond `num_bytes`: a write stops half-way, as on a full disk."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+from tests.full_disk import largest_file
 
 
 def state(step: int, size: int = 10) -> TrainCheckpoint:

@@ -13,7 +13,7 @@ from PIL import GifImagePlugin, Image
 from reslab.data.decode import read_image
 from reslab.data.decode_limits import ImageError
 from reslab.deploy.inputs import InferenceTransform
-from reslab.deploy.server.images import decode_image, server_limits
+from reslab.deploy.server.decoding import decode_image, server_limits
 from reslab.spec.preprocess import Preprocess
 
 

@@ -8,27 +8,53 @@ from importlib import resources
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from reslab.deploy.server.connections import DrainingServer, connection_class
-from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.middleware import MetricsMiddleware, SecurityMiddleware
 from reslab.deploy.server.model_handle import ServedModel
 from reslab.deploy.server.routes.blocks import block_routes, lesion_routes
-from reslab.deploy.server.routes.health import health_routes
 from reslab.deploy.server.routes.models import model_routes
 from reslab.deploy.server.routes.predict import explain_routes, predict_routes
 from reslab.deploy.server.routes.runs import BackgroundEvaluator, run_routes, sample_routes
 from reslab.deploy.server.samples import SampleStore
+from reslab.deploy.server.schemas import HEALTH_ERRORS, READ_ERRORS, HealthResponse
 from reslab.deploy.server.settings import ServerSettings
 from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
+
+
+def health_routes(state: AppState) -> APIRouter:
+    """Return the routes of monitoring: alive, ready, metrics."""
+    router = APIRouter()
+
+    @router.get("/healthz", responses=HEALTH_ERRORS)
+    async def healthz() -> HealthResponse:
+        """Report that the server is alive."""
+        return HealthResponse(status="ok")
+
+    @router.get("/readyz", responses=HEALTH_ERRORS)
+    async def readyz() -> HealthResponse:
+        """Report that at least one model has weights."""
+        if not any(handle.has_weights for handle in state.models.values()):
+            raise http_error(503, "a model with weights", "runs that are still in training", "try again later")
+        return HealthResponse(status="ready")
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses=READ_ERRORS)
+    async def metrics() -> Response:
+        """Return requests by route and code, latencies, queue depth and batch sizes in Prometheus' format."""
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
 
 _DEFAULT_SETTINGS = ServerSettings()
 

@@ -1,21 +1,21 @@
-"""The served models: each is loaded from a weights file, a run that has ended, or a run in training."""
+"""The served models: each loaded from a weights file, an ended run, or a run in training; requests in batches."""
 
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.predict import image_transform
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor, class_names
 from reslab.deploy.results import OutputForm
-from reslab.deploy.server.ablation import AnalysisModel
-from reslab.deploy.server.batching import DynamicBatcher
-from reslab.deploy.server.box_ablation import DetectorAnalysis
+from reslab.deploy.server.ablation import AnalysisModel, DetectorAnalysis
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header
@@ -33,6 +33,78 @@ from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
 from reslab.training.model_source import AnyNetwork, Model, open_model
 from reslab.training.run import Run
+
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
+
+
+class DynamicBatcher(Generic[InputT, OutputT]):
+    """A thread that computes waiting items in batches of at most `max_batch` and sets the result of each Future.
+
+    There is no waiting time: a batch is whatever was submitted while the previous one was computed. `compute` returns
+    one result per item; an exception becomes the result of the whole batch. `on_batch` is called with the size of each
+    batch. Cancelled Futures are skipped. The queue is unbounded; callers limit it (`AdmissionLimiter`).
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[InputT]], Sequence[OutputT]],
+        max_batch: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+        name: str = "",
+    ) -> None:
+        self.compute, self.max_batch, self.on_batch = compute, max_batch, on_batch
+        self._queue: queue.SimpleQueue[tuple[InputT, Future[OutputT]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"batcher of {name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: InputT) -> "Future[OutputT]":
+        """Queue an item; return the Future of its result."""
+        result: Future[OutputT] = Future()
+        self._queue.put((item, result))
+        return result
+
+    def close(self, wait: bool = True) -> None:
+        """Compute what was submitted, then end the thread; with `wait`, return only then."""
+        self._queue.put(None)
+        if wait:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._process([(item, future) for item, future in batch if future.set_running_or_notify_cancel()])
+
+    def _next_batch(self) -> "list[tuple[InputT, Future[OutputT]]] | None":
+        """Return the waiting items, or wait for the first one; None after `close`."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < self.max_batch:
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if entry is None:
+                self._queue.put(None)
+                break
+            batch.append(entry)
+        return batch
+
+    def _process(self, batch: "list[tuple[InputT, Future[OutputT]]]") -> None:
+        if not batch:
+            return
+        self.on_batch(len(batch))
+        try:
+            results = self.compute([item for item, _ in batch])
+            assert len(results) == len(batch), (len(results), len(batch))
+        except Exception as error:  # reported to the waiting callers; the thread must survive
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
+
 
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
 

@@ -15,15 +15,15 @@ from reslab.deploy.server.ablation import (
     AblationRequest,
     AblationResult,
     AnalysisModel,
+    BoxAblationResult,
     ablation_curve,
     apply_ablation,
     finite_or_none,
     parse_ablation,
     run_ablation,
 )
-from reslab.deploy.server.box_ablation import BoxAblationResult
+from reslab.deploy.server.decoding import png_data_uri
 from reslab.deploy.server.errors import HTTPError
-from reslab.deploy.server.images import png_data_uri
 from reslab.deploy.server.model_handle import LoadedModel
 from reslab.deploy.server.samples import SampleStore
 from reslab.deploy.server.schemas import (

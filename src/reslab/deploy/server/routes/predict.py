@@ -26,8 +26,8 @@ from reslab.deploy.server.ablation import (
     parse_ablation,
     require_finite,
 )
+from reslab.deploy.server.decoding import image_data_uri, png_data_uri
 from reslab.deploy.server.errors import HTTPError, http_error
-from reslab.deploy.server.images import image_data_uri, png_data_uri
 from reslab.deploy.server.model_handle import LoadedModel
 from reslab.deploy.server.schemas import (
     ABLATION_BODY,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from reslab.deploy.predictor import Predictor
 from reslab.deploy.results import result_rules
+from reslab.deploy.server.decoding import encode_png
 from reslab.deploy.server.errors import HTTPError, http_error
-from reslab.deploy.server.images import encode_png
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run
 from reslab.deploy.server.samples import SampleEvaluation, SampleSet, SampleStore
 from reslab.deploy.server.schemas import (

@@ -6,7 +6,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from reslab.deploy.server.batching import DynamicBatcher
+from reslab.deploy.server.model_handle import DynamicBatcher
 
 
 class Held:
