@@ -5,12 +5,15 @@ figure is the peak of the resident memory above that before the step.
 """
 
 import argparse
+import json
 import os
-import re
 import resource
 import subprocess
 import sys
 import time
+
+from side_by_side import add_json_option, report
+from tables import Column
 
 
 def run_step(depth: int, batch_size: int, enabled: bool) -> None:
@@ -30,7 +33,8 @@ def run_step(depth: int, batch_size: int, enabled: bool) -> None:
     with checkpoint_activations(model, enabled):
         metrics = TrainStep().run(model, build_loss("cross-entropy"), optimizer, x, y)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss_before) / 1024
-    print(f"loss {metrics['loss'].item():.9g}, {peak:,.0f} MiB, {time.perf_counter() - start:.0f} s")
+    figures = {"loss": metrics["loss"].item(), "mebibytes": round(peak), "seconds": time.perf_counter() - start}
+    print(json.dumps(figures))
 
 
 def main() -> None:
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=362)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--mode", choices=("on", "off"), help=argparse.SUPPRESS)
+    add_json_option(parser)
     args = parser.parse_args()
     if args.mode:
         run_step(args.depth, args.batch_size, args.mode == "on")
@@ -46,19 +51,21 @@ def main() -> None:
     # glibc keeps freed blocks of a few MiB in its fragmented heap. With this threshold it returns them to the system,
     # so that the peak is the memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1"}
-    peaks = []
+    rows: list[dict[str, object]] = []
     for mode in ("off", "on"):
         command = [sys.executable, __file__, "--depth", str(args.depth), "--batch-size", str(args.batch_size)]
         process = subprocess.run(
             [*command, "--mode", mode], env=environment, capture_output=True, text=True, check=True
         )
-        print(
-            f"{args.depth} layers, batch {args.batch_size}, activation_checkpointing {mode}: {process.stdout.strip()}"
-        )
-        match = re.search(r"([\d,]+) MiB", process.stdout)
-        assert match is not None
-        peaks.append(float(match[1].replace(",", "")))
-    print(f"ratio {peaks[1] / peaks[0]:.2f}")
+        rows.append({"name": mode, **json.loads(process.stdout)})
+    rows.append({"name": "ratio", **{key: rows[1][key] / rows[0][key] for key in ("mebibytes", "seconds")}})  # type: ignore[operator]
+    columns = [
+        Column("name", "activation checkpointing"),
+        Column("loss", "loss", ".9g"),
+        Column("mebibytes", "peak memory, MiB", ",.6g"),
+        Column("seconds", "seconds", ".3g"),
+    ]
+    report(args.json, f"one step, {args.depth} layers, batch {args.batch_size}, one thread", columns, rows)
 
 
 if __name__ == "__main__":

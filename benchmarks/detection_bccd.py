@@ -8,9 +8,12 @@ the evaluation after each epoch. `--backbone RUN` starts from a classification r
 
 import argparse
 import os
-import statistics
 from pathlib import Path
 
+from side_by_side import add_json_option, report
+from tables import Column
+
+METRICS = {"ap50": "AP50", "ap": "AP", "ap75": "AP75", "voc_map": "VOC mAP", "minutes": "processor minutes"}
 MODELS = ("retinanet_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320")
 
 
@@ -65,18 +68,23 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tune", action="store_true", help="train on `train`, evaluate on `val`, use no test image")
     parser.add_argument("--output", type=Path, required=True)
+    add_json_option(parser)
     args = parser.parse_args()
     splits = {"train": ("train",), "val": ("val",)} if args.tune else {"train": ("train", "val"), "test": ("test",)}
     data = link_splits(args.data, args.output / "data", splits)
+    rows: list[dict[str, object]] = []
     for model in args.models:
         results = [measure(model, data, args, seed) for seed in args.seeds]
-        if len(results) > 1:
-            texts = [
-                f"{name} {statistics.mean(values):.3f} (deviation {statistics.stdev(values):.3f})"
-                for name in ("ap50", "ap")
-                for values in [[result[name] for result in results]]
-            ]
-            print(f"{model}: {', '.join(texts)} over {len(results)} seeds", flush=True)
+        rows.append(
+            {"name": model, "seeds": len(results), **{key: [result[key] for result in results] for key in METRICS}}
+        )
+    columns = [
+        Column("name", "network"),
+        Column("seeds", "seeds", "d"),
+        *(Column(key, heading, ".1f" if key == "minutes" else ".3f", mean=True) for key, heading in METRICS.items()),
+    ]
+    epochs = f"{args.epochs:g} epochs" if args.epochs else "epochs of the recipe"
+    report(args.json, f"{'validation' if args.tune else 'test'} images, {epochs}", columns, rows)
 
 
 if __name__ == "__main__":

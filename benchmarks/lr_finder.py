@@ -13,10 +13,7 @@ the grid. The target: the suggested rate loses at most 2 points.
 
 import argparse
 import json
-import math
-import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +21,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from side_by_side import machine_info
+from side_by_side import add_json_option, report
+from tables import Column
 
 from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
@@ -114,7 +112,7 @@ def train_at(task: Task, lr: float, seed: int) -> float:
 
 def run_task(
     name: str, task: Task, seeds: Sequence[int], grid: Sequence[float], trained: dict[str, float]
-) -> list[str]:
+) -> list[dict[str, object]]:
     """Return the rows of the table. `trained` has the accuracies known from before, by task, seed and rate."""
 
     def accuracy(lr: float, seed: int) -> float:
@@ -125,13 +123,14 @@ def run_task(
         return trained[key]
 
     accuracies: dict[float, list[float]] = {lr: [] for lr in grid}
-    suggested_lrs: list[float | None] = []
-    suggested: list[float] = []
-    for seed in seeds:
+    suggested_lrs: list[float] = []
+    suggested: list[tuple[int, float]] = []  # the index of the seed, and the accuracy
+    for index, seed in enumerate(seeds):
         result = find_lr(replace(task.options, seed=seed), CPU, workers=0)
         print(f"{name} seed {seed}: {result.verdict}, suggested {result.suggested_lr}", flush=True)
-        suggested_lrs.append(result.suggested_lr)
-        suggested.append(math.nan if result.suggested_lr is None else accuracy(result.suggested_lr, seed))
+        if result.suggested_lr is not None:
+            suggested_lrs.append(result.suggested_lr)
+            suggested.append((index, accuracy(result.suggested_lr, seed)))
         for lr in grid:
             accuracies[lr].append(accuracy(lr, seed))
     return make_rows(name, accuracies, suggested_lrs, suggested)
@@ -140,28 +139,18 @@ def run_task(
 def make_rows(
     name: str,
     accuracies: Mapping[float, list[float]],
-    suggested_lrs: Sequence[float | None],
-    suggested: Sequence[float],
-) -> list[str]:
+    suggested_lrs: Sequence[float],
+    suggested: Sequence[tuple[int, float]],
+) -> list[dict[str, object]]:
     """Return one row for each rate of the grid and one for the suggested rates, with paired losses to the best."""
     best = max(accuracies, key=lambda lr: statistics.mean(accuracies[lr]))
-    rows = {f"{lr:g}{' (best)' if lr == best else ''}": values for lr, values in accuracies.items()}
-    lrs = [lr for lr in suggested_lrs if lr is not None]
-    rows[f"suggested: {', '.join(f'{lr:.2g}' for lr in lrs) or 'none'}"] = list(suggested)
-    lines = []
-    for label, values in rows.items():
-        pairs = [(value, top) for value, top in zip(values, accuracies[best], strict=True) if not math.isnan(value)]
-        if pairs:
-            gaps = [100 * (top - value) for value, top in pairs]
-            own = [100 * value for value, _ in pairs]
-            gap = f"{statistics.mean(gaps):.2f} (standard deviation {_std(gaps):.2f})"
-            mean = f"{statistics.mean(own):.2f} (standard deviation {_std(own):.2f})"
-            lines.append(f"| {name} | {label} | {len(own)} | {mean} | {gap} |")
-    return lines
-
-
-def _std(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    trained = {f"{lr:g}{' (best)' if lr == best else ''}": list(enumerate(own)) for lr, own in accuracies.items()}
+    trained[f"suggested: {', '.join(f'{lr:.2g}' for lr in suggested_lrs) or 'none'}"] = list(suggested)
+    return [
+        {"task": name, "rate": label, "seeds": len(own), "accuracy": [100 * value for _, value in own],
+         "gap": [100 * (accuracies[best][index] - value) for index, value in own]}
+        for label, own in trained.items() if own
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -180,19 +169,24 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--grid", type=lambda text: tuple(map(float, text.split(","))), default=GRID)
-    parser.add_argument("--json", type=Path, help="accuracies of trainings done before; the others are added")
+    parser.add_argument("--trained", type=Path, help="accuracies of trainings done before; the others are added")
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    lines: list[str] = []
-    trained = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else {}
+    rows: list[dict[str, object]] = []
+    trained = json.loads(args.trained.read_text(encoding="utf-8")) if args.trained and args.trained.exists() else {}
     for name, make_task in make_tasks(args).items():
-        lines += run_task(name, make_task(), range(args.first_seed, args.first_seed + args.seeds), args.grid, trained)
-        if args.json:
-            args.json.write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
-    print("\n| task | learning rate | seeds | accuracy, % | points below the best of the grid, paired |")
-    print("| --- | --- | ---: | ---: | ---: |")
-    print("\n".join(lines), f"\n\n{shlex.join(sys.argv)}")
-    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
+        rows += run_task(name, make_task(), range(args.first_seed, args.first_seed + args.seeds), args.grid, trained)
+        if args.trained:
+            args.trained.write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
+    columns = [
+        Column("task", "task"),
+        Column("rate", "learning rate"),
+        Column("seeds", "seeds", "d"),
+        Column("accuracy", "accuracy, %", ".2f", mean=True),
+        Column("gap", "points below the best of the grid, paired", ".2f", mean=True),
+    ]
+    report(args.json, "validation accuracy after the last epoch", columns, rows)
 
 
 if __name__ == "__main__":

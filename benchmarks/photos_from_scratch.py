@@ -12,10 +12,7 @@ WebDataset shards, enlarged to `--size`: 560 training and 500 validation images 
 
 import argparse
 import io
-import math
 import shlex
-import statistics
-import sys
 import tarfile
 import tempfile
 from collections import Counter
@@ -25,7 +22,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from side_by_side import machine_info
+from side_by_side import add_json_option, report
+from tables import Column
 from torch import nn
 
 from reslab.data.loader import eval_loader
@@ -117,21 +115,15 @@ def export_cifar(shards: Path, classes: list[str], folder: Path, size: int) -> N
             return
 
 
-def make_table(accuracies: Mapping[str, list[float]]) -> str:
-    """Return a Markdown table: mean and spread of each candidate, and its paired difference from the first."""
+def make_rows(accuracies: Mapping[str, list[float]]) -> list[dict[str, object]]:
+    """Return the accuracies of each candidate in percent, and their paired differences from the first one's."""
     base_name, base = next(iter(accuracies.items()))
-    lines = [f"| candidate | accuracy | seeds | against {base_name}, paired |", "| --- | ---: | ---: | ---: |"]
+    rows: list[dict[str, object]] = []
     for name, own in accuracies.items():
         gains = [100 * (value - base_value) for value, base_value in zip(own, base, strict=True)]
-        error = _std(gains) / math.sqrt(len(gains))
-        gain = "" if name == base_name else f"{statistics.mean(gains):+.2f} (standard error {error:.2f})"
-        values = f"{100 * statistics.mean(own):.2f} % (standard deviation {100 * _std(own):.2f})"
-        lines.append(f"| {name} | {values} | {len(own)} | {gain} |")
-    return "\n".join(lines)
-
-
-def _std(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+        rows.append({"name": name, "accuracy": [100 * value for value in own], "seeds": len(own),
+                     "gain": None if name == base_name else gains})  # fmt: skip
+    return rows
 
 
 def make_candidates(args: argparse.Namespace) -> dict[str, Candidate]:
@@ -160,6 +152,7 @@ def main() -> None:
     parser.add_argument("--only-candidates", action="store_true", help="leave out torchvision and the default recipe")
     parser.add_argument("--shards", type=Path, help="make FOLDER from CIFAR-10 in these WebDataset shards")
     parser.add_argument("--classes", default="cat,dog")
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.shards is not None and not args.folder.exists():
@@ -170,8 +163,14 @@ def main() -> None:
         for name, run in candidates.items():
             accuracies[name].append(run(seed))
             print(f"seed {seed}, {name}: {100 * accuracies[name][-1]:.2f} %", flush=True)
-    print(f"\n{make_table(accuracies)}\n\n{shlex.join(sys.argv)}")
-    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
+    columns = [
+        Column("name", "candidate"),
+        Column("accuracy", "accuracy, %", ".2f", mean=True),
+        Column("seeds", "seeds", "d"),
+        Column("gain", f"points above {next(iter(accuracies))}, paired", "+.2f", mean=True),
+    ]
+    title = f"ResNet-18 at {args.size} pixels, {args.epochs} epochs, batches of {BATCH_SIZE}"
+    report(args.json, title, columns, make_rows(accuracies))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ the other images (`--tune`); then it is trained on all of them, with the weights
 """
 
 import argparse
-import time
+import os
 from pathlib import Path
 from typing import Any
+
+from side_by_side import add_json_option, report
+from tables import Column
 
 NUM_TEST = 20
 BACKBONE = "resnet20_cifar"
@@ -41,12 +44,12 @@ def train_backbone(data: str, output: Path, epochs: float) -> Path:
     return run.path
 
 
-def measure(name: str, data: Path, output: Path, args: argparse.Namespace, **options: Any) -> None:
-    """Train on a folder, and print the IoU of the persons on its test or validation images."""
+def measure(name: str, data: Path, output: Path, args: argparse.Namespace, **options: Any) -> dict[str, object]:
+    """Train on a folder; return the IoU of the persons on its test or validation images, and the processor time."""
     from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.train import train
 
-    start = time.perf_counter()
+    start = sum(os.times()[:4])
     run = train(
         args.model,
         data,
@@ -59,12 +62,12 @@ def measure(name: str, data: Path, output: Path, args: argparse.Namespace, **opt
     )
     evaluation = evaluate(run)
     ious = {row["name"]: row["iou"] for row in evaluation.per_class()["classes"]}
-    print(
-        f"{name}: IoU of persons {ious['person']:.3f} on {evaluation.num_samples} {evaluation.split} images "
-        f"(background {ious['background']:.3f}, pixel accuracy {evaluation.pixel_accuracy:.3f}), "
-        f"{args.epochs:g} epochs at {args.size} pixels, {time.perf_counter() - start:.0f} s",
-        flush=True,
-    )
+    row = {
+        "name": name, "person": ious["person"], "background": ious["background"],
+        "pixels": evaluation.pixel_accuracy, "minutes": (sum(os.times()[:4]) - start) / 60,
+    }  # fmt: skip
+    print(f"{row} on {evaluation.num_samples} {evaluation.split} images", flush=True)
+    return row
 
 
 def main() -> None:
@@ -79,12 +82,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--tune", action="store_true", help="use a fifth of the training images, and no test image")
     parser.add_argument("--output", type=Path, required=True)
+    add_json_option(parser)
     args = parser.parse_args()
     train_data, whole_data = split_folder(args.data, args.output / "data")
     backbone = args.backbone or train_backbone(args.cifar10, args.output / "backbone", args.backbone_epochs)
     data, options = (train_data, {"val_fraction": 0.2}) if args.tune else (whole_data, {})
-    for name, pretrained in (("pretrained", backbone), ("from scratch", None)):
+    rows = [
         measure(name, data, args.output / name.replace(" ", "-"), args, pretrained=pretrained, **options)
+        for name, pretrained in (("pretrained on CIFAR-10", backbone), ("random", None))
+    ]
+    columns = [
+        Column("name", "backbone"),
+        Column("person", "IoU of persons", ".3f"),
+        Column("background", "background", ".3f"),
+        Column("pixels", "pixel accuracy", ".3f"),
+        Column("minutes", "processor minutes", ".1f"),
+    ]
+    title = f"{args.model}, {args.size} pixels, {args.epochs:g} epochs, seed 0"
+    report(args.json, title, columns, rows)
 
 
 if __name__ == "__main__":

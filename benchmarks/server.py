@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from side_by_side import add_json_option, report
+from tables import Column
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.inputs import InferenceTransform, InputItem
@@ -38,6 +40,15 @@ from reslab.training.run_weights import load
 
 _WARM_UP, _ROUNDS = 20, 200
 _NUM_IMAGES = 16
+COLUMNS = {
+    "network": ("", ""),
+    "in_process_ms_p50": ("in-process, ms", ".1f"),
+    "request_ms_p50": ("request, ms", ".1f"),
+    "offline_images_per_second": ("offline, images/s", ".1f"),
+    "served_images_per_second": ("many clients, images/s", ".1f"),
+    "served_over_offline": ("many clients against offline", ".1%"),
+    "clients_processor_fraction": ("the clients' fraction of the processor time", ".1%"),
+}
 
 
 def main() -> None:
@@ -62,7 +73,9 @@ def main() -> None:
                 **many_clients(network, predictor, images, port, args),
             }
     print(json.dumps(results, indent=2))
-    return None
+    columns = [Column(key, heading, spec) for key, (heading, spec) in COLUMNS.items()]
+    title = f"{results['network']}, {results['backend']}, {args.clients} clients, {args.repeats} rounds"
+    return report(args.json, title, columns, [results], transposed=True)
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,6 +87,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--load-port", type=int, default=0, help=argparse.SUPPRESS)
+    add_json_option(parser)
     return parser.parse_args()
 
 

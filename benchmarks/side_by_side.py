@@ -145,9 +145,10 @@ def report(
     columns: Sequence[Column],
     rows: Sequence[Mapping[str, Any]],
     notes: Sequence[str] = (),
+    transposed: bool = False,
 ) -> None:
     """Print the table and the machine, and write every round to `json_path`."""
-    result = make_result(title, columns, rows, notes)
+    result = make_result(title, columns, rows, notes, transposed)
     result |= {"date": datetime.date.today().isoformat(), "machine": machine_info()}
     print(f"\n{title}\n\n{render_table(result)}\n")
     print(", ".join(f"{name} {value}" for name, value in result["machine"].items() if value), flush=True)

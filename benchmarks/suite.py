@@ -40,7 +40,7 @@ class Benchmark:
     """A table of README.md and the command that measures it; `{fashion-mnist}` in it is a folder of DATA.
 
     `minutes` is about how long it takes on two cores. `quick` shortens it to a trial. `{output}` is a new folder. The
-    command takes `--threads 1 --processor-time` if `has_threads`.
+    command takes `--threads 1 --processor-time` if `has_threads`. `draw` draws a figure of what was kept.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Benchmark:
     minutes: float
     quick: str = ROUNDS_QUICK
     has_threads: bool = True
+    draw: str = ""
 
     @property
     def needed_data(self) -> list[str]:
@@ -64,6 +65,62 @@ BENCHMARKS = (
     Benchmark("train-step-resnet18_d2l", "train_step.py resnet18_d2l", 5),
     Benchmark("train-step-resnet20_cifar", "train_step.py resnet20_cifar", 4),
     Benchmark("train-step-resnet50", "train_step.py resnet50", 15),
+    Benchmark("step-profile", "step_profile.py", 6),
+    Benchmark(
+        "growth",
+        "growth.py",
+        8,
+        "--rounds 1 --seconds 0.1 --growths batch",
+        has_threads=False,
+        draw="benchmarks/growth.py --draw",
+    ),
+    Benchmark(
+        "activation-checkpointing", "activation_checkpointing.py", 2, "--depth 20 --batch-size 8", has_threads=False
+    ),
+    Benchmark(
+        "time-to-accuracy",
+        "time_to_accuracy.py fashion-0.895 --data-dir {fashion-mnist}",
+        2,
+        "--seeds 1",
+        has_threads=False,
+    ),
+    Benchmark(
+        "lr-finder",
+        "lr_finder.py --fashion {fashion-mnist} --tasks fashion --grid 0.03,0.1,0.3",
+        20,
+        "--seeds 1 --grid 0.1",
+        has_threads=False,
+    ),
+    Benchmark(
+        "photos-from-scratch",
+        "photos_from_scratch.py {output} --shards {cifar10}",
+        20,
+        "--epochs 1 --seeds 1",
+        has_threads=False,
+    ),
+    Benchmark(
+        "segmentation",
+        "segmentation_pennfudan.py {pennfudan} --cifar10 {cifar10} --output {output}",
+        30,
+        "--epochs 0.1 --backbone-epochs 0.01 --size 64",
+        has_threads=False,
+    ),
+    Benchmark(
+        "detection",
+        "detection_bccd.py {bccd} --models retinanet_resnet18_fpn_320 --epochs 12 --output {output}",
+        15,
+        "--epochs 0.1",
+        has_threads=False,
+    ),
+    Benchmark("jpeg-folder", "jpeg_folder.py {photos}/train", 1),
+    Benchmark(
+        "server", "server.py --model resnet18 --seconds 8 --repeats 2", 2, "--seconds 1 --repeats 1", has_threads=False
+    ),
+    Benchmark("predict-backends-1", "predict_backends.py --batch-size 1", 4),
+    Benchmark("predict-backends-16", "predict_backends.py --batch-size 16", 6),
+    Benchmark(
+        "agreement", "predict_backends.py --agreement {cifar-weights} --data-dir {cifar10}", 10, "--num-images 200"
+    ),
     Benchmark("startup", "startup.py", 2, "--rounds 1", has_threads=False),
     Benchmark("build", "build.py resnet50", 1, "--rounds 1", has_threads=False),
 )
@@ -104,11 +161,13 @@ def run(benchmark: Benchmark, folders: Mapping[str, str], extra: str, keep: bool
     if keep:
         # The names of the data in place of this machine's paths.
         names = {**{name: name.upper() for name in DATA}, "output": "OUTPUT"}
-        result = {"command": " ".join(["python", *benchmark.arguments(names, extra)])}
-        result |= json.loads(figures.read_text(encoding="utf-8"))
+        command_text = " ".join(["python", *benchmark.arguments(names, extra)])
+        result = json.loads(figures.read_text(encoding="utf-8")) | {"command": command_text}
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / figures.name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         write_tables()
+        if benchmark.draw:
+            subprocess.run([sys.executable, *benchmark.draw.split()], cwd=ROOT, check=True)
     return True
 
 

@@ -32,21 +32,30 @@ class Column:
 
 
 def make_result(
-    title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+    transposed: bool = False,
 ) -> dict[str, Any]:
-    """Return what the file of a table holds; date, machine and command are added to it."""
-    return {"title": title, "columns": [asdict(column) for column in columns], "rows": list(rows), "notes": list(notes)}
+    """Return what the file of a table holds; date, machine and command are added to it.
+
+    `transposed` shows each row as a column, which suits few rows of many values.
+    """
+    described = [asdict(column) for column in columns]
+    return {"title": title, "columns": described, "rows": list(rows), "notes": list(notes), "transposed": transposed}
 
 
 def render_table(result: Mapping[str, Any]) -> str:
     """Return the Markdown table of a result, and its notes."""
     columns = [Column(**column) for column in result["columns"]]
-    lines = [
-        "| " + " | ".join(column.heading for column in columns) + " |",
-        "| " + " | ".join("---:" if column.format else "---" for column in columns) + " |",
-    ]
-    for row in result["rows"]:
-        lines.append("| " + " | ".join(_format_cell(row.get(column.key), column) for column in columns) + " |")
+    cells = [[column.heading for column in columns]]
+    cells += [[_format_cell(row.get(column.key), column) for column in columns] for row in result["rows"]]
+    rules = ["---:" if column.format else "---" for column in columns]
+    if result["transposed"]:
+        cells = [list(line) for line in zip(*cells, strict=True)]
+        rules = ["---", *["---:"] * len(result["rows"])]
+    lines = ["| " + " | ".join(line) + " |" for line in (cells[0], rules, *cells[1:])]
     notes = [f"* {note}" for note in result["notes"]]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 

@@ -9,6 +9,7 @@ Training time is that of all steps with their data, without evaluation, reading 
 """
 
 import argparse
+import datetime
 import json
 import shlex
 import statistics
@@ -24,6 +25,7 @@ from reslab.runtime.allocator import keep_freed_memory
 keep_freed_memory()  # as reslab's commands do, before torch is imported
 
 from side_by_side import machine_info  # noqa: E402
+from tables import Column, make_result  # noqa: E402
 
 from reslab.training.train import train  # noqa: E402
 
@@ -43,6 +45,13 @@ class Claim:
 CLAIMS: dict[str, Claim] = {
     "fashion-0.895": Claim("fashion-mnist", 0.895, 6, "fast-cpu"),
 }
+
+
+COLUMNS = [
+    Column("seed", "seed"),
+    Column("accuracy", "test accuracy", ".4f", mean=True),
+    Column("seconds", "training, s", ".1f", mean=True),
+]
 
 
 def parse_args(description: str | None, names: bool = False) -> argparse.Namespace:
@@ -80,7 +89,13 @@ def measure(claim: Claim, args: argparse.Namespace) -> dict[str, Any]:
     print(f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; claim {claim.seconds} s")
     machine = machine_info()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    rows: list[dict[str, Any]] = [{"seed": str(seed), "accuracy": accuracy, "seconds": time}
+            for seed, accuracy, time in zip(seeds, accuracies, seconds, strict=True)]  # fmt: skip
+    rows.append({"seed": "**mean**", "accuracy": accuracies, "seconds": seconds})
+    title = f"{claim.recipe} on {claim.data}, claim: a mean accuracy of {claim.accuracy} in {claim.seconds:g} s"
     figures = {
+        **make_result(title, COLUMNS, rows),
+        "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
         "claim": {"accuracy": claim.accuracy, "seconds": claim.seconds},
         "seeds": list(seeds),

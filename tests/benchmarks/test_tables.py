@@ -93,3 +93,10 @@ def test_the_suite_skips_what_has_no_data_and_refuses_unknown_names(
     assert [each.name for each in suite.select("startup,build")] == ["startup", "build"]
     with pytest.raises(SystemExit, match="not 'nosuch'"):
         suite.select("nosuch")
+
+
+def test_rows_become_columns_where_a_result_asks_for_it(tables: ModuleType) -> None:
+    columns = [tables.Column("name", ""), tables.Column("share", "of the limit", ".0%")]
+    rows = [{"name": "a", "share": [0.5, 0.25, 1.0]}, {"name": "b", "share": None}]
+    table = tables.render_table(tables.make_result("t", columns, rows, transposed=True))
+    assert table == "|  | a | b |\n| --- | ---: | ---: |\n| of the limit | 50% (25% to 100%) |  |"
