@@ -12,6 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from reslab.analysis.box_attribution import box_grad_cam
 from reslab.analysis.surgery import disabled_blocks
 from reslab.data.decode import read_image
 from reslab.deploy.predict import predict
@@ -136,10 +137,27 @@ def test_boxes_with_blocks_off_are_those_of_the_ablated_backbone(
     assert again["boxes"] == again["baseline_boxes"] == answer["baseline_boxes"]
 
 
+def test_the_heatmap_of_a_box_is_grad_cam_of_its_score(client: TestClient, detector: DenseNetwork) -> None:
+    body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer1.1"]}
+    found = client.post("/v1/lesion", json=body).json()["boxes"]
+    answer = client.post("/v1/explain", params={"box": 1}, json=body).json()
+    ablated = copy.deepcopy(detector)
+    with disabled_blocks(ablated.residual_network, ["layer1.1"]):
+        expected = box_grad_cam(ablated, read_image(IMAGES[0]) / 255, 1)
+    assert answer["box"]["score"] == pytest.approx(found[1]["score"])
+    assert answer["box"]["box"] == pytest.approx(found[1]["box"], abs=1e-2)
+    heatmap = torch.tensor(answer["heatmap"])
+    assert torch.allclose(heatmap, expected.heatmap / expected.heatmap.max(), atol=2e-4)
+    beyond = client.post("/v1/explain", params={"box": 99}, json=body)
+    assert (beyond.status_code, "a box from 0 to" in beyond.json()["error"]) == (422, True)
+    other = client.post("/v1/explain", params={"method": "occlusion"}, json=body)
+    assert (other.status_code, "method=grad-cam" in other.json()["error"]) == (422, True)
+
+
 def test_what_a_detector_cannot_do_is_refused(client: TestClient) -> None:
     body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer9.0"]}
     assert client.post("/v1/lesion", json=body).status_code == 422
-    for route in ("explain", "lesion/curve", "block?block=layer1.0"):
+    for route in ("lesion/curve", "block?block=layer1.0"):
         refused = client.post(f"/v1/{route}", content=IMAGES[0])
         assert refused.status_code == 422
         assert "one for detection" in refused.json()["error"]

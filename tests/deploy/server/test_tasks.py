@@ -12,9 +12,13 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from reslab.data.decode import read_image
 from reslab.deploy.predict import predict
+from reslab.deploy.prediction_images import GradCam
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.factory import load_model
 from reslab.report.overlays import class_color
 from tests.deploy.task_networks import save_task_networks
 
@@ -92,7 +96,21 @@ def test_heatmaps_of_targets_and_refusals(client: TestClient, image: bytes) -> N
     found = client.post("/v1/explain", params=ask, content=image)
     assert (found.json()["class"], found.json()["classes"]) == ("bee", [])
     assert client.post("/v1/explain", params={"model": "values"}, content=image).json()["class"] == "ant"
-    for route, model in (("lesion", "values"), ("lesion", "masks"), ("explain", "masks")):
+    for route, model in (("lesion", "values"), ("lesion", "masks")):
         refused = client.post(f"/v1/{route}", params={"model": model}, content=image)
         assert refused.status_code == 422, refused.text
     assert client.post("/v1/lesion", params={"model": "labels"}, content=image).status_code == 200
+
+
+def test_the_heatmap_of_a_mask_is_grad_cam_of_the_pixels_of_a_class(
+    client: TestClient, image: bytes, tmp_path: Path
+) -> None:
+    answer = client.post("/v1/explain", params={"model": "masks", "class": "bee"}, content=image).json()
+    network = load_model(save_task_networks(tmp_path)["masks"])
+    assert isinstance(network, DenseNetwork)
+    (expected,) = GradCam(network, torch.device("cpu"))(read_image(image)[None], torch.tensor([1]))
+    assert answer["class"] == "bee"
+    assert torch.allclose(torch.tensor(answer["heatmap"]), expected, atol=2e-4)
+    main = client.post("/v1/explain", params={"model": "masks"}, content=image).json()
+    shares = client.post("/v1/predict", params={"model": "masks"}, content=image).json()["predictions"][0]["shares"]
+    assert main["class"] == next((name for name in shares if name != "ant"), "ant")

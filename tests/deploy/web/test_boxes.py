@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.deploy.prediction import DetectedBox
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.report.overlays import box_color
 from tests.deploy.detectors import CLASSES, build_detector
@@ -16,6 +17,22 @@ from tests.deploy.web.accessibility import check
 from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
 
 WIDTH, HEIGHT = 120, 90
+SLOW_FIRST_HEATMAP = """
+const send = window.fetch;
+let count = 0;
+window.fetch = async (url, options) => {
+  const isFirst = String(url).includes("v1/explain") && (count += 1) === 1;
+  const response = await send(url, options);
+  if (!isFirst) return response;
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  setTimeout(() => { document.documentElement.dataset.late = "1"; }, 300);
+  return response;
+};
+"""
+COUNT_PAINTED = """canvas => {
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.filter((value, i) => i % 4 === 3 && value > 0).length;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +114,56 @@ def test_boxes_that_vanish_without_a_block_are_dashed(page: Page, detector_addre
     check(page)
     page.get_by_role("button", name="All on").click()
     expect(page.locator(".box.gone")).to_have_count(0)
+
+
+def test_a_marked_box_has_a_heatmap_over_the_image(page: Page, detector_address: str, photo: Path) -> None:
+    heat = page.locator("canvas.heat")
+    expect(heat).to_be_hidden()
+    row = page.locator(".box-list button").first
+    row.click()
+    expect(heat).to_be_visible()
+    expect(page.locator(".classes .note").last).to_contain_text("Regions that support")
+    image, canvas, boxes = (
+        page.locator(f".frame.detected {part}").bounding_box() for part in ("img", ".heat", ".boxes")
+    )
+    assert canvas == pytest.approx(image, abs=1)
+    assert boxes == pytest.approx(image, abs=1)
+    check(page)
+    row.click()
+    expect(heat).to_be_hidden()
+
+
+def test_a_late_heatmap_of_a_box_that_is_no_longer_marked_is_not_shown(
+    browser: Browser, detector_address: str, photo: Path
+) -> None:
+    def delay(page: Page) -> None:
+        page.add_init_script(SLOW_FIRST_HEATMAP)
+
+    with opened_page(browser, detector_address, before=delay) as page:
+        page.set_input_files("#file", photo)
+        row = page.locator(".box-list button").first
+        expect(page.locator(".waiting")).to_have_count(0)
+        row.click()
+        row.click()
+        expect(page.locator("html[data-late]")).to_have_count(1)
+        expect(page.locator("canvas.heat")).to_be_hidden()
+
+
+def test_the_masks_of_objects_are_painted(browser: Browser, photo: Path, tmp_path: Path) -> None:
+    save_weights(tmp_path / "masks.safetensors", build_detector("maskrcnn_resnet18_fpn_320"))
+    with (
+        served([tmp_path / "masks.safetensors"]) as address,
+        opened_page(browser, address, viewport=SCREENS["wide"]) as page,
+    ):
+        page.set_input_files("#file", photo)
+        expect(page.locator("canvas.masks")).to_be_visible()
+        content = photo.read_bytes()
+        row = httpx2.post(f"{address}/v1/predict", content=content).json()["predictions"][0]
+        masks = [DetectedBox.from_dict(box).mask for box in row["boxes"] if box["score"] >= 0.5]
+        expected = int(torch.stack([mask for mask in masks if mask is not None]).any(0).sum())
+        painted = page.locator("canvas.masks").evaluate(COUNT_PAINTED)
+        assert painted == pytest.approx(expected, abs=0.01 * HEIGHT * WIDTH)
+        assert expected > 0
 
 
 def is_same_object(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -95,3 +95,15 @@ def test_a_mask_is_drawn_in_the_colors_of_its_legend(open_task: Any, task_addres
     page.locator("#opacity").fill("20")
     assert canvas.evaluate("canvas => canvas.style.opacity") == "0.2"
     expect(page.locator("#method")).to_be_hidden()
+
+
+def test_a_class_of_a_mask_has_a_heatmap(open_task: Any) -> None:
+    page = open_task("masks")
+    row = page.locator(".mask-legend button").first
+    row.click()
+    expect(page.locator("canvas.heat")).to_be_visible()
+    expect(page.locator(".result .note")).to_contain_text("Regions that support")
+    image, canvas = (page.locator(f".frame.mask {part}").bounding_box() for part in ("img", "canvas"))
+    assert canvas == pytest.approx(image, abs=1)
+    row.click()
+    expect(page.locator("canvas.heat")).to_have_count(0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
 from reslab.analysis.surgery import (
     BlockSlot,
     block_slots,
@@ -300,6 +301,23 @@ class DetectorAnalysis:
             with apply_ablation(self._network.residual_network, ablation) as applied:
                 ablated = self._measure(x)
         return BoxAblationResult(baseline, ablated, applied)
+
+    def explain(self, image: Tensor, index: int, ablation: AblationRequest) -> tuple[BoxGradCam, AppliedAblation]:
+        """Return Grad-CAM of box number `index` of a uint8 image (C, H, W), as `ablate` counts them.
+
+        Raises HTTPError: 422 for an unknown block, and a box that there is not.
+        """
+        require_finite(self.is_finite)
+        x = self._normalize(image[None].to(self.device))[0]
+        backbone = self._network.residual_network
+        with self._lock, apply_ablation(backbone, ablation) as applied:
+            with torch.no_grad():
+                (found,) = self._network([x])
+            kept = found["labels"].nonzero().flatten().tolist()
+            if not 0 <= index < len(kept):
+                required = f"a box from 0 to {len(kept) - 1}" if kept else "an image with a box"
+                raise http_error(422, required, f"box {index}", "ask /v1/lesion for the boxes")
+            return box_grad_cam(self._network, x, kept[index]), applied
 
     def _measure(self, x: Tensor) -> BoxMeasurement:
         with torch.no_grad(), record_block_calls(self._network.residual_network) as calls:

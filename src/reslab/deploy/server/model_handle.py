@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.predict import image_transform
+from reslab.deploy.prediction_images import GradCam
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor, class_names
 from reslab.deploy.results import OutputForm
 from reslab.deploy.server.ablation import AnalysisModel, DetectorAnalysis
@@ -24,6 +25,7 @@ from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.factory import load_model
 from reslab.nn.module_network import GraphModel, ModuleArch
 from reslab.nn.network import ResidualNetwork
+from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.dense import DenseArch
@@ -126,7 +128,7 @@ def reading_run(name: str, path: Path) -> Iterator[None]:
 class LoadedModel:
     """A loaded network: `batcher` computes the outputs of prepared images; `analysis_executor` is the one thread that
     runs analyses of `analysis_model`, a copy of the network, which exported graphs and segmentation do not have, or of
-    `detector`, which detectors alone have.
+    `detector`, which detectors alone have. `mask_grad_cam` explains the masks of a segmentation.
 
     `checkpoint_step` is the step of the weights of a run in training, None for final weights.
     """
@@ -138,6 +140,7 @@ class LoadedModel:
     batcher: DynamicBatcher[PreparedImage, ImageOutput]
     layers: AnalysisModel | None
     detector: DetectorAnalysis | None
+    mask_grad_cam: GradCam | None
     analysis_executor: ThreadPoolExecutor
     checkpoint_step: int | None = None
 
@@ -313,6 +316,7 @@ class ModelHandle:
             batcher=DynamicBatcher(predictor.compute, settings.max_batch, self.on_batch, self.name),
             layers=None if isinstance(network, GraphModel | DenseNetwork) else AnalysisModel(network, settings.device),
             detector=_detector_analysis(network, predictor, settings.device),
+            mask_grad_cam=_mask_grad_cam(network, predictor, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
             checkpoint_step=checkpoint_step,
         )
@@ -329,6 +333,12 @@ def _detector_analysis(network: Model, predictor: AnyPredictor, device: str) -> 
     if predictor.form is not OutputForm.BOXES or not isinstance(network, DenseNetwork):
         return None
     return DetectorAnalysis(network, device)
+
+
+def _mask_grad_cam(network: Model, predictor: AnyPredictor, device: str) -> GradCam | None:
+    if predictor.form is not OutputForm.MAP or not isinstance(network, DenseNetwork):
+        return None
+    return GradCam(network, choose_device(device))
 
 
 def _end_threads(batcher: DynamicBatcher[PreparedImage, ImageOutput], analysis_executor: ThreadPoolExecutor) -> None:

@@ -76,13 +76,18 @@ class RejectedBlock(BaseModel):
 
 
 class ExplainResponse(BaseModel):
-    """A `heatmap` (H, W) from 0 to 1 over `image`, the prepared image."""
+    """A `heatmap` (H, W) from 0 to 1 over `image`, the prepared image.
+
+    Of a mask or a box it is over the image as it was sent, of at most 128 pixels a side, and there is no `image`; `box`
+    is the one that is explained.
+    """
 
     label: str = Field(serialization_alias="class")
     method: str
     heatmap: list[list[float]]
-    image: str
+    image: str | None = None
     classes: list[ClassScoreSchema]
+    box: BoxSchema | None = None
     rejected: list[RejectedBlock]
 
 
@@ -190,7 +195,8 @@ class ModelInfo(BaseModel):
 
     `finished`: it has final weights. `checkpoint_step`: the step of its weights while its run is in training.
     `problem`: what is wrong with its files, empty if nothing is. `eval_split`: the split that it is evaluated on,
-    `validation` or `test`, empty if that is not recorded.
+    `validation` or `test`, empty if that is not recorded. `has_layers`: it is no exported graph, so that heatmaps can
+    be computed.
     """
 
     name: str
@@ -208,6 +214,7 @@ class ModelInfo(BaseModel):
     eval_split: str
     has_run: bool
     has_weights: bool
+    has_layers: bool
     finished: bool
     checkpoint_step: int | None
     problem: str

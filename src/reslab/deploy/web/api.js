@@ -39,6 +39,12 @@ export function explain(model, method, name, ablation, image) {
   return postAblation("v1/explain", name ? { model, method, class: name } : { model, method }, ablation, image);
 }
 
+/** Request the heatmap of a class in a mask, by name. */
+export const explainMask = (model, name, image) => postAblation("v1/explain", { model, class: name }, {}, image);
+
+/** Request the heatmap of a box by its number. */
+export const explainBox = (model, box, ablation, image) => postAblation("v1/explain", { model, box }, ablation, image);
+
 /** Request an evaluation image of the run as a Blob. */
 export async function sample(model, id) {
   return (await request(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();

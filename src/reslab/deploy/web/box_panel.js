@@ -1,12 +1,15 @@
-// The panel of a detector: its boxes over the image, from a lowest score, and which of them vanish without some blocks.
+// The panel of a detector: its boxes and masks over the image, from a lowest score, the heatmap of one, and which vanish
+// without some blocks.
 
 import * as api from "./api.js";
 import { attempt, clearAlert } from "./alerts.js";
 import { element } from "./elements.js";
 import { makeAblation, makeAblationControls } from "./ablation.js";
 import { makeNetworkDiagram } from "./network_diagram.js";
+import { paint } from "./heatmap.js";
+import { paintMasks } from "./instance_masks.js";
 import { makePanelNode } from "./panel_parts.js";
-import { latest, inTurn } from "./requests.js";
+import { inTurn, latest, newest } from "./requests.js";
 
 const MIN_OVERLAP = 0.5; // of the intersection in the union, from which two boxes are of one object
 const MAX_LABELS = 20; // more would hide the image
@@ -22,16 +25,21 @@ export function makeBoxPanel(model, controls, id) {
   const network = makeNetworkDiagram(model, id, ablation.toggle, null);
   const fetchPrediction = latest((signal, blob) => api.detect(model.name, blob, signal));
   const fetchLesion = inTurn(() => api.lesion(model.name, ablation.request(), image));
+  const fetchHeatmap = inTurn((box) => api.explainBox(model.name, box, ablation.request(), image));
+  const startImage = newest(), startHeatmap = newest();
 
   const prediction = element("p", { class: "prediction", role: "status" }, "Waiting for an image.");
   const picture = element("img", { alt: "", hidden: true });
   const overlay = element("div", { class: "boxes", "aria-hidden": "true" });
-  const frame = element("div", { class: "frame detected" }, picture, overlay);
-  const minScore = element("input", { type: "range", min: 0, max: 100, value: 50, oninput: draw, "aria-label": `Lowest score of boxes of ${model.name}` });
+  const masks = element("canvas", { class: "masks", "aria-hidden": "true", hidden: true });
+  const heat = element("canvas", { class: "heat", "aria-hidden": "true", hidden: true });
+  const frame = element("div", { class: "frame detected" }, picture, masks, heat, overlay);
+  const caption = element("p", { class: "note", role: "status" });
+  const minScore = element("input", { type: "range", min: 0, max: 100, value: 50, oninput: () => { draw(); explain(); }, "aria-label": `Lowest score of boxes of ${model.name}` });
   const scoreText = element("output", {}, "0.50");
   const slider = element("label", { class: "min-score" }, element("span", {}, "Lowest score ", scoreText), minScore);
   const list = element("ol", { class: "box-list", "aria-label": "Boxes" });
-  const result = element("div", { class: "result detections" }, frame, element("div", { class: "classes" }, slider, list));
+  const result = element("div", { class: "result detections" }, frame, element("div", { class: "classes" }, slider, list, caption));
   const blockParts = blocks.length
     ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node]
     : [element("p", { class: "note" }, "The blocks of an exported graph cannot be switched off.")];
@@ -40,12 +48,17 @@ export function makeBoxPanel(model, controls, id) {
   /** Set another image. Rejects, without a change, if the network cannot read it. */
   async function setImage(blob) {
     if (!model.has_weights) return;
+    const isNewest = startImage();
     const found = (await fetchPrediction(blob)).predictions[0];
+    if (!isNewest()) return;
+    const source = URL.createObjectURL(blob), loaded = new Image();
+    loaded.src = source;
+    await loaded.decode();
+    if (!isNewest()) return URL.revokeObjectURL(source);
     if (picture.src.startsWith("blob:")) URL.revokeObjectURL(picture.src);
-    picture.src = URL.createObjectURL(blob);
-    await picture.decode();
+    picture.src = source;
     picture.hidden = false;
-    [image, size, selected] = [blob, [picture.naturalWidth, picture.naturalHeight], null];
+    [image, size, selected] = [blob, [loaded.naturalWidth, loaded.naturalHeight], null];
     baseline = current = found.boxes;
     clearAlert();
     draw();
@@ -55,31 +68,59 @@ export function makeBoxPanel(model, controls, id) {
   /** Detect with the current ablation. */
   async function lesion() {
     if (!image) return;
-    const request = ++lastRequest;
+    const request = ++lastRequest, measured = image;
     node.classList.add("waiting");
     const found = await attempt(fetchLesion);
-    if (found) {
+    if (found && image === measured) {
       clearAlert();
       ({ boxes: current, baseline_boxes: baseline, responses } = found);
       draw();
+      explain();
     }
     if (request === lastRequest) node.classList.remove("waiting");
+  }
+
+  /** Show the heatmap of the marked box; none of a box that is gone. */
+  async function explain() {
+    const isNewest = startHeatmap();
+    [heat.hidden, caption.textContent] = [true, ""];
+    const entry = entries()[selected];
+    if (!entry || entry.isGone || !blocks.length) return;
+    const [explained, box] = [image, entry.box];
+    const found = await attempt(() => fetchHeatmap(current.indexOf(box)));
+    if (!found || !isNewest() || image !== explained) return;
+    paint(heat, found.heatmap);
+    heat.hidden = false;
+    caption.replaceChildren("Regions that support ", element("b", {}, `${found.class} ${formatScore(box.score)}`), " (Grad-CAM).");
+    updateOpacity();
+  }
+
+  function updateOpacity() {
+    heat.style.opacity = controls.opacity();
+  }
+
+  /** The boxes from the lowest score on, then those of the intact network that are gone. */
+  function entries() {
+    const lowest = minScore.value / 100;
+    const shown = current.filter((box) => box.score >= lowest);
+    const gone = baseline.filter((box) => box.score >= lowest && !shown.some((other) => isSameObject(box, other)));
+    return [...shown.map((box) => ({ box, isGone: false })), ...gone.map((box) => ({ box, isGone: true }))];
   }
 
   function draw() {
     ablationControls.update();
     network.update(ablation, responses);
-    const lowest = minScore.value / 100;
-    scoreText.textContent = lowest.toFixed(2);
+    scoreText.textContent = (minScore.value / 100).toFixed(2);
     if (!image) return;
-    const shown = current.filter((box) => box.score >= lowest);
-    const gone = baseline.filter((box) => box.score >= lowest && !shown.some((other) => isSameObject(box, other)));
-    const entries = [...shown.map((box) => ({ box, isGone: false })), ...gone.map((box) => ({ box, isGone: true }))];
-    if (selected >= entries.length) selected = null;
-    const hasLabels = entries.length <= MAX_LABELS;
+    const all = entries();
+    const [shown, gone] = [false, true].map((isGone) => all.filter((entry) => entry.isGone === isGone).map(({ box }) => box));
+    if (selected >= all.length) selected = null;
+    const hasLabels = all.length <= MAX_LABELS;
     // Those of higher score are drawn over others.
-    overlay.replaceChildren(...entries.map((entry, i) => drawBox(entry, i === selected, hasLabels)).reverse());
-    list.replaceChildren(...entries.map((entry, i) => listRow(entry, i)));
+    overlay.replaceChildren(...all.map((entry, i) => drawBox(entry, i === selected, hasLabels)).reverse());
+    list.replaceChildren(...all.map((entry, i) => listRow(entry, i)));
+    masks.hidden = !shown.some((box) => box.segmentation);
+    if (!masks.hidden) paintMasks(masks, shown.filter((box) => box.segmentation).reverse(), size, colors);
     prediction.replaceChildren(...summary(shown, gone));
     picture.alt = `The image with ${describe(shown)}`;
   }
@@ -98,14 +139,14 @@ export function makeBoxPanel(model, controls, id) {
     const swatch = element("i", { class: "swatch", "aria-hidden": "true" });
     if (!isGone) swatch.style.background = colors.get(box.name);
     const corners = box.box.map((side) => Math.round(side)).join(", ");
-    const onclick = () => { selected = selected === i ? null : i; draw(); list.children[i]?.firstChild.focus(); };
+    const onclick = () => { selected = selected === i ? null : i; draw(); list.children[i]?.firstChild.focus(); explain(); };
     const parts = [swatch, element("span", { class: "name" }, box.name), element("span", { class: "value" }, isGone ? `gone, was ${formatScore(box.score)}` : formatScore(box.score)), element("span", { class: "note corners" }, corners)];
-    const button = element("button", { type: "button", class: "bar", "aria-pressed": String(i === selected), title: "x1, y1, x2, y2 in pixels. Click to mark the box.", onclick }, parts);
+    const button = element("button", { type: "button", class: "bar", "aria-pressed": String(i === selected), title: "x1, y1, x2, y2 in pixels. Click to mark the box and show what supports it.", onclick }, parts);
     return element("li", { class: isGone && "gone" }, button);
   }
 
   draw();
-  return { node, model, setImage, explain: () => {}, updateOpacity: () => {} };
+  return { node, model, setImage, explain, updateOpacity };
 }
 
 /** Return "7 boxes: 5 cat, 2 dog", and how many are gone. */

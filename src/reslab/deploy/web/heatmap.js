@@ -44,7 +44,8 @@ export function makeHeatmap() {
   return { node, offerUpdate, show, setOpacity, setBusy };
 }
 
-function paint(canvas, heatmap) {
+/** Paint a heatmap, rows of values from 0 to 1, into a canvas. */
+export function paint(canvas, heatmap) {
   canvas.height = heatmap.length;
   canvas.width = heatmap[0].length;
   const context = canvas.getContext("2d");

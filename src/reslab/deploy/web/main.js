@@ -23,7 +23,7 @@ async function load() {
 
   async function showModels(chosen) {
     runs.show(chosen);
-    heatmapControls.show(chosen.some((model) => !["mask", "boxes"].includes(model.target)), chosen.some((model) => model.target !== "boxes"));
+    heatmapControls.show(chosen.some((model) => !["mask", "boxes"].includes(model.target)), true);
     const [name, samples] = await picker.showSamples(chosen.map((model) => model.name));
     if (samples.length && !panels.hasImage()) await picker.takeSample(name, samples[0]);
   }

@@ -76,9 +76,10 @@ export function makeModelPanel(model, controls, id) {
 
   async function explain() {
     if (!image) return;
-    const [ablationText, started] = [ablation.describe(), performance.now()];
+    const [ablationText, started, explained] = [ablation.describe(), performance.now(), image];
     heatmap.setBusy(true);
     const found = await attempt(fetchHeatmap);
+    if (image !== explained) return; // the heatmap of the new image follows its prediction
     if (!found) return heatmap.setBusy(false);
     slow = performance.now() - started > SLOW_MILLISECONDS;
     heatmap.show(found, ablationText);

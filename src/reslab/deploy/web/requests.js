@@ -38,6 +38,15 @@ export function inTurn(send) {
   });
 }
 
+/** Return a function that starts an action and returns whether it is still the newest: `const isNewest = start()`. */
+export function newest() {
+  let last = 0;
+  return () => {
+    const number = ++last;
+    return () => number === last;
+  };
+}
+
 function supersededError() {
   return new DOMException("superseded by a newer request", "AbortError");
 }

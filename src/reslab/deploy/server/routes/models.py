@@ -31,6 +31,7 @@ from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
+from reslab.nn.module_network import GraphModel
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
@@ -130,6 +131,7 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         eval_split=_eval_split(header, run),
         has_run=run is not None,
         has_weights=handle.has_weights,
+        has_layers=handle.opened is None or not isinstance(handle.opened.model, GraphModel),
         finished=handle.is_finished,
         checkpoint_step=None if loaded is None else loaded.checkpoint_step,
         problem=problem,

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +18,7 @@ from reslab.deploy.inputs import PreparedImage
 from reslab.deploy.prediction import Prediction
 from reslab.deploy.prediction_images import overlay_image
 from reslab.deploy.predictor import ImageOutput
-from reslab.deploy.results import ResultLimits, result_rules
+from reslab.deploy.results import OutputForm, ResultLimits, result_rules
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,
     AblationRequest,
@@ -33,6 +34,7 @@ from reslab.deploy.server.schemas import (
     ABLATION_BODY,
     IMAGES_BODY,
     INFERENCE_ERRORS,
+    BoxSchema,
     ClassScoreSchema,
     ExplainResponse,
     ImagePrediction,
@@ -40,6 +42,7 @@ from reslab.deploy.server.schemas import (
     PredictResponse,
 )
 from reslab.deploy.server.state import AppState, single_image
+from reslab.nn.dense import DenseNetwork
 from reslab.spec.errors import unknown_name
 from reslab.training.model_source import Network
 
@@ -131,6 +134,7 @@ def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> 
 EXPLAIN_METHODS = ("grad-cam", "occlusion", "integrated-gradients")
 _NUM_STEPS = 32
 _NUM_CLASSES = 10
+_MAX_HEATMAP_SIDE = 128
 
 
 def explain_routes(state: AppState) -> APIRouter:
@@ -147,17 +151,25 @@ def explain_routes(state: AppState) -> APIRouter:
         label: Annotated[
             str, Query(alias="class", description="A class or target by name; the top class or first target if empty.")
         ] = "",
+        box: Annotated[
+            int, Query(ge=0, description="Of a detector: the number of the box in the answer of /v1/lesion.")
+        ] = 0,
     ) -> ExplainResponse:
-        """Compute a heatmap of the image regions that support a class, optionally with blocks off or swapped."""
+        """Compute a heatmap of the image regions that support a class, optionally with blocks off or swapped.
+
+        Of a segmentation it is Grad-CAM of the pixels of the class, by default the largest but the first; of a
+        detector it is Grad-CAM of the class score of one box.
+        """
         if method not in EXPLAIN_METHODS:
             raise HTTPError(422, str(unknown_name("method", method, EXPLAIN_METHODS)))
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
-            target = class_index(loaded, label)
+            explained = Explained(method, class_index(loaded, label), box)
+            explain_form = _EXPLAINERS[loaded.predictor.form]
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(body.client, loaded, _explain, loaded, image, ablation, method, target)
+            return await state.run_analysis(body.client, loaded, explain_form, loaded, image, ablation, explained)
 
     return router
 
@@ -171,9 +183,19 @@ def class_index(loaded: LoadedModel, label: str) -> int | None:
     return loaded.classes.index(label)
 
 
-def _explain(
-    loaded: LoadedModel, image: Tensor, ablation: AblationRequest, method: str, target: int | None
+@dataclass(frozen=True)
+class Explained:
+    """The part of a prediction that is explained, and how: a class by its index (None: the main one), or a box."""
+
+    method: str
+    class_index: int | None = None
+    box: int = 0
+
+
+def _explain_vector(
+    loaded: LoadedModel, image: Tensor, ablation: AblationRequest, explained: Explained
 ) -> ExplainResponse:
+    method, target = explained.method, explained.class_index
     analysis_model = loaded.analysis_model
     rules = result_rules(analysis_model.task)
     x = analysis_model.normalize_images(image[None])
@@ -189,6 +211,77 @@ def _explain(
         classes=top_k_classes(decoded[0], loaded.classes, _NUM_CLASSES) if rules.has_probabilities else [],
         rejected=applied.describe_rejected(),
     )
+
+
+def _explain_mask(
+    loaded: LoadedModel, image: Tensor, ablation: AblationRequest, explained: Explained
+) -> ExplainResponse:
+    grad_cam_of = loaded.mask_grad_cam
+    if grad_cam_of is None:
+        return _explain_vector(loaded, image, ablation, explained)
+    _require_grad_cam(explained)
+    network, task = grad_cam_of.network, loaded.predictor.task
+    assert isinstance(network, DenseNetwork)
+    with apply_ablation(network.residual_network, ablation) as applied:
+        target = explained.class_index
+        if target is None:
+            x = grad_cam_of.normalize(image[None].to(grad_cam_of.normalize.device))
+            with torch.no_grad():
+                decoded = task.decode(task.predict(network, x))
+            main_outputs = result_rules(task).main_outputs
+            assert main_outputs is not None
+            target = int(main_outputs(decoded)[0])
+        (heatmap,) = grad_cam_of(image[None], torch.tensor([target]))
+    return ExplainResponse(
+        label=loaded.classes[target],
+        method=explained.method,
+        heatmap=_small_rows(heatmap),
+        classes=[],
+        rejected=applied.describe_rejected(),
+    )
+
+
+def _explain_box(
+    loaded: LoadedModel, image: Tensor, ablation: AblationRequest, explained: Explained
+) -> ExplainResponse:
+    if loaded.detector is None:
+        return _explain_vector(loaded, image, ablation, explained)
+    _require_grad_cam(explained)
+    found, applied = loaded.detector.explain(image, explained.box, ablation)
+    name = loaded.classes[int(found.detections["labels"][found.index]) - 1]
+    return ExplainResponse(
+        label=name,
+        method=explained.method,
+        heatmap=_small_rows(_normalized(found.heatmap)),
+        classes=[],
+        rejected=applied.describe_rejected(),
+        box=BoxSchema(name=name, score=found.score, box=found.box.tolist()),
+    )
+
+
+_EXPLAINERS: dict[OutputForm, Callable[[LoadedModel, Tensor, AblationRequest, Explained], ExplainResponse]] = {
+    OutputForm.VECTOR: _explain_vector,
+    OutputForm.MAP: _explain_mask,
+    OutputForm.BOXES: _explain_box,
+}
+
+
+def _require_grad_cam(explained: Explained) -> None:
+    if explained.method != EXPLAIN_METHODS[0]:
+        raise http_error(422, "method=grad-cam for masks and boxes", explained.method, "leave method out")
+
+
+def _small_rows(heatmap: Tensor) -> list[list[float]]:
+    """Return a heatmap (H, W) as rows of numbers, averaged to at most 128 pixels a side."""
+    size = [min(side, _MAX_HEATMAP_SIDE) for side in heatmap.shape]
+    small = functional.adaptive_avg_pool2d(heatmap[None], size)[0]
+    return [[round(value, 4) for value in row] for row in small.tolist()]
+
+
+def _normalized(heatmap: Tensor) -> Tensor:
+    """Return a heatmap from 0 to 1, the largest value 1 where there is any."""
+    heatmap = heatmap.detach().clamp_min(0).nan_to_num().cpu()
+    return heatmap / heatmap.max().clamp_min(torch.finfo(heatmap.dtype).tiny)
 
 
 def _main_output(analysis_model: AnalysisModel, decoded: Tensor) -> int:
@@ -208,5 +301,4 @@ def _heatmap(analysis_model: AnalysisModel, network: Network, x: Tensor, target_
         heatmap = occlusion(network, x, target, patch_size, max(1, patch_size // 2))[0]
     else:
         heatmap = integrated_gradients(network, x, target, 0.0, _NUM_STEPS)[0].sum(0).abs()
-    heatmap = heatmap.detach().clamp_min(0).nan_to_num().cpu()
-    return heatmap / heatmap.max().clamp_min(torch.finfo(heatmap.dtype).tiny)
+    return _normalized(heatmap)
