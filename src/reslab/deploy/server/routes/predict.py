@@ -273,8 +273,8 @@ def _require_grad_cam(explained: Explained) -> None:
 
 def _small_rows(heatmap: Tensor) -> list[list[float]]:
     """Return a heatmap (H, W) as rows of numbers, averaged to at most 128 pixels a side."""
-    size = [min(side, _MAX_HEATMAP_SIDE) for side in heatmap.shape]
-    small = functional.adaptive_avg_pool2d(heatmap[None], size)[0]
+    height, width = (min(side, _MAX_HEATMAP_SIDE) for side in heatmap.shape)
+    small = functional.adaptive_avg_pool2d(heatmap[None], (height, width))[0]
     return [[round(value, 4) for value in row] for row in small.tolist()]
 
 
