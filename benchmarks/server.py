@@ -32,6 +32,7 @@ from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.inputs import InferenceTransform, InputItem
 from reslab.deploy.predict import PredictOptions, iter_predictions
 from reslab.deploy.predictor import Predictor, build_predictor
+from reslab.deploy.results import ResultLimits
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -145,7 +146,7 @@ def one_client(network: ResidualNetwork, predictor: Predictor, images: Sequence[
     def predict_in_process(image: bytes) -> None:
         prepared = transform(InputItem("image", content=image))
         assert prepared.pixels is not None, prepared.error
-        predictor.result(*predictor.compute([prepared]), top_k=5)
+        predictor.result(*predictor.compute([prepared]), ResultLimits(top_k=5))
 
     def request(image: bytes) -> None:
         assert send_request(connection, image) == 200
