@@ -150,9 +150,9 @@ def lines_of(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[li
 
 
 def notes(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the exponents of the growths."""
+    """Return the exponents of the growths of more than two points."""
     texts = []
-    for name in names:
+    for name in (name for name in names if len(GROWTHS[name].values) > 2):
         exponents = (f"{label} {fit_power_law(*line)[0]:.2f}" for label, line in lines_of(name, rows).items())
         texts.append(f"Exponents for {GROWTHS[name].label}: {', '.join(exponents)}.")
     return texts
