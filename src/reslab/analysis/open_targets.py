@@ -13,7 +13,7 @@ from reslab.analysis.target import AnalysisTarget
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.safetensors_io import unwrap_model
 from reslab.nn.dense_factory import build_dense_network
-from reslab.nn.module_network import ModuleFactory, ModuleNetwork, as_factory
+from reslab.nn.module_network import AnyNetwork, ModuleFactory, ModuleNetwork, as_factory
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
@@ -24,7 +24,7 @@ from reslab.spec.zoo.dense import find_dense_arch, model_names
 from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.model_forms import MODEL_FORMS
-from reslab.training.model_source import AnyNetwork, open_any_network, open_network, recorded_factory
+from reslab.training.model_source import open_any_network, open_network, recorded_factory
 from reslab.training.run import Run, list_runs
 from reslab.training.tasks.task_type import TaskType
 

@@ -35,9 +35,9 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
+    from reslab.nn.module_network import Model
     from reslab.nn.network import ResidualNetwork
     from reslab.training.benchmark import TrainStepBenchmark
-    from reslab.training.model_source import Model
 
 BENCHMARK_TASKS = ("train", "predict")
 _DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from reslab.deploy.inputs import InputItem
     from reslab.deploy.prediction import Prediction
-    from reslab.training.model_source import Model
+    from reslab.nn.module_network import Model
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
 _MAX_WARNINGS = 5

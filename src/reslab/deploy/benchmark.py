@@ -10,11 +10,11 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
+from reslab.nn.module_network import Model
 from reslab.runtime.device import has_fast_bf16
 from reslab.runtime.extras import has_extra
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
-from reslab.training.model_source import Model
 
 NUM_WARMUP_CALLS = 3
 SECONDS_PER_ROUND = 1.0

@@ -39,11 +39,11 @@ from reslab.deploy.prediction_images import (
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
 from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.module_network import GraphModel
+from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.training.image_size import with_image_size
-from reslab.training.model_source import AnyNetwork, Model, open_model
+from reslab.training.model_source import open_model
 
 _NUM_READ_THREADS = 4
 # Batches that are read while another one is computed.

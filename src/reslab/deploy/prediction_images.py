@@ -17,8 +17,8 @@ from reslab.data.mask_images import mask_image, unique_stems
 from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.prediction import DetectedBox
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.module_network import Network
 from reslab.report.overlays import box_color, draw_boxes, draw_mask
-from reslab.training.model_source import Network
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55

@@ -20,11 +20,10 @@ from reslab.deploy.prediction import DetectedBox, as_box
 from reslab.deploy.results import NO_LIMITS, OutputForm, ResultLimits, result_rules
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.module_network import GraphModel
+from reslab.nn.module_network import GraphModel, Model, Network
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid
-from reslab.training.model_source import Model, Network
 from reslab.training.tasks.registry import TASK_TYPES, restore_task
 from reslab.training.tasks.task_type import TaskType
 

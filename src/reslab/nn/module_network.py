@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.safetensors_io import read_tensors, unwrap_model
+from reslab.nn.dense import DenseNetwork
 from reslab.nn.metadata import ModelMetadata
+from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import LIBRARIES, build_library_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid, unknown_name
@@ -213,6 +215,14 @@ class GraphModel(ModelMetadata):
         self, path: Path, arch: ModuleArch, precision: str = "float32", detector: DenseArch | None = None
     ) -> None:
         self.path, self.arch, self.precision, self.detector = path, arch, precision, detector
+
+
+Network = ResidualNetwork | ModuleNetwork
+"""A network that has one output for each image."""
+AnyNetwork = Network | DenseNetwork
+"""A network whose modules are known."""
+Model = AnyNetwork | GraphModel
+"""Anything that predicts."""
 
 
 def load_module_weights(module: nn.Module, path: str | Path) -> None:

@@ -19,10 +19,13 @@ from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model, load_model, load_network
 from reslab.nn.metadata import ModelMetadata
 from reslab.nn.module_network import (
+    AnyNetwork,
     GraphModel,
+    Model,
     ModuleArch,
     ModuleFactory,
     ModuleNetwork,
+    Network,
     as_factory,
     count_outputs,
     load_module_weights,
@@ -41,10 +44,6 @@ from reslab.spec.zoo.names import HUB_PREFIX
 from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
 from reslab.training.run import Run
 from reslab.training.run_weights import find_weights_path
-
-Network = ResidualNetwork | ModuleNetwork
-AnyNetwork = Network | DenseNetwork
-Model = AnyNetwork | GraphModel
 
 GRAPH_FILE = "model.pt2"
 _NO_CODE = "opening a file imports no code"

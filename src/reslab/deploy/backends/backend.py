@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reslab.data.transforms.normalize import Normalize
+from reslab.nn.module_network import Model
 from reslab.spec.errors import invalid
-from reslab.training.model_source import Model
 
 ForwardFn = Callable[[Tensor], Tensor]
 DetectFn = Callable[[Tensor], list[dict[str, Tensor]]]

@@ -10,12 +10,11 @@ from torch import Tensor
 from reslab.deploy.backends.backend import DetectFn, DetectionBackend, make_normalize
 from reslab.deploy.backends.registry import BACKENDS, check_backend
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.module_network import GraphModel
+from reslab.nn.module_network import GraphModel, Model
 from reslab.runtime.device import choose_device, deterministic_mode
 from reslab.runtime.extras import require_extra
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
-from reslab.training.model_source import Model
 
 _MAX_BATCH_PIXELS = 2**22
 _PRECISION = "float32"

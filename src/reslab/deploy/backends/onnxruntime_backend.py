@@ -10,8 +10,8 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import INPUT_NAME, to_onnx
 from reslab.deploy.export.quantization import quantize
+from reslab.nn.module_network import AnyNetwork
 from reslab.spec.errors import invalid
-from reslab.training.model_source import AnyNetwork
 
 
 def build_onnxruntime_forward(network: AnyNetwork, options: BackendOptions) -> ForwardFn:

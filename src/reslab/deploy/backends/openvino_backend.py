@@ -10,9 +10,9 @@ from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.backends.onnxruntime_backend import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import import_openvino, to_openvino
+from reslab.nn.module_network import AnyNetwork
 from reslab.runtime.device import has_fast_bf16
 from reslab.runtime.extras import require_extra
-from reslab.training.model_source import AnyNetwork
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 

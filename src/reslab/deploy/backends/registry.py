@@ -10,11 +10,10 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.nn.graph_file import load_program
-from reslab.nn.module_network import GraphModel
+from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.runtime.device import choose_device, has_fast_bf16
 from reslab.runtime.extras import has_extra, require_extra
 from reslab.spec.errors import invalid, unknown_name
-from reslab.training.model_source import AnyNetwork, Model
 
 # Building a graph takes seconds; for fewer images torch, which needs none, finishes earlier.
 MIN_GRAPH_IMAGES = 256

@@ -9,8 +9,8 @@ from torch import Tensor
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
 from reslab.deploy.backends.packed_convs import can_pack, pack_convolutions
 from reslab.deploy.export.bn_folding import fold_batch_norms
+from reslab.nn.module_network import AnyNetwork
 from reslab.runtime.device import deterministic_mode
-from reslab.training.model_source import AnyNetwork
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

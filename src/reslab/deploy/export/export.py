@@ -25,7 +25,7 @@ from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.module_network import ModuleNetwork
+from reslab.nn.module_network import AnyNetwork, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.extras import EXTRAS, require_extra
@@ -34,7 +34,7 @@ from reslab.spec.config import to_dict
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
-from reslab.training.model_source import AnyNetwork, module_metadata, open_any_network
+from reslab.training.model_source import module_metadata, open_any_network
 from reslab.training.run import Run
 from reslab.training.run_weights import find_weights_path
 

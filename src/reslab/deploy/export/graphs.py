@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.graph_file import export_program, suppress_warnings
-from reslab.training.model_source import AnyNetwork
+from reslab.nn.module_network import AnyNetwork
 
 INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
 _OPSET_VERSION = 18

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from reslab.deploy.export.graphs import INPUT_NAME
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.module_network import ModuleNetwork
+from reslab.nn.module_network import AnyNetwork, ModuleNetwork
 from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
-from reslab.training.model_source import AnyNetwork
 
 NUM_BINS = 2048
 NUM_LEVELS = 255

@@ -15,8 +15,8 @@ from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.deploy.export.quantization import check_int8, check_num_calibration_images
 from reslab.deploy.predictor import class_names
+from reslab.nn.module_network import AnyNetwork
 from reslab.spec.errors import invalid
-from reslab.training.model_source import AnyNetwork
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data, reopen_data
 

@@ -26,7 +26,7 @@ from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safet
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import load_model
 from reslab.nn.graph_file import load_program
-from reslab.nn.module_network import ModuleNetwork
+from reslab.nn.module_network import AnyNetwork, ModuleNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_metric
 from reslab.spec.arch import Arch
@@ -39,7 +39,6 @@ from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.zoo import ARCHS
-from reslab.training.model_source import AnyNetwork
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.schemas import RejectedBlock
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.module_network import Network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
-from reslab.training.model_source import Network
 
 
 def require_finite(is_finite: bool) -> None:

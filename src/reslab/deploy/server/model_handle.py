@@ -23,7 +23,7 @@ from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.factory import load_model
-from reslab.nn.module_network import GraphModel, ModuleArch
+from reslab.nn.module_network import AnyNetwork, GraphModel, Model, ModuleArch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
@@ -33,7 +33,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
-from reslab.training.model_source import AnyNetwork, Model, open_model
+from reslab.training.model_source import open_model
 from reslab.training.run import Run
 
 InputT = TypeVar("InputT")

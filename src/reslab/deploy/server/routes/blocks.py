@@ -42,8 +42,8 @@ from reslab.deploy.server.schemas import (
 )
 from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.block import ResidualBlock
+from reslab.nn.module_network import Network
 from reslab.spec.errors import unknown_name
-from reslab.training.model_source import Network
 
 _MAX_FEATURE_MAPS = 16
 

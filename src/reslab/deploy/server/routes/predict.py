@@ -43,8 +43,8 @@ from reslab.deploy.server.schemas import (
 )
 from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.module_network import Network
 from reslab.spec.errors import unknown_name
-from reslab.training.model_source import Network
 
 _MAX_TOP_K = 1000
 _TOP_K_DESCRIPTION = (
