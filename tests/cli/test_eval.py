@@ -109,6 +109,14 @@ def test_tta_predictions_and_calibration(command: Command, trained: Path, tmp_pa
     assert ".csv or .npz" in command("eval", trained, "--predictions", "a.txt").err
 
 
+def test_a_json_file_of_predictions_is_refused_before_the_evaluation(
+    command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reslab.training.evaluation.evaluate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    found = command("eval", trained, "--predictions", "a.json")
+    assert "a .csv or .npz file for the predictions of classification; got: a.json" in found.err
+
+
 @pytest.fixture(scope="session")
 def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that set a fifth of its training images apart."""

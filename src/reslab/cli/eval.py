@@ -244,6 +244,7 @@ def evaluate(
         with limit_pixels(max_pixels):
             _evaluate_file(results, data, report, {"split": split, **data_options})
         return
+    _check_predictions_file(predictions, runs or [])
     model_source = _resolve_model_source(runs or [], model, pretrained)
     _check_overrides(overrides, model)
     if save_temperature:
@@ -287,6 +288,22 @@ def evaluate(
     if save_temperature:
         _save_temperature(model_source, val_evaluation)
     report.show(evaluation, val_evaluation, runs or [str(model)])
+
+
+def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
+    """Raise ValueError, before an evaluation, for detections in a .json file that a run cannot have."""
+    if predictions is None or predictions.suffix.lower() != ".json":
+        return
+    from reslab.spec.task import TargetKind, find_task
+    from reslab.training.run import Run
+
+    for path in runs:
+        if not (Path(path) / "run.json").is_file():
+            continue
+        task = find_task(Run(path).metadata["task"]["name"])
+        if task.target is not TargetKind.BOXES:
+            required = f"a .csv or .npz file for the predictions of {task.name}"
+            raise invalid(required, predictions, str(predictions.with_suffix(".csv")))
 
 
 def _evaluate_file(results: Path, data: str | None, report: EvaluationReport, options: dict[str, Any]) -> None:

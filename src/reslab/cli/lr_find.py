@@ -14,6 +14,7 @@ from reslab.cli.options import (
     Device,
     ImageSize,
     JsonFlag,
+    MaskValuesOption,
     MaxPixels,
     ModelName,
     Pretrained,
@@ -62,6 +63,7 @@ def lr_find(
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
+    mask_values: MaskValuesOption = None,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -93,6 +95,7 @@ def lr_find(
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
+        mask_values=mask_values,
     )
     with limit_pixels(max_pixels):
         torch_device = choose_device(device)

@@ -26,7 +26,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json
 from reslab.cli.prediction_table import print_prediction_table
-from reslab.report.format import format_number
+from reslab.report.format import format_number, pluralize
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def predict(
     if prediction_file is not None:
         predictions = prediction_file.finish()
         echo_err(
-            f"{len(predictions)} rows in {output}"
+            f"{pluralize(len(predictions), 'row')} in {output}"
             + (f", {len(predictions) - len(remaining)} of them from before" if resume else "")
         )
         summary["output"] = str(output)
