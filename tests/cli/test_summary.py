@@ -37,7 +37,10 @@ def test_networks_for_segmentation_and_detection_are_shown_by_part(command: Comm
     shown = command("summary", "fasterrcnn_resnet18_fpn_320").out
     backbone = command("summary", "resnet18", "--json").value["params"] - 512 * 1000 - 1000
     assert f"backbone.body            {backbone:,}" in shown
-    assert "depend on the image" in shown
+    detector = command("summary", "fasterrcnn_resnet18_fpn_320", "--json").value
+    assert sum(layer["macs"] for layer in detector["layers"]) == detector["macs"]
+    assert sum(layer["params"] for layer in detector["layers"]) == detector["params"]
+    assert "5.33 G at 3×320×320" in shown
 
 
 def test_axes_and_input_are_overridden(command: Command) -> None:

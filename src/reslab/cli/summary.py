@@ -20,7 +20,7 @@ from reslab.cli.output import echo_err, print_json, print_pairs, print_table, wr
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
 from reslab.spec.convs import format_convs
-from reslab.spec.dense import ModelKind, override_dense_arch
+from reslab.spec.dense import override_dense_arch
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, receptive_field, stem_ops
 from reslab.spec.toml_files import is_toml
@@ -265,11 +265,12 @@ def _override_dense(
 def summarize_dense_arch(arch: "DenseArch") -> dict[str, Any]:
     """Return what `reslab summary` prints of a network for segmentation or detection, by part.
 
-    The multiply-adds of a detector depend on the image's regions: None.
+    A detector is counted with as many regions as it evaluates at most.
     """
     from reslab.nn.cost import layer_table
     from reslab.nn.factory import create_model
     from reslab.nn.init import init_empty_weights
+    from reslab.spec.config import to_dict
 
     with init_empty_weights():
         model = create_model(arch)
@@ -277,9 +278,9 @@ def summarize_dense_arch(arch: "DenseArch") -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         parts[_part(name)] = parts.get(_part(name), 0) + parameter.numel()
     macs: dict[str, int] = {}
-    if arch.kind is ModelKind.SEGMENTATION:
-        for layer in layer_table(model, arch.input_size):
-            macs[_part(layer.name)] = macs.get(_part(layer.name), 0) + layer.macs
+    layers = layer_table(model, arch.input_size)
+    for layer in layers:
+        macs[_part(layer.name)] = macs.get(_part(layer.name), 0) + layer.macs
     return {
         "name": arch.name,
         "kind": arch.kind.value,
@@ -289,7 +290,8 @@ def summarize_dense_arch(arch: "DenseArch") -> dict[str, Any]:
         "num_classes": arch.num_classes,
         "depth": arch.depth,
         "params": sum(parts.values()),
-        "macs": sum(macs.values()) if macs else None,
+        "macs": sum(macs.values()),
+        "layers": [to_dict(layer) for layer in layers],
         "parts": [{"name": name, "params": params, "macs": macs.get(name)} for name, params in parts.items()],
     }
 
@@ -304,15 +306,12 @@ def _print_dense(info: dict[str, Any], as_json: bool) -> None:
         print_json(info)
         return
     print(f"{info['name']}\n")
-    has_macs = info["macs"] is not None
     rows = [(part["name"], format_int(part["params"]), format_int(part["macs"] or 0)) for part in info["parts"]]
     columns = ["part", "parameters", "multiply-adds"]
-    print_table(columns if has_macs else columns[:2], [row if has_macs else row[:2] for row in rows])
+    print_table(columns, rows)
     print()
     size = format_shape(info["input_size"])
-    macs = (
-        f"{format_si(info['macs'])} at {size} (convolutions and linear layers)" if has_macs else "depend on the image"
-    )
+    macs = f"{format_si(info['macs'])} at {size} (convolutions and linear layers)"
     print_pairs(
         [
             ("kind", f"{info['kind']}, {info['num_classes']} classes"),
