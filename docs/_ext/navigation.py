@@ -19,6 +19,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("env-check-consistency", keep_titles)  # after the environment has been saved, before pages are written
     app.connect("html-page-context", add_contents, priority=400)  # before the theme reads the contents
+    app.connect("html-page-context", remove_contents, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -39,7 +40,11 @@ def titles_of(contents: nodes.bullet_list) -> nodes.bullet_list:
 def add_contents(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Give a page the contents with all its headings."""
     if pagename in _CONTENTS and "toc" in context:
-        env, titles = app.env, app.env.tocs[pagename]
-        env.tocs[pagename] = _CONTENTS[pagename]
-        context["toc"] = app.builder.render_partial(document_toc(env, pagename, app.tags))["fragment"]
-        env.tocs[pagename] = titles
+        app.env.tocs[pagename] = _CONTENTS[pagename]
+        context["toc"] = app.builder.render_partial(document_toc(app.env, pagename, app.tags))["fragment"]
+
+
+def remove_contents(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leave the title of a page in the environment, for the navigation of the next pages."""
+    if pagename in _CONTENTS:
+        app.env.tocs[pagename] = titles_of(_CONTENTS[pagename])
