@@ -113,8 +113,14 @@ BENCHMARKS = (
         has_threads=False,
     ),
     Benchmark("jpeg-folder", "jpeg_folder.py {photos}/train", 1),
+    Benchmark("jpeg-folder-large", "jpeg_folder.py {photos}/train --enlarge 4", 2),
+    Benchmark("predict-folder", "predict_folder.py {photos}/train", 3),
     Benchmark(
-        "server", "server.py --model resnet18 --seconds 8 --repeats 2", 2, "--seconds 1 --repeats 1", has_threads=False
+        "server",
+        "server.py --model resnet50 --backend openvino --seconds 15 --repeats 2",
+        2,
+        "--seconds 1 --repeats 1",
+        has_threads=False,
     ),
     Benchmark("predict-backends-1", "predict_backends.py --batch-size 1", 4),
     Benchmark("predict-backends-16", "predict_backends.py --batch-size 16", 6),

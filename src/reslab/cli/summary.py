@@ -22,7 +22,8 @@ from reslab.runtime.files import write_atomic
 from reslab.spec.convs import format_convs
 from reslab.spec.dense import override_dense_arch
 from reslab.spec.errors import invalid
-from reslab.spec.layout import order_text, receptive_field, stem_ops
+from reslab.spec.layout import order_text, stem_ops
+from reslab.spec.strides import receptive_field
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch, require_model

@@ -15,11 +15,12 @@ from reslab.nn.registry import Site, get_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import Stages, layout_stages, stem_channels, stem_ops, transition_strides
+from reslab.spec.layout import Stages, layout_stages, stem_channels, stem_ops
 from reslab.spec.library_options import with_classifier, with_global_pool
 from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_width, has_global_pool, op_stride
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.strides import transition_strides
 from reslab.spec.transform_grammar import parse_transforms
 
 FEATURE_LEVELS = ("stages", "blocks")

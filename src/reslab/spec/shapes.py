@@ -10,18 +10,10 @@ from math import prod
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import (
-    BlockSpec,
-    ConvSpec,
-    final_ops,
-    layout_stages,
-    outer_conv,
-    stem_ops,
-    transition_dilations,
-    transition_strides,
-)
+from reslab.spec.layout import BlockSpec, ConvSpec, final_ops, layout_stages, stem_ops
 from reslab.spec.operations import is_pool
 from reslab.spec.order import NamedOp, conv_width, pool_stride
+from reslab.spec.strides import outer_conv, transition_dilations, transition_strides
 
 Shape = tuple[int, ...]
 """Channels, then the sides of the map; the number of features alone after `flatten`."""
