@@ -129,6 +129,18 @@ def test_a_warning_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch
     assert warnings.showwarning is before
 
 
+@pytest.mark.filterwarnings("default")
+def test_the_same_warning_is_printed_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn_twice(*_: object, **__: object) -> None:
+        for _number in range(2):
+            warnings.warn("mind the step", stacklevel=1)
+            with warnings.catch_warnings():  # Python forgets which warnings it has shown
+                pass
+
+    monkeypatch.setattr(app, "app", warn_twice)
+    assert command("doctor").err == "warning: mind the step\n"
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     found = subprocess.run(
         f"{sys.executable} -m reslab models --json | head -n 1", shell=True, capture_output=True, text=True, check=True

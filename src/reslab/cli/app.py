@@ -6,7 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -195,7 +195,7 @@ def _run(arguments: Sequence[str], is_main: bool = True) -> int:
     allow_nonfinite = _ALLOW_NONFINITE in options
     if allow_nonfinite:
         argv.remove(_ALLOW_NONFINITE)
-    previous_showwarning, warnings.showwarning = warnings.showwarning, _show_warning
+    previous_showwarning, warnings.showwarning = warnings.showwarning, _WarningPrinter()
     try:
         argv, plugins = _split_plugins(argv)
         load_plugins(*plugins)
@@ -275,16 +275,19 @@ def _is_raised_on_every_rank(error: Exception) -> bool:
     return isinstance(error, InterruptedExit) or hasattr(error, "format_message") or is_on_every_rank(error)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning in one line, without its place in the code."""
-    echo_err(f"warning: {message}")
+class _WarningPrinter:
+    """Prints each warning once, in one line, without its place in the code.
+
+    Python's own filter shows a warning again once any code has left `warnings.catch_warnings`.
+    """
+
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in self._printed:
+            self._printed.add(str(message))
+            echo_err(f"warning: {message}")
 
 
 def _check_command(options: Sequence[str]) -> None:
