@@ -26,7 +26,8 @@ class ModelMetadata:
     @property
     def fitted_size(self) -> tuple[int, int] | None:
         """The height and width that `preprocess` fits images to; None for images of any size."""
-        raise NotImplementedError
+        size: tuple[int, int] | None = self.arch.image_size
+        return size
 
     @property
     def preprocess(self) -> ImagePreprocess | None:
