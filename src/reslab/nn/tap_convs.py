@@ -131,8 +131,11 @@ class _TapConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         maps, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
         x_grad = torch.zeros_like(maps, dtype=torch.float32)
-        weight_grad = torch.zeros_like(weight)
-        for a, b, outputs, inputs in _taps(maps, weight.shape[2:], *ctx.geometry):
+        taps = list(_taps(maps, weight.shape[2:], *ctx.geometry))
+        # Entries of the kernel that meet only padding have no gradient; mostly there are none.
+        are_all_used = len(taps) == weight[0, 0].numel()
+        weight_grad = torch.empty_like(weight) if are_all_used else torch.zeros_like(weight)
+        for a, b, outputs, inputs in taps:
             _add_product(x_grad[inputs], grad[outputs], weight[:, :, a, b])
             torch.mm(_rows(grad[outputs]).t(), _rows(maps[inputs]), out=weight_grad[:, :, a, b])
         return x_grad.to(x.dtype).permute(0, 3, 1, 2), weight_grad, None, None, None
