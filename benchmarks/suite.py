@@ -79,10 +79,13 @@ BENCHMARKS = (
     ),
     Benchmark(
         "time-to-accuracy",
-        "time_to_accuracy.py fashion-0.895 --data-dir {fashion-mnist}",
+        "records/2026-11-29_fashion-muon/record.py --data-dir {fashion-mnist}",
         2,
         "--seeds 1",
         has_threads=False,
+    ),
+    Benchmark(
+        "time-to-accuracy-digits", "records/2026-11-29_small-digits/record.py", 1, "--seeds 1", has_threads=False
     ),
     Benchmark(
         "lr-finder",

@@ -1,9 +1,9 @@
-"""Time to accuracy: train over several seeds and compare accuracy and training time with a claim.
+"""Time to accuracy: train over several seeds and compare accuracy and training time with an aim.
 
-    python benchmarks/time_to_accuracy.py fashion-0.895 --data-dir /usr/share/datasets/fashion-mnist --seeds 5
+    python benchmarks/records/2026-11-29_fashion-muon/record.py --data-dir /usr/share/datasets/fashion-mnist --keep
 
 A record is a folder `benchmarks/records/DATE_IDEA/` with `record.py`, whose docstring states the claim and how the
-settings were chosen, and `result.json` and `log.txt`, which this module writes.
+settings were chosen, and `result.json` and `log.txt`, which `--keep` writes.
 
 Training time is that of all steps with their data, without evaluation, reading the data and writing the run.
 """
@@ -11,11 +11,9 @@ Training time is that of all steps with their data, without evaluation, reading 
 import argparse
 import datetime
 import json
-import shlex
 import statistics
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from reslab.training.train import train  # noqa: E402
 
 
 @dataclass(frozen=True)
-class Claim:
+class Aim:
     """A mean test accuracy of at least `accuracy` in at most `seconds` of training (mean), over all seeds."""
 
     data: str
@@ -42,11 +40,6 @@ class Claim:
     model: str | None = None
 
 
-CLAIMS: dict[str, Claim] = {
-    "fashion-0.895": Claim("fashion-mnist", 0.895, 6, "fast-cpu"),
-}
-
-
 COLUMNS = [
     Column("seed", "seed"),
     Column("accuracy", "test accuracy", ".4f", mean=True),
@@ -54,60 +47,65 @@ COLUMNS = [
 ]
 
 
-def parse_args(description: str | None, names: bool = False) -> argparse.Namespace:
-    """Parse the options of a record, or with `names` of this module."""
+def run_record(script: str, description: str | None, aim: Aim) -> None:
+    """Measure the record of a script `record.py`, with the options of the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if names:
-        parser.add_argument("claim", choices=sorted(CLAIMS))
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--data", help="the dataset's name, folder or shards (default: the claim's name)")
+    parser.add_argument("--data", help="the dataset's name, folder or shards (default: its name)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the claim's settings")
-    return parser.parse_args()
+    parser.add_argument("--keep", action="store_true", help="write result.json and log.txt beside the script")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the settings")
+    args = parser.parse_args()
+    folder = Path(script).resolve().parent
+    lines: list[str] = []
+    figures = measure(aim, args, lines.append) | {"command": f"python benchmarks/records/{folder.name}/record.py"}
+    text = json.dumps(figures, indent=1) + "\n"
+    if args.json is not None:
+        args.json.write_text(text)
+    if args.keep:
+        (folder / "result.json").write_text(text)
+        (folder / "log.txt").write_text("\n".join(lines) + "\n")
 
 
-def measure(claim: Claim, args: argparse.Namespace) -> dict[str, Any]:
-    """Train with every seed; print a line each and return the figures."""
-    overrides = {**claim.overrides, **dict(override.split("=", 1) for override in args.set)}
+def measure(aim: Aim, args: argparse.Namespace, log: Callable[[str], object]) -> dict[str, Any]:
+    """Train with every seed; print and log a line each and return the figures."""
+
+    def print_line(line: str) -> None:
+        print(line, flush=True)
+        log(line)
+
+    overrides = {**aim.overrides, **dict(override.split("=", 1) for override in args.set)}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     accuracies, seconds = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             run = train(
-                claim.model, args.data or claim.data, claim.recipe, seed=seed, data_dir=args.data_dir,
+                aim.model, args.data or aim.data, aim.recipe, seed=seed, data_dir=args.data_dir,
                 overrides=overrides, output=Path(folder) / "run", on_log=lambda record: None,
             )  # fmt: skip
         assert run.result is not None
         accuracies.append(run.result["top1"])
         seconds.append(run.result["train_seconds"])
-        print(f"seed {seed}: accuracy {accuracies[-1]:.4f}, {seconds[-1]:.1f} s of training", flush=True)
+        print_line(f"seed {seed}: accuracy {accuracies[-1]:.4f}, {seconds[-1]:.1f} s of training")
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     mean_accuracy, mean_seconds = statistics.mean(accuracies), statistics.mean(seconds)
-    print(f"accuracy: mean {mean_accuracy:.4f}, standard deviation {spread:.4f}; claim {claim.accuracy}")
-    print(f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; claim {claim.seconds} s")
+    print_line(f"accuracy: mean {mean_accuracy:.4f}, standard deviation {spread:.4f}; aim {aim.accuracy}")
+    print_line(f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; aim {aim.seconds} s")
     machine = machine_info()
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    print_line(", ".join(f"{name} {value}" for name, value in machine.items()))
     rows: list[dict[str, Any]] = [{"seed": str(seed), "accuracy": accuracy, "seconds": time}
             for seed, accuracy, time in zip(seeds, accuracies, seconds, strict=True)]  # fmt: skip
     rows.append({"seed": "**mean**", "accuracy": accuracies, "seconds": seconds})
-    title = f"{claim.recipe} on {claim.data}, claim: a mean accuracy of {claim.accuracy} in {claim.seconds:g} s"
+    title = f"{aim.recipe} on {aim.data}, aim: a mean accuracy of {aim.accuracy} in {aim.seconds:g} s"
     figures = {
         **make_result(title, COLUMNS, rows),
         "date": datetime.date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "claim": {"accuracy": claim.accuracy, "seconds": claim.seconds},
+        "aim": {"accuracy": aim.accuracy, "seconds": aim.seconds},
         "seeds": list(seeds),
         "accuracy": accuracies,
         "train_seconds": seconds,
         "machine": machine,
     }
-    if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
-
-
-if __name__ == "__main__":
-    arguments = parse_args(__doc__, names=True)
-    measure(CLAIMS[arguments.claim], arguments)
