@@ -60,9 +60,8 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
     The optimizer is SGD on every device: Muon's matrix products would count as training of the network. Raises
     ValueError for an unknown precision.
     """
-    optimizer = find_recipe("fast-cpu").optimizer
     recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
-    recipe = replace(recipe, optimizer=optimizer)
+    recipe = replace(recipe, optimizer=find_recipe("cifar").optimizer)
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if has_fast_bf16(device) else "float32")
     return recipe if compiled is None else replace(recipe, compile=compiled)
