@@ -181,10 +181,8 @@ def test_what_an_optimizer_does_not_take_is_reported(settings: dict[str, Any], m
         build_optimizer(small(), OptimizerConfig(**settings))
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"), [("sgd", 0.0), ("adamw", 4e-7)], ids=["sgd to the bit", "adamw to its rounding"]
-)
-def test_one_fused_pass_takes_the_steps_of_one_operation_after_another(name: str, tolerance: float) -> None:
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_fused_pass_takes_the_steps_of_one_operation_after_another(name: str) -> None:
     config = OptimizerConfig(name, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     weights = []
     for kwargs in ("", "fused=False"):
@@ -192,13 +190,14 @@ def test_one_fused_pass_takes_the_steps_of_one_operation_after_another(name: str
         model = create_model("resnet8_fast")
         optimizer = build_optimizer(model, replace(config, kwargs=kwargs))
         assert all(group["fused"] == (not kwargs) for group in optimizer.param_groups)
-        for _ in range(3):
+        for step in range(12):
+            set_lr(optimizer, 0.1 * (step + 1) / 7.3)
             for parameter in model.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer.step()
         weights.append([parameter.detach() for parameter in model.parameters()])
     for own, expected in zip(*weights, strict=True):
-        torch.testing.assert_close(own, expected, rtol=tolerance, atol=tolerance / 8)
+        torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_fused_sgd_takes_the_same_steps_where_a_part_is_unfrozen_late() -> None:

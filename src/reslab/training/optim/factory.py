@@ -90,7 +90,7 @@ FACTORIES: dict[str, OptimizerFactory] = {
     "muon": Muon,
 }
 # One pass over weight, gradient and state, not one for each operation: on a CPU, SGD with momentum takes 0.67 of the
-# time and gives equal weights, AdamW 0.52 and equal to its rounding.
+# time, AdamW 0.52; the weights are equal up to float32's rounding.
 _FUSED, _FUSED_DEVICES = ("sgd", "adamw"), {"cpu", "cuda"}
 OptimizerFactoryT = TypeVar("OptimizerFactoryT", bound=OptimizerFactory)
 
