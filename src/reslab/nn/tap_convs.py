@@ -32,10 +32,9 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """
-    convs = [module for module in model.modules() if type(module) is nn.Conv2d] if enabled else []
+    convs = [module for module in model.modules() if type(module) is nn.Conv2d and _suits(module)] if enabled else []
     for conv in convs:
-        if _suits(conv):
-            conv.__class__ = _TapConv2d
+        conv.__class__ = _TapConv2d
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.runtime.device import deterministic_mode, has_fast_bf16
+from reslab.runtime.device import deterministic_mode
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
@@ -18,6 +18,7 @@ from reslab.spec.recipe import DistillConfig, Recipe
 from reslab.spec.toml_files import find_recipe
 from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
+from reslab.training.setup_recipe import resolve_precision
 
 MIN_TIMING_SECONDS = 0.4
 WARMUP_STEPS = 3
@@ -61,9 +62,7 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
     ValueError for an unknown precision.
     """
     recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
-    recipe = replace(recipe, optimizer=find_recipe("cifar").optimizer)
-    if recipe.precision == "auto":
-        recipe = replace(recipe, precision="bf16" if has_fast_bf16(device) else "float32")
+    recipe = resolve_precision(replace(recipe, optimizer=find_recipe("cifar").optimizer), device)
     return recipe if compiled is None else replace(recipe, compile=compiled)
 
 
