@@ -1,4 +1,4 @@
-"""Run the benchmarks one after another, and write their figures to results/ and their tables to README.md.
+"""Run the benchmarks one after another, and write their figures to results/ or records/, their tables to README.md.
 
     python benchmarks/suite.py --fashion-mnist DIR --cifar10 DIR         (make bench)
     python benchmarks/suite.py --only train-step,startup                 those whose names begin so
@@ -10,6 +10,7 @@ A benchmark whose data are not given is skipped. The outputs are in build/benchm
 import argparse
 import json
 import os
+import shutil
 import string
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tables import PAGE, RESULTS, table_names, write_tables
+from tables import PAGE, result_path, table_names, write_tables
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "build" / "benchmarks"
@@ -51,6 +52,11 @@ class Benchmark:
     draw: str = ""
 
     @property
+    def is_record(self) -> bool:
+        """Whether this is a time to accuracy, whose figures and log belong to the folder of its script."""
+        return self.command.startswith("records/")
+
+    @property
     def needed_data(self) -> list[str]:
         """The names of the data that the command needs."""
         fields = [field for _, field, _, _ in string.Formatter().parse(self.command) if field]
@@ -59,6 +65,11 @@ class Benchmark:
     def arguments(self, values: Mapping[str, str], extra: str = "") -> list[str]:
         """Return the words of the command with these values."""
         return [word.format_map(values) for word in f"benchmarks/{self.command} {extra}".split()]
+
+
+def record(name: str, minutes: float, options: str = "") -> Benchmark:
+    """Return the benchmark of a folder of records/, which trains with five seeds."""
+    return Benchmark(name, f"records/{name}/record.py {options}".rstrip(), minutes, "--seeds 1", has_threads=False)
 
 
 BENCHMARKS = (
@@ -77,16 +88,8 @@ BENCHMARKS = (
     Benchmark(
         "activation-checkpointing", "activation_checkpointing.py", 2, "--depth 20 --batch-size 8", has_threads=False
     ),
-    Benchmark(
-        "time-to-accuracy",
-        "records/2026-11-29_fashion-muon/record.py --data-dir {fashion-mnist}",
-        2,
-        "--seeds 1",
-        has_threads=False,
-    ),
-    Benchmark(
-        "time-to-accuracy-digits", "records/2026-11-29_small-digits/record.py", 1, "--seeds 1", has_threads=False
-    ),
+    record("2026-11-29_fashion-muon", 2, "--data-dir {fashion-mnist}"),
+    record("2026-11-29_small-digits", 1),
     Benchmark(
         "lr-finder",
         "lr_finder.py --fashion {fashion-mnist} --tasks fashion --grid 0.03,0.1,0.3",
@@ -172,8 +175,11 @@ def run(benchmark: Benchmark, folders: Mapping[str, str], extra: str, keep: bool
         names = {**{name: name.upper() for name in DATA}, "output": "OUTPUT"}
         command_text = " ".join(["python", *benchmark.arguments(names, extra)])
         result = json.loads(figures.read_text(encoding="utf-8")) | {"command": command_text}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / figures.name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path = result_path(benchmark.name, benchmark.is_record)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if benchmark.is_record:
+            shutil.copy(log, path.with_name("log.txt"))
         write_tables()
         if benchmark.draw:
             subprocess.run([sys.executable, *benchmark.draw.split()], cwd=ROOT, check=True)

@@ -1,19 +1,20 @@
-"""The tables of README.md, rendered from the figures in results/, so that the page and the figures cannot differ.
+"""The tables of README.md, rendered from the kept figures, so that the page and the figures cannot differ.
 
 `python benchmarks/tables.py` writes them between the markers `<!-- table: NAME -->` and `<!-- end -->`, each from
-results/NAME.json. A marker whose file is missing encloses nothing. Needs the standard library only.
+results/NAME.json or records/NAME/result.json. A marker whose file is missing encloses nothing. Needs the standard
+library only.
 """
 
 import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
+RESULTS, RECORDS, PAGE = FOLDER / "results", FOLDER / "records", FOLDER / "README.md"
 _REGION = re.compile(r"(?<=<!-- table: )([\w.-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -37,13 +38,16 @@ def make_result(
     rows: Sequence[Mapping[str, Any]],
     notes: Sequence[str] = (),
     transposed: bool = False,
+    has_mean: bool = False,
 ) -> dict[str, Any]:
     """Return what the file of a table holds; date, machine and command are added to it.
 
-    `transposed` shows each row as a column, which suits few rows of many values.
+    `transposed` shows each row as a column, which suits few rows of many values. `has_mean` adds a last row, of the
+    mean and standard deviation of every column of numbers.
     """
     described = [asdict(column) for column in columns]
-    return {"title": title, "columns": described, "rows": list(rows), "notes": list(notes), "transposed": transposed}
+    result = {"title": title, "columns": described, "rows": list(rows), "notes": list(notes), "transposed": transposed}
+    return result | {"has_mean": True} if has_mean else result
 
 
 def render_table(result: Mapping[str, Any]) -> str:
@@ -51,6 +55,8 @@ def render_table(result: Mapping[str, Any]) -> str:
     columns = [Column(**column) for column in result["columns"]]
     cells = [[column.heading for column in columns]]
     cells += [[_format_cell(row.get(column.key), column) for column in columns] for row in result["rows"]]
+    if result.get("has_mean"):
+        cells.append(["**mean**", *(_format_mean(column, result["rows"]) for column in columns[1:])])
     rules = ["---:" if column.format else "---" for column in columns]
     if result["transposed"]:
         cells = [list(line) for line in zip(*cells, strict=True)]
@@ -58,6 +64,10 @@ def render_table(result: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(line) + " |" for line in (cells[0], rules, *cells[1:])]
     notes = [f"* {note}" for note in result["notes"]]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _format_mean(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
+    return _format_cell([row[column.key] for row in rows], replace(column, mean=True)) if column.format else ""
 
 
 def _format_cell(value: Any, column: Column) -> str:
@@ -84,9 +94,16 @@ def render(result: Mapping[str, Any]) -> str:
     return f"{command}{result['title']}. {place}, {versions}, {result['date']}.\n\n{render_table(result)}"
 
 
-def load_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Return the results of a folder by name."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def result_path(name: str, is_record: bool) -> Path:
+    """Return the file that holds the figures of a table."""
+    return RECORDS / name / "result.json" if is_record else RESULTS / f"{name}.json"
+
+
+def load_results() -> dict[str, dict[str, Any]]:
+    """Return the kept results by the name of their table."""
+    paths = {path.stem: path for path in RESULTS.glob("*.json")}
+    paths |= {path.parent.name: path for path in RECORDS.glob("*/result.json")}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in sorted(paths.items())}
 
 
 def table_names(page: str) -> list[str]:

@@ -3,7 +3,8 @@
     python benchmarks/records/2026-11-29_fashion-muon/record.py --data-dir /usr/share/datasets/fashion-mnist --keep
 
 A record is a folder `benchmarks/records/DATE_IDEA/` with `record.py`, whose docstring states the claim and how the
-settings were chosen, and `result.json` and `log.txt`, which `--keep` writes.
+settings were chosen, and `result.json` and `log.txt`, which `--keep` and the suite write. README.md shows the figures
+at the marker `<!-- table: DATE_IDEA -->`.
 
 Training time is that of all steps with their data, without evaluation, reading the data and writing the run.
 """
@@ -13,7 +14,7 @@ import datetime
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class Aim:
 
 COLUMNS = [
     Column("seed", "seed"),
-    Column("accuracy", "test accuracy", ".4f", mean=True),
-    Column("seconds", "training, s", ".1f", mean=True),
+    Column("accuracy", "test accuracy", ".4f"),
+    Column("seconds", "training, s", ".1f"),
 ]
 
 
@@ -77,35 +78,35 @@ def measure(aim: Aim, args: argparse.Namespace, log: Callable[[str], object]) ->
         log(line)
 
     overrides = {**aim.overrides, **dict(override.split("=", 1) for override in args.set)}
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    accuracies, seconds = [], []
-    for seed in seeds:
+    rows = []
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         with tempfile.TemporaryDirectory() as folder:
             run = train(
                 aim.model, args.data or aim.data, aim.recipe, seed=seed, data_dir=args.data_dir,
                 overrides=overrides, output=Path(folder) / "run", on_log=lambda record: None,
             )  # fmt: skip
         assert run.result is not None
-        accuracies.append(run.result["top1"])
-        seconds.append(run.result["train_seconds"])
-        print_line(f"seed {seed}: accuracy {accuracies[-1]:.4f}, {seconds[-1]:.1f} s of training")
-    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    mean_accuracy, mean_seconds = statistics.mean(accuracies), statistics.mean(seconds)
-    print_line(f"accuracy: mean {mean_accuracy:.4f}, standard deviation {spread:.4f}; aim {aim.accuracy}")
-    print_line(f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; aim {aim.seconds} s")
+        accuracy, seconds = run.result["top1"], run.result["train_seconds"]
+        rows.append({"seed": str(seed), "accuracy": accuracy, "seconds": seconds})
+        print_line(f"seed {seed}: accuracy {accuracy:.4f}, {seconds:.1f} s of training")
     machine = machine_info()
+    for line in summarize(rows, aim):
+        print_line(line)
     print_line(", ".join(f"{name} {value}" for name, value in machine.items()))
-    rows: list[dict[str, Any]] = [{"seed": str(seed), "accuracy": accuracy, "seconds": time}
-            for seed, accuracy, time in zip(seeds, accuracies, seconds, strict=True)]  # fmt: skip
-    rows.append({"seed": "**mean**", "accuracy": accuracies, "seconds": seconds})
     title = f"{aim.recipe} on {aim.data}, aim: a mean accuracy of {aim.accuracy} in {aim.seconds:g} s"
-    figures = {
-        **make_result(title, COLUMNS, rows),
+    return make_result(title, COLUMNS, rows, has_mean=True) | {
         "date": datetime.date.today().isoformat(),
         "aim": {"accuracy": aim.accuracy, "seconds": aim.seconds},
-        "seeds": list(seeds),
-        "accuracy": accuracies,
-        "train_seconds": seconds,
         "machine": machine,
     }
-    return figures
+
+
+def summarize(rows: Sequence[Mapping[str, Any]], aim: Aim) -> list[str]:
+    """Return a line for the accuracy and one for the training time of all seeds."""
+    accuracies, seconds = ([row[key] for row in rows] for key in ("accuracy", "seconds"))
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    mean_accuracy, mean_seconds = statistics.mean(accuracies), statistics.mean(seconds)
+    return [
+        f"accuracy: mean {mean_accuracy:.4f}, standard deviation {spread:.4f}; aim {aim.accuracy}",
+        f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; aim {aim.seconds} s",
+    ]

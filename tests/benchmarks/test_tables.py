@@ -100,3 +100,38 @@ def test_rows_become_columns_where_a_result_asks_for_it(tables: ModuleType) -> N
     rows = [{"name": "a", "share": [0.5, 0.25, 1.0]}, {"name": "b", "share": None}]
     table = tables.render_table(tables.make_result("t", columns, rows, transposed=True))
     assert table == "|  | a | b |\n| --- | ---: | ---: |\n| of the limit | 50% (25% to 100%) |  |"
+
+
+def test_the_last_row_is_computed_from_the_others(tables: ModuleType) -> None:
+    columns = [tables.Column("seed", "seed"), tables.Column("accuracy", "accuracy", ".2f"), tables.Column("why", "why")]
+    rows = [{"seed": "0", "accuracy": 0.25, "why": "a"}, {"seed": "1", "accuracy": 0.75, "why": "b"}]
+    result = tables.make_result("t", columns, rows, has_mean=True)
+    lines = tables.render_table(result).splitlines()
+    assert lines[2:] == ["| 0 | 0.25 | a |", "| 1 | 0.75 | b |", "| **mean** | 0.50 (standard deviation 0.35) |  |"]
+    assert result["rows"] == rows
+
+
+@pytest.mark.parametrize(("name", "is_record"), [("speed", False), ("2026-01-01_idea", True)])
+def test_the_suite_keeps_figures_in_one_place(
+    name: str, is_record: bool, tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = _load("suite", monkeypatch)
+    for module, attribute, value in [
+        (suite, "ROOT", tmp_path),
+        (suite, "LOGS", tmp_path / "logs"),
+        (suite, "write_tables", lambda: None),
+        (tables, "RESULTS", tmp_path / "results"),
+        (tables, "RECORDS", tmp_path / "records"),
+    ]:
+        monkeypatch.setattr(module, attribute, value)
+    benchmark = suite.record(name, 1) if is_record else suite.Benchmark(name, f"{name}.py", 1)
+    assert benchmark.is_record is is_record
+    script = tmp_path / "benchmarks" / benchmark.command
+    script.parent.mkdir(parents=True)
+    script.write_text("import sys; print('seen'); open(sys.argv[2], 'w').write('{\"rows\": [1]}')")
+    if is_record:
+        (tmp_path / "records" / name).mkdir(parents=True)
+    assert suite.run(benchmark, {}, "", keep=True)
+    assert tables.load_results() == {name: {"rows": [1], "command": f"python benchmarks/{benchmark.command}"}}
+    logs = [path.read_text().strip() for path in tmp_path.glob("records/*/log.txt")]
+    assert logs == (["seen"] if is_record else [])
