@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reslab.deploy.backends.backend import BackendOptions
-from reslab.deploy.backends.onnxruntime_backend import build_graph
+from reslab.deploy.backends.graph_backends import build_graph
 from reslab.nn.network import ResidualNetwork
 
 Step = Callable[[], object]

@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.lesion import LesionOptions, analyze_lesion, kendall_tau, random_swaps, spaced_counts
-from reslab.analysis.lesion_paths import build_block_links, measure_path_lengths, path_gradient
+from reslab.analysis.lesion import (
+    LesionOptions,
+    analyze_lesion,
+    build_block_links,
+    kendall_tau,
+    measure_path_lengths,
+    path_gradient,
+    random_swaps,
+    spaced_counts,
+)
 from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.target import AnalysisTarget, EvalBatches
 from reslab.nn.factory import create_model

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.analysis.lesion_paths import build_block_links
+from reslab.analysis.lesion import build_block_links
 from reslab.analysis.open_targets import target_from_module
 from reslab.analysis.registry import ANALYSES, run_analysis
 from reslab.analysis.signal import TelescopeVerdict

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reslab.analysis.open_targets import parse_target
-from reslab.runtime.json_records import with_checksum
+from reslab.runtime.files import with_checksum
 from reslab.runtime.locks import LEASE_SECONDS
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict

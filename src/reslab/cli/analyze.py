@@ -227,7 +227,7 @@ def write_results(
         )
         write_page(html_path, page)
     if png_path is not None:
-        from reslab.report.plots.png import render_png
+        from reslab.report.plots.export import render_png
 
         write_atomic(png_path, render_png(rendered.figures, rendered.title))
         echo_err(f"PNG file: {png_path}")

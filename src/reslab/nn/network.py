@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
-from reslab.nn.layers import make_conv, make_layer
+from reslab.nn.operations import make_conv, make_layer
 from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.nn.timm_methods import FEATURE_LEVELS, TimmMethods
 from reslab.spec.arch import Arch

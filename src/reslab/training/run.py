@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslab.runtime.files import DiskFullError, is_partial_file, remove_partial_files, write_atomic
-from reslab.runtime.json_records import (
+from reslab.runtime.files import (
+    DiskFullError,
+    is_partial_file,
     parse_object,
+    remove_partial_files,
     require_strings,
     require_types,
     with_checksum,
     without_checksum,
+    write_atomic,
 )
 from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch

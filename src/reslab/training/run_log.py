@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.runtime.files import disk_full_guard, write_atomic
-from reslab.runtime.json_records import parse_object, with_checksum, without_checksum
+from reslab.runtime.files import disk_full_guard, parse_object, with_checksum, without_checksum, write_atomic
 
 
 class DamagedLogWarning(UserWarning):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.landscape.directions import (
+from reslab.analysis.landscape.evaluator import (
+    LandscapeOptions,
     WeightPlane,
     clone_parameters,
     filter_norms,
     random_direction,
     trajectory_directions,
 )
-from reslab.analysis.landscape.evaluator import LandscapeOptions
 from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
 from reslab.analysis.landscape.landscape import LandscapeProgress, analyze_landscape, non_convex_fraction
 from reslab.analysis.open_targets import target_from_module

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from reslab.deploy.backends.backend import BackendOptions
-from reslab.deploy.backends.onnxruntime_backend import build_graph
+from reslab.deploy.backends.graph_backends import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import to_onnx
 from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_of_modules, quantized_blocks

@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reslab.nn.checkpoints.header import format_header
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.read import read_checkpoint
-from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors, save_weights, update_header
+from reslab.nn.checkpoints.safetensors_io import format_header, read_header, read_tensors, save_weights, update_header
 from reslab.nn.factory import create_model, load_network
-from reslab.runtime.json_records import parse_object
+from reslab.runtime.files import parse_object
 from reslab.spec.preprocess import Preprocess
 
 AXES = {"depths": "1,1,1", "widths": "4,4,4", "stem": "conv3(4) norm act", "num_classes": 3, "in_channels": 1}

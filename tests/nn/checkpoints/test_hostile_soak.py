@@ -24,8 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 from reslab.cli.app import main
-from reslab.nn.checkpoints.header import format_header
-from reslab.nn.checkpoints.safetensors_io import read_header, save_weights
+from reslab.nn.checkpoints.safetensors_io import format_header, read_header, save_weights
 from reslab.nn.factory import create_model
 
 AXES: dict[str, Any] = {"depths": "1,1,1", "widths": "4,4,4", "stem": "conv3(4) norm act", "num_classes": 3}

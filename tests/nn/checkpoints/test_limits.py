@@ -15,11 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reslab.nn.checkpoints.header import format_header
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load_report import CheckpointError, allow_nonfinite_weights
 from reslab.nn.checkpoints.read import read_checkpoint
-from reslab.nn.checkpoints.safetensors_io import read_header, save_weights
+from reslab.nn.checkpoints.safetensors_io import format_header, read_header, save_weights
 from reslab.nn.factory import create_model, load_network
 
 AXES: dict[str, Any] = {"depths": "1,1,1", "widths": "4,4,4", "stem": "conv3(4) norm act", "num_classes": 3}

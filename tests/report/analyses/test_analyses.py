@@ -12,7 +12,7 @@ from reslab.report.analyses import render_analysis
 from reslab.report.analyses.lesion import shortest_carrying_range
 from reslab.report.analyses.result import RenderedResult
 from reslab.report.pages.analysis import AnalysisPage
-from reslab.report.plots.png import render_png
+from reslab.report.plots.export import render_png
 from reslab.report.render import render_page
 from reslab.spec.config import to_dict
 

@@ -12,7 +12,7 @@ from reslab.report.analyses.gradients import render_gradients
 from reslab.report.analyses.overlay import line_styles, render_snapshots, shorten_names
 from reslab.report.pages.analysis import AnalysisPage
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
-from reslab.report.plots.png import render_png
+from reslab.report.plots.export import render_png
 from reslab.report.render import render_page
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.deploy.backends.backend import BackendOptions, DetectFn
-from reslab.deploy.backends.onnxruntime_backend import open_session
+from reslab.deploy.backends.graph_backends import open_session
 from reslab.deploy.export.detector_graphs import (
     BOX_GRAPH,
     MAIN_GRAPH,

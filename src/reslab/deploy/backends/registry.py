@@ -27,13 +27,13 @@ def _build_torch(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
 
 
 def _build_onnxruntime(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
-    from reslab.deploy.backends.onnxruntime_backend import build_onnxruntime_forward
+    from reslab.deploy.backends.graph_backends import build_onnxruntime_forward
 
     return build_onnxruntime_forward(network, options)
 
 
 def _build_openvino(network: AnyNetwork, options: BackendOptions) -> ForwardFn:
-    from reslab.deploy.backends.openvino_backend import build_openvino_forward
+    from reslab.deploy.backends.graph_backends import build_openvino_forward
 
     return build_openvino_forward(network, options)
 
@@ -131,10 +131,10 @@ def _graph_forward(graph: GraphModel, options: BackendOptions) -> ForwardFn:
         return load_program(graph.path)
     try:
         if graph.path.suffix == ".xml":
-            from reslab.deploy.backends.openvino_backend import openvino_forward
+            from reslab.deploy.backends.graph_backends import openvino_forward
 
             return openvino_forward(graph.path, options)
-        from reslab.deploy.backends.onnxruntime_backend import onnx_forward
+        from reslab.deploy.backends.graph_backends import onnx_forward
 
         return onnx_forward(graph.path, options)
     except Exception as error:  # each runtime raises its own classes for a damaged file

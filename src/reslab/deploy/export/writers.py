@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models import list_models as list_torchvision
 
-from reslab.deploy.backends import onnxruntime_backend as onnx_engine
-from reslab.deploy.backends import openvino_backend as openvino_engine
 from reslab.deploy.backends.backend import BackendOptions, ForwardFn
+from reslab.deploy.backends.graph_backends import onnx_forward, openvino_forward
 from reslab.deploy.export.graphs import METADATA_KEY, import_openvino, network_program, to_onnx, to_openvino
 from reslab.deploy.export.quantization import quantize
 from reslab.nn.checkpoints.diagnose import differing_axes
@@ -101,7 +100,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
 
 def load_onnx(job: ExportJob, path: Path) -> ForwardFn:
     """Load the file in ONNX Runtime."""
-    return onnx_engine.onnx_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
+    return onnx_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
 
 
 def write_torch(job: ExportJob, path: Path) -> None:
@@ -126,7 +125,7 @@ def write_openvino(job: ExportJob, path: Path) -> None:
 
 def load_openvino(job: ExportJob, path: Path) -> ForwardFn:
     """Load the file in OpenVINO, which computes in the precision of the export."""
-    return openvino_engine.openvino_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
+    return openvino_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
 
 
 def hub_config(network: ResidualNetwork | DenseNetwork, architecture: str) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class DetectionResults(TaskResults):
         """Return the plot of the mean over the classes, and small ones of the classes, where there are several."""
         if self.coco is None or math.isnan(self.coco.ap50):
             return []
-        from reslab.report.plots.precision_recall import PrecisionCurves, plot_class_precision, plot_precision_curves
+        from reslab.report.plots.curves import PrecisionCurves, plot_class_precision, plot_precision_curves
 
         shown = self._weakest(self.coco.class_ap50)
         curves = self.coco.class_precision[:, [IOU_THRESHOLDS.index(0.5), IOU_THRESHOLDS.index(0.75)]]

@@ -61,7 +61,7 @@ class RegressionResults(TaskResults):
     def _scatter_panels(self) -> list[dict[str, Any]]:
         if not self.rows:
             return []
-        from reslab.report.plots.scatter import plot_predicted_against_true
+        from reslab.report.plots.curves import plot_predicted_against_true
 
         panels = []
         for number, (row, true, predicted) in enumerate(zip(self.rows, self.true, self.predicted, strict=True)):

@@ -35,7 +35,7 @@ class StudyFigure:
 
 def plot_study_figures(page: StudyPage) -> list[StudyFigure]:
     """Return the figures for which there are results; each has the scale stamped inside."""
-    from reslab.report.plots.study_values import plot_against_reported
+    from reslab.report.plots.study import plot_against_reported
 
     figures = [
         figure
