@@ -12,12 +12,14 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from reslab.analysis.blocks import decompose_block, record_block_calls
 from reslab.analysis.box_attribution import box_grad_cam
 from reslab.analysis.surgery import disabled_blocks
 from reslab.data.decode import read_image
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.dense import DenseNetwork
 from reslab.report.overlays import box_color
@@ -154,10 +156,51 @@ def test_the_heatmap_of_a_box_is_grad_cam_of_its_score(client: TestClient, detec
     assert (other.status_code, "method=grad-cam" in other.json()["error"]) == (422, True)
 
 
+def test_block_details_are_of_the_backbone_and_the_gradient_of_the_best_box(
+    client: TestClient, detector: DenseNetwork
+) -> None:
+    body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer1.1"]}
+    found = client.post("/v1/block", params={"block": "layer2.0"}, json=body).json()
+    ablated = copy.deepcopy(detector)
+    backbone = ablated.residual_network
+    with disabled_blocks(backbone, ["layer1.1"]):
+        with record_block_calls(backbone) as calls:
+            (detections,) = ablated([read_image(IMAGES[0]) / 255])
+        call = next(call for call in calls if call.name == "layer2.0")
+        (gradient,) = torch.autograd.grad(detections["scores"].max(), call.output)
+        assert isinstance(call.block, ResidualBlock)
+        with torch.no_grad():
+            parts = decompose_block(call.block, call.input)
+    expected = (
+        call.output.detach().std(correction=0),
+        parts.branch.std(correction=0),
+        parts.shortcut.std(correction=0),
+    )
+    assert [found[name] for name in ("output_std", "branch_std", "shortcut_std")] == pytest.approx(
+        [float(value) for value in expected], rel=1e-4
+    )
+    assert found["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-3)
+    assert found["output_shape"] == list(call.output.shape[1:])
+    assert len(found["feature_maps"]) == min(16, call.output.shape[1])
+    unknown = client.post("/v1/block", params={"block": "layer1.9"}, content=IMAGES[0])
+    assert (unknown.status_code, "nearest: 'layer1." in unknown.json()["error"]) == (422, True)
+
+
+def test_a_block_of_a_detector_without_boxes_has_no_gradient(tmp_path: Path) -> None:
+    network = build_detector("fasterrcnn_resnet18_fpn_320", score_threshold=0.999)
+    save_weights(tmp_path / "strict.safetensors", network)
+    settings = ServerSettings(backend="torch", device="cpu")
+    with TestClient(create_app([tmp_path / "strict.safetensors"], settings)) as opened:
+        assert opened.post("/v1/lesion", content=IMAGES[0]).json()["boxes"] == []
+        found = opened.post("/v1/block", params={"block": "layer3.0"}, content=IMAGES[0])
+    assert found.status_code == 200, found.text
+    assert found.json()["gradient_norm"] is None
+    assert found.json()["output_std"] > 0
+
+
 def test_what_a_detector_cannot_do_is_refused(client: TestClient) -> None:
     body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer9.0"]}
     assert client.post("/v1/lesion", json=body).status_code == 422
-    for route in ("lesion/curve", "block?block=layer1.0"):
-        refused = client.post(f"/v1/{route}", content=IMAGES[0])
-        assert refused.status_code == 422
-        assert "one for detection" in refused.json()["error"]
+    refused = client.post("/v1/lesion/curve", content=IMAGES[0])
+    assert refused.status_code == 422
+    assert "one for detection" in refused.json()["error"]

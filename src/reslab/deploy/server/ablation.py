@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
@@ -34,6 +34,7 @@ from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import Network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
+from reslab.spec.preprocess import Preprocess
 
 
 def require_finite(is_finite: bool) -> None:
@@ -43,23 +44,39 @@ def require_finite(is_finite: bool) -> None:
         raise http_error(500, "a network with finite outputs", "nan", step)
 
 
-class AnalysisModel:
-    """A copy of the network for analyses, in float32 and eval mode with fixed weights; `exclusive` gives access to it.
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class _NetworkCopy(Generic[NetworkT]):
+    """A copy of a network in float32 and eval mode with fixed weights.
 
     Predictions use another copy, so ablations never affect them. `slots` are the blocks' positions by name, in order.
     """
 
-    def __init__(self, network: Network, device: str = "auto") -> None:
-        assert network.preprocess is not None
+    slots: Mapping[str, BlockSlot]
+
+    def __init__(self, network: NetworkT, preprocess: Preprocess | None, device: str) -> None:
+        assert preprocess is not None
         self.device = choose_device(device)
         self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
-        self._normalize = Normalize(network.preprocess, self.device)
+        self._normalize = Normalize(preprocess, self.device)
         self._lock = threading.Lock()
+
+    def normalize_images(self, images: Tensor) -> Tensor:
+        """Normalize uint8 images (N, C, H, W)."""
+        return self._normalize(images.to(self.device))
+
+
+class AnalysisModel(_NetworkCopy[Network]):
+    """A copy of a network with one vector of outputs an image; `exclusive` gives access to it."""
+
+    def __init__(self, network: Network, device: str = "auto") -> None:
+        super().__init__(network, network.preprocess, device)
         self.task = model_task(network)
         self.temperature = saved_temperature(network) or 1.0
         # Of other modules neither the layout of a block nor its paths are known.
         slots = block_slots(self._network) if isinstance(network, ResidualNetwork) else []
-        self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in slots}
+        self.slots = {slot.name: slot for slot in slots}
 
     @contextmanager
     def exclusive(self) -> Iterator[Network]:
@@ -67,9 +84,9 @@ class AnalysisModel:
         with self._lock:
             yield self._network
 
-    def normalize_images(self, images: Tensor) -> Tensor:
-        """Normalize uint8 images (N, C, H, W)."""
-        return self._normalize(images.to(self.device))
+    def top_score(self, x: Tensor) -> Tensor | None:
+        """Return the largest logit of one normalized image (1, C, H, W). Only within `exclusive`."""
+        return self._network(x)[0].max()
 
     def decode(self, network: Network, x: Tensor) -> Tensor:
         """Return what the outputs say, as the task decodes them. Raises HTTPError unless all are finite."""
@@ -276,29 +293,36 @@ class BoxAblationResult:
     applied: AppliedAblation
 
 
-class DetectorAnalysis:
-    """A copy of a detector for ablations, in float32 and eval mode; `slots` are the blocks of its backbone by name."""
+class DetectorAnalysis(_NetworkCopy[DenseNetwork]):
+    """A copy of a detector; `slots` are the blocks of its backbone by name, and `exclusive` gives access to that."""
 
     def __init__(self, network: DenseNetwork, device: str = "auto") -> None:
-        assert network.preprocess is not None
-        self.device = choose_device(device)
+        super().__init__(network, network.preprocess, device)
         self.classes = class_names(network)
         self.is_finite = is_finite(network)
-        self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
-        self._normalize = Normalize(network.preprocess, self.device)
-        self._lock = threading.Lock()
-        self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in block_slots(self._network.residual_network)}
+        self.slots = {slot.name: slot for slot in block_slots(self._network.residual_network)}
+
+    @contextmanager
+    def exclusive(self) -> Iterator[ResidualNetwork]:
+        """Lock the detector for one caller. Raises HTTPError (500) for weights that are not finite."""
+        require_finite(self.is_finite)
+        with self._lock:
+            yield self._network.residual_network
+
+    def top_score(self, x: Tensor) -> Tensor | None:
+        """Return the highest score of a box in an image (1, C, H, W), None without a box. Only within `exclusive`."""
+        (found,) = self._network(list(x))
+        return found["scores"][0] if len(found["scores"]) else None
 
     def ablate(self, image: Tensor, ablation: AblationRequest) -> BoxAblationResult:
         """Measure the intact and the ablated detector on a uint8 image (C, H, W).
 
         Raises HTTPError: 422 for an unknown block, 500 for weights that are not finite.
         """
-        require_finite(self.is_finite)
-        x = self._normalize(image[None].to(self.device))
-        with self._lock:
+        x = self.normalize_images(image[None])
+        with self.exclusive() as backbone:
             baseline = self._measure(x)
-            with apply_ablation(self._network.residual_network, ablation) as applied:
+            with apply_ablation(backbone, ablation) as applied:
                 ablated = self._measure(x)
         return BoxAblationResult(baseline, ablated, applied)
 
@@ -307,10 +331,8 @@ class DetectorAnalysis:
 
         Raises HTTPError: 422 for an unknown block, and a box that there is not.
         """
-        require_finite(self.is_finite)
-        x = self._normalize(image[None].to(self.device))[0]
-        backbone = self._network.residual_network
-        with self._lock, apply_ablation(backbone, ablation) as applied:
+        (x,) = self.normalize_images(image[None])
+        with self.exclusive() as backbone, apply_ablation(backbone, ablation) as applied:
             with torch.no_grad():
                 (found,) = self._network([x])
             kept = found["labels"].nonzero().flatten().tolist()

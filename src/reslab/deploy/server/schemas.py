@@ -142,8 +142,9 @@ class BlockPartMaps(BaseModel):
 
 
 class BlockDetailsResponse(BaseModel):
-    """The strongest feature maps of a block; standard deviations of output, branch and shortcut; the norm of the top
-    class's gradient with respect to the output; maps of the parts, which plain blocks do not have."""
+    """The strongest feature maps of a block; standard deviations of output, branch and shortcut; the norm of the
+    gradient of the top class's logit with respect to the output, of a detector that of the highest score of a box (null
+    without a box); maps of the parts, which plain blocks do not have."""
 
     block: str
     feature_maps: list[str]

@@ -9,6 +9,7 @@ import { shapeChanges } from "./network_diagram.js";
 /** The details of a clicked block; `fetchDetails(name)` requests them under `ablation`, `onClose(name)` is called after closing. */
 export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
   const blocks = new Map(model.stages.flatMap((stage) => stage.blocks).map((block) => [block.name, block]));
+  const explained = model.target === "boxes" ? "best box's score" : "top class";
   const title = element("h3", { tabindex: "-1" });
   const shape = element("div");
   const drawing = element("img", { class: "block-drawing", hidden: true });
@@ -31,7 +32,8 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
     showDrawing(name);
     const response = await refresh();
     if (!response) return;
-    status.textContent = `Response of ${name} ${formatNumber(response.output_std)}, branch ${formatNumber(response.branch_std)}, shortcut ${formatNumber(response.shortcut_std)}, gradient ${formatNumber(response.gradient_norm)}`;
+    const described = facts(response, explained).map(([fact, value]) => `${fact.toLowerCase()} ${formatNumber(value)}`).join(", ");
+    status.textContent = `Block ${name}: ${described}`;
     node.scrollIntoView({ block: "nearest" });
   }
 
@@ -52,7 +54,7 @@ export function makeBlockDetails(model, fetchDetails, ablation, onClose) {
     if (openBlock !== name) return null;
     body.setAttribute("aria-busy", "false");
     parts.show(name, response);
-    if (response) body.replaceChildren(...measures(response, ablationText));
+    if (response) body.replaceChildren(...measures(response, ablationText, explained));
     return response;
   }
 
@@ -72,14 +74,18 @@ function describeBlock(block) {
   return [element("p", { class: "layout" }, block.layout), element("p", { class: "note" }, facts)];
 }
 
-function measures(response, ablationText) {
-  const facts = [
+/** Return [name, value, meaning] of what was measured; the gradient is that of `explained`. */
+function facts(response, explained) {
+  return [
     ["Response", response.output_std, "standard deviation of the output"],
     ["Branch", response.branch_std, "standard deviation of the branch"],
     ["Shortcut", response.shortcut_std, "standard deviation of the shortcut"],
-    ["Gradient", response.gradient_norm, "norm of the top class's gradient at the output"],
+    ["Gradient", response.gradient_norm, `norm of the gradient of the ${explained} at the output`],
   ].filter(([, value]) => value != null);
-  const tiles = facts.map(([name, value, why]) => element("div", {}, element("dt", {}, name), element("dd", {}, formatNumber(value)), element("dd", { class: "note" }, why)));
+}
+
+function measures(response, ablationText, explained) {
+  const tiles = facts(response, explained).map(([name, value, why]) => element("div", {}, element("dt", {}, name), element("dd", {}, formatNumber(value)), element("dd", { class: "note" }, why)));
   const maps = response.feature_maps.map((src, i) => element("img", { src, alt: `Feature map ${response.channels[i]}` }));
   const caption = `${maps.length} of ${response.output_shape[0]} feature maps, each scaled to its own range; ${ablationText}.`;
   return [element("dl", { class: "facts" }, tiles), element("figure", {}, element("div", { class: "maps" }, maps), element("figcaption", {}, caption))];

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { attempt, clearAlert } from "./alerts.js";
 import { element } from "./elements.js";
 import { makeAblation, makeAblationControls } from "./ablation.js";
+import { makeBlockDetails } from "./block_details.js";
 import { makeNetworkDiagram } from "./network_diagram.js";
 import { paint } from "./heatmap.js";
 import { paintMasks } from "./instance_masks.js";
@@ -22,7 +23,9 @@ export function makeBoxPanel(model, controls, id) {
 
   const ablation = makeAblation(() => { draw(); lesion(); });
   const ablationControls = makeAblationControls(blocks, ablation);
-  const network = makeNetworkDiagram(model, id, ablation.toggle, null);
+  const fetchBlock = inTurn((name) => api.block(model.name, name, ablation.request(), image));
+  const details = makeBlockDetails(model, async (name) => (image ? fetchBlock(name) : null), ablation, closeDetails);
+  const network = makeNetworkDiagram(model, id, ablation.toggle, (name) => { network.open(name); details.open(name); });
   const fetchPrediction = latest((signal, blob) => api.detect(model.name, blob, signal));
   const fetchLesion = inTurn(() => api.lesion(model.name, ablation.request(), image));
   const fetchHeatmap = inTurn((box) => api.explainBox(model.name, box, ablation.request(), image));
@@ -41,9 +44,14 @@ export function makeBoxPanel(model, controls, id) {
   const list = element("ol", { class: "box-list", "aria-label": "Boxes" });
   const result = element("div", { class: "result detections" }, frame, element("div", { class: "classes" }, slider, list, caption));
   const blockParts = blocks.length
-    ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node]
+    ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node, details.node]
     : [element("p", { class: "note" }, "The blocks of an exported graph cannot be switched off.")];
   const node = makePanelNode(model, [prediction, result, ...blockParts]);
+
+  function closeDetails(name) {
+    network.open(null);
+    node.querySelector(`[data-block="${name}"] .block`)?.focus();
+  }
 
   /** Set another image. Rejects, without a change, if the network cannot read it. */
   async function setImage(blob) {
@@ -77,7 +85,9 @@ export function makeBoxPanel(model, controls, id) {
       draw();
       explain();
     }
-    if (request === lastRequest) node.classList.remove("waiting");
+    if (request !== lastRequest) return;
+    node.classList.remove("waiting");
+    details.refresh();
   }
 
   /** Show the heatmap of the marked box; none of a box that is gone. */

@@ -5,7 +5,7 @@ import { formatCount, svgElement, element, formatNumber } from "./elements.js";
 const MAX_SINGLE_LINE_BLOCKS = 24;
 const BARS_HEIGHT = 30;
 
-/** The diagram of `model`; clicks call `onSwitch(name)` and `onOpen(name)`, which is null where blocks have no details. */
+/** The diagram of `model`; clicks call `onSwitch(name)` and `onOpen(name)`. */
 export function makeNetworkDiagram(model, id, onSwitch, onOpen) {
   const blocks = model.stages.flatMap((stage) => stage.blocks);
   const tiles = new Map(blocks.map((block) => [block.name, makeTile(block, id, onSwitch, onOpen)]));
@@ -14,7 +14,7 @@ export function makeNetworkDiagram(model, id, onSwitch, onOpen) {
   stages[0].querySelector(".blocks").prepend(makeEnd("in", "stem", model.stem));
   stages.at(-1).querySelector(".blocks").append(makeEnd("out", "head", model.head));
   const drawing = element("div", { ...diagramAttributes(model, blocks), role: "group", "aria-label": `Blocks of ${model.name}` }, stages);
-  const node = element("div", {}, drawing, legend(blocks, onOpen !== null), reasons(blocks, id));
+  const node = element("div", {}, drawing, legend(blocks), reasons(blocks, id));
 
   /** Show which blocks are off or swapped, and each block's response. */
   function update(ablation, responses) {
@@ -67,8 +67,7 @@ function makeTile(block, id, onSwitch, onOpen) {
   const short = block.name.split(".").at(-1);
   const baselineBar = element("i", { class: "baseline" });
   const currentBar = element("i", { class: "current" });
-  const attributes = onOpen ? { type: "button", "aria-expanded": "false", onclick: () => onOpen(block.name) } : { role: "img" };
-  const box = element(onOpen ? "button" : "div", { class: "block", ...attributes }, element("span", { class: "responses", "aria-hidden": "true" }, baselineBar, currentBar));
+  const box = element("button", { type: "button", class: "block", "aria-expanded": "false", onclick: () => onOpen(block.name) }, element("span", { class: "responses", "aria-hidden": "true" }, baselineBar, currentBar));
   const toggle = makeSwitch(block, `${id}-why-${block.name}`, () => onSwitch(block.name));
   const label = element("span", { class: "short" }, short);
   const shape = element("span", { class: "change" }, shapeChanges(block).map((text) => element("span", {}, text)));
@@ -84,7 +83,7 @@ function makeTile(block, id, onSwitch, onOpen) {
     currentBar.style.height = `${(BARS_HEIGHT * (response?.ablated ?? 0)) / maxStd}px`;
     const parts = [block.name, partner && `with ${partner} in its place`, block.layout, response && `response ${formatNumber(response.ablated)}, with all blocks on ${formatNumber(response.baseline)}`];
     box.setAttribute("aria-label", parts.filter(Boolean).join("; "));
-    box.title = `${parts.filter(Boolean).join("\n")}\n${formatCount(block.params)} parameters.${onOpen ? " Click for details." : ""}`;
+    box.title = `${parts.filter(Boolean).join("\n")}\n${formatCount(block.params)} parameters. Click for details.`;
   }
   return { node, set, open: (on) => { box.setAttribute("aria-expanded", String(on)); node.classList.toggle("opened", on); } };
 }
@@ -118,11 +117,11 @@ function wires(block) {
   return svgElement("svg", { class: "wires", viewBox: "0 0 92 92", "aria-hidden": "true" }, parts);
 }
 
-function legend(blocks, hasDetails) {
+function legend(blocks) {
   const arcs = blocks.some(hasShortcut);
   return element("p", { class: "note legend" },
     element("span", { class: "key baseline" }, "response with all blocks on"), element("span", { class: "key current" }, "current response"),
-    arcs && element("span", {}, "The arc is the shortcut; dashed where it changes the shape."), hasDetails && element("span", {}, "Click a box for details."));
+    arcs && element("span", {}, "The arc is the shortcut; dashed where it changes the shape."), element("span", {}, "Click a block for details."));
 }
 
 function reasons(blocks, id) {

@@ -16,6 +16,7 @@ from reslab.deploy.server.ablation import (
     AblationResult,
     AnalysisModel,
     BoxAblationResult,
+    DetectorAnalysis,
     ablation_curve,
     apply_ablation,
     finite_or_none,
@@ -42,7 +43,6 @@ from reslab.deploy.server.schemas import (
 )
 from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.block import ResidualBlock
-from reslab.nn.module_network import Network
 from reslab.spec.errors import unknown_name
 
 _MAX_FEATURE_MAPS = 16
@@ -58,32 +58,35 @@ def block_routes(state: AppState) -> APIRouter:
         block: Annotated[str, Query(description="A block by name, such as layer2.1.")],
         model: ModelQuery = "",
     ) -> BlockDetailsResponse:
-        """Measure one block on an image: its feature maps, branch, shortcut and gradient, optionally ablated."""
+        """Measure one block on an image: its feature maps, branch, shortcut and gradient, optionally ablated.
+
+        Of a detector, the blocks are those of its backbone, and the gradient is that of the highest score of a box.
+        """
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
-            if block not in loaded.analysis_model.slots:
-                raise HTTPError(422, str(unknown_name("block", block, loaded.analysis_model.slots)))
+            analyzed = loaded.detector or loaded.analysis_model
+            if block not in analyzed.slots:
+                raise HTTPError(422, str(unknown_name("block", block, analyzed.slots)))
             image = await state.decode(single_image(body), loaded)
-            return await state.run_analysis(
-                body.client, loaded, _measure_block, loaded.analysis_model, block, image, ablation
-            )
+            return await state.run_analysis(body.client, loaded, _measure_block, analyzed, block, image, ablation)
 
     return router
 
 
 def _measure_block(
-    analysis_model: AnalysisModel, block_name: str, image: Tensor, ablation: AblationRequest
+    analyzed: AnalysisModel | DetectorAnalysis, block_name: str, image: Tensor, ablation: AblationRequest
 ) -> BlockDetailsResponse:
     """Return the feature maps, standard deviations and gradient norm, |d y_top / d output|, of a block.
 
-    The block is the one at the position `block_name` after the ablation is applied.
+    The block is the one at the position `block_name` after the ablation is applied. y_top is the largest logit, or the
+    highest score of a box; without a box there is no gradient.
     """
-    x = analysis_model.normalize_images(image[None])
-    with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
+    x = analyzed.normalize_images(image[None])
+    with analyzed.exclusive() as network, apply_ablation(network, ablation) as applied:
         slot = next(slot for slot in block_slots(network) if slot.name == block_name)
-        block_input, output, gradient = _record_block(network, slot, x)
+        block_input, output, gradient = _record_block(analyzed, slot, x)
         assert isinstance(slot.block, ResidualBlock)
         has_shortcut = slot.block.merge is not None
         with torch.no_grad():
@@ -100,7 +103,7 @@ def _measure_block(
         output_std=_std(output),
         branch_std=_std(branch),
         shortcut_std=_std(shortcut),
-        gradient_norm=finite_or_none(float(gradient.double().norm())),
+        gradient_norm=None if gradient is None else finite_or_none(float(gradient.double().norm())),
         parts=_part_maps(parts, branch, output, factor) if has_shortcut else None,
         rejected=applied.describe_rejected(),
     )
@@ -115,13 +118,15 @@ def _part_maps(parts: BlockParts, branch: Tensor, output: Tensor, factor: float)
     return BlockPartMaps(channel=channel, factor=factor, shortcut=shortcut_map, branch=branch_map, output=output_map)
 
 
-def _record_block(network: Network, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the block's input, its output, and the gradient of the top class's logit with respect to the output."""
+def _record_block(
+    analyzed: AnalysisModel | DetectorAnalysis, slot: BlockSlot, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the block's input, its output, and the gradient of the top score with respect to the output."""
     recorded: list[tuple[Tensor, Tensor]] = []
     with _recording(slot.block, slot.repeat_index, recorded), torch.enable_grad():
-        logits = network(x)
+        score = analyzed.top_score(x)
         block_input, output = recorded[0]
-        (gradient,) = torch.autograd.grad(logits[0, logits[0].argmax()], output)
+        gradient = None if score is None else torch.autograd.grad(score, output)[0]
     return block_input, output.detach(), gradient
 
 
