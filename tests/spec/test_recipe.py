@@ -286,6 +286,7 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
         ({"arch": ("mix",)}, "AXIS=VALUE"),
         ({"val_fraction": 1.0}, "below 1"),
         ({"repeated_augmentation": 0}, "at least 1"),
+        ({"eval_interval": 0}, "at least 1 epoch"),
         ({"l2": -0.1}, "at least 0"),
     ],
 )

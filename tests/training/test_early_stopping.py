@@ -68,6 +68,9 @@ def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
         ends(replace(recipe, early_stopping=EarlyStoppingConfig("20 steps")), scores) == 4
     )  # 20 steps are past at the second epoch's end
     assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("0 epochs")), scores * 9) is None
+    # With an evaluation every second epoch, two epochs are one evaluation, and three are rounded up to two.
+    assert ends(replace(recipe, eval_interval=2), scores) == 3
+    assert ends(replace(recipe, eval_interval=2, early_stopping=EarlyStoppingConfig("3 epochs")), scores) == 4
 
 
 def test_the_reason_is_a_kind_with_a_text() -> None:

@@ -122,6 +122,12 @@ def test_a_length_in_steps_may_end_within_an_epoch(tiny: dict[str, Any], tmp_pat
     assert [line["step"] for line in run.log.records() if line["kind"] == "eval"] == [22, 30]
 
 
+def test_evaluations_follow_the_interval_and_the_last_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+    overrides = {**tiny["overrides"], "duration": "120 steps", "eval_interval": 2}
+    run = train(output=tmp_path / "run", **{**tiny, "epochs": None, "overrides": overrides})
+    assert [line["step"] for line in run.log.records() if line["kind"] == "eval"] == [44, 88, 120]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     tiny: dict[str, Any], tmp_path: Path

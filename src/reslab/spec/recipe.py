@@ -165,7 +165,8 @@ class Recipe:
     Weights kept: those of the best validation score, or of the last step; with `ema` their moving average; with
         `swa_epochs` the mean over the ends of the last epochs. `precise_bn_batches` recomputes BatchNorm statistics on
         that many batches at the end; `sync_bn` normalizes by the global batch when several processes share it.
-        With `eval_train` the final weights are evaluated on the training split too.
+    Evaluation: at the end of every `eval_interval`-th epoch and after the last step. With `eval_train` the final
+        weights are evaluated on the training split too.
     """
 
     name: str
@@ -202,6 +203,7 @@ class Recipe:
     pretrained: bool = False
     val_fraction: float = 0.0
     eval_transform: str = ""
+    eval_interval: int = 1
     eval_train: bool = False
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     notes: str = ""
@@ -213,6 +215,8 @@ class Recipe:
             raise invalid("a batch_size of at least 1", self.batch_size)
         if self.image_size < 0:
             raise invalid("an image_size of at least 0 (0: that of the data)", self.image_size, nearest="224")
+        if self.eval_interval < 1:
+            raise invalid("an eval_interval of at least 1 epoch", self.eval_interval, nearest="1")
         if not 0 <= self.val_fraction < 1:
             raise invalid("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
         if self.precision not in PRECISIONS:

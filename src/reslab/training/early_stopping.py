@@ -61,7 +61,8 @@ class EarlyStopping:
     def __init__(self, recipe: Recipe, task: Task, steps_per_epoch: int) -> None:
         self.metric = task.metric(recipe.early_stopping.metric)
         num_steps = parse_duration(recipe.early_stopping.patience).num_steps(steps_per_epoch)
-        self._patience_counter = PatienceCounter(math.ceil(num_steps / steps_per_epoch)) if num_steps else None
+        interval = recipe.eval_interval * steps_per_epoch
+        self._patience_counter = PatienceCounter(math.ceil(num_steps / interval)) if num_steps else None
         self._best_step = 0
         self.should_stop = False
 

@@ -201,7 +201,7 @@ class Trainer:
             lambda: self.weight_selector.on_step_end(self.step),
             self._log_if_due,
             lambda: self.weight_selector.on_epoch_end(self.step) if self._is_epoch_end else None,
-            lambda: self._evaluate() if self._is_epoch_end else None,
+            lambda: self._evaluate() if self._is_evaluation_due else None,
             self._call_hook,
             self._save_snapshot,
             lambda: None if self.is_finished else self._log_phase(),
@@ -214,6 +214,11 @@ class Trainer:
     @property
     def _is_epoch_end(self) -> bool:
         return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    @property
+    def _is_evaluation_due(self) -> bool:
+        interval = self.recipe.eval_interval * self.steps_per_epoch
+        return self.step % interval == 0 or self.step == self.total_steps
 
     def _log_if_due(self) -> None:
         if self._is_epoch_end or self.step % LOG_EVERY_STEPS == 0:
