@@ -43,16 +43,16 @@ def reduced(factor: int) -> Decoder:
 
 def decoders() -> dict[str, Decoder]:
     """Return the decoders at full size that are installed."""
-    found: dict[str, Decoder] = {PILLOW: pillow, "torchvision": torchvision}
+    result: dict[str, Decoder] = {PILLOW: pillow, "torchvision": torchvision}
     if importlib.util.find_spec("simplejpeg"):
         import simplejpeg
 
-        found["simplejpeg"] = simplejpeg.decode_jpeg
+        result["simplejpeg"] = simplejpeg.decode_jpeg
     if importlib.util.find_spec("torchcodec"):
         from torchcodec.decoders import decode_jpeg as codec_jpeg
 
-        found["torchcodec"] = lambda content: codec_jpeg(content).permute(1, 2, 0).numpy()
-    return found
+        result["torchcodec"] = lambda content: codec_jpeg(content).permute(1, 2, 0).numpy()
+    return result
 
 
 def main() -> None:

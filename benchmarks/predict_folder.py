@@ -45,8 +45,8 @@ def make_candidates(
             predictor(pixels[start : start + batch])
 
     def predict() -> None:
-        found = list(iter_predictions(network, predictor, items, PredictOptions(batch_size=batch)))
-        assert not any(prediction.error for prediction in found)
+        result = list(iter_predictions(network, predictor, items, PredictOptions(batch_size=batch)))
+        assert not any(prediction.error for prediction in result)
 
     return {DECODE: decode, MODEL: compute, BOTH: predict}
 

@@ -87,11 +87,11 @@ def render(result: Mapping[str, Any]) -> str:
     """Return the table of a result below a line that says what was measured, how, where and when."""
     machine = dict(result["machine"])
     device, device_name, processor = (machine.pop(key) for key in ("device", "device_name", "processor"))
-    place = f"{processor if device == 'cpu' else device_name}, {machine.pop('num_cores')} cores"
-    place += f", threads: {machine.pop('num_threads')}, load average {machine.pop('load_average'):.1f}"
+    caption = f"{processor if device == 'cpu' else device_name}, {machine.pop('num_cores')} cores"
+    caption += f", threads: {machine.pop('num_threads')}, load average {machine.pop('load_average'):.1f}"
     versions = ", ".join(f"{name} {version}" for name, version in machine.items() if version)
     command = f"`{result['command']}`: " if "command" in result else ""
-    return f"{command}{result['title']}. {place}, {versions}, {result['date']}.\n\n{render_table(result)}"
+    return f"{command}{result['title']}. {caption}, {versions}, {result['date']}.\n\n{render_table(result)}"
 
 
 def result_path(name: str, is_record: bool) -> Path:

@@ -65,7 +65,7 @@ def is_under(name: str, package: str) -> bool:
 
 
 def upward_imports(modules: list[Module]) -> list[str]:
-    found = []
+    result = []
     for module in modules:
         for target in imported(module) if module.package else ():
             parts = target.split(".")
@@ -73,10 +73,10 @@ def upward_imports(modules: list[Module]) -> list[str]:
                 continue
             package = parts[1] if len(parts) > 1 else ""
             if package not in PACKAGES:
-                found.append(f"{module.name} imports {target}; import the module that defines it")
+                result.append(f"{module.name} imports {target}; import the module that defines it")
             elif PACKAGES.index(package) > PACKAGES.index(module.package):
-                found.append(f"{module.name} imports {target}, but {module.package} comes before {package}")
-    return found
+                result.append(f"{module.name} imports {target}, but {module.package} comes before {package}")
+    return result
 
 
 def import_graph(modules: list[Module]) -> dict[str, set[str]]:
@@ -114,15 +114,15 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def misplaced(modules: list[Module]) -> list[str]:
-    found = []
+    result = []
     for module in modules:
         for target in imported(module):
             if module.package == "spec" and target.split(".")[0] in NUMERIC:
-                found.append(f"{module.name} imports {target}: spec/ is the standard library only")
+                result.append(f"{module.name} imports {target}: spec/ is the standard library only")
             for dependency, owners in OWNERS.items():
                 if is_under(target, dependency) and module.package not in owners:
-                    found.append(f"{module.name} imports {target}: it belongs to {', '.join(sorted(owners))}/")
-    return found
+                    result.append(f"{module.name} imports {target}: it belongs to {', '.join(sorted(owners))}/")
+    return result
 
 
 def attribute_path(node: ast.AST) -> str:
@@ -136,16 +136,16 @@ def attribute_path(node: ast.AST) -> str:
 
 def misused(modules: list[Module]) -> list[str]:
     """Find print(), input(), exit() and attribute access to torch.distributed outside the packages that own them."""
-    found = []
+    result = []
     for module in modules:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call) and module.package != "cli" and module.name != "reslab.__main__":
                 called = attribute_path(node.func)
                 if called in {"print", "input", "exit", "quit", "sys.exit"}:
-                    found.append(f"{module.name}:{node.lineno} calls {called}")
+                    result.append(f"{module.name}:{node.lineno} calls {called}")
             if attribute_path(node) == "torch.distributed" and module.package != "runtime":
-                found.append(f"{module.name}:{getattr(node, 'lineno', 0)} uses torch.distributed")
-    return found
+                result.append(f"{module.name}:{getattr(node, 'lineno', 0)} uses torch.distributed")
+    return result
 
 
 # `import ... from "./api.js"`, `import "./api.js"`, `export ... from "./api.js"` and `import("./api.js")`.

@@ -76,7 +76,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     return output
 
 
-def test_the_parts_of_the_how_to_compute_what_they_say(folder: Path) -> None:
+def test_the_examples_of_the_guide_compute_what_they_claim(folder: Path) -> None:
     load_plugins("my_plugin")
     network = reslab.create_model("shiftnet20", norm="pixel", act="relu-squared").eval()
     block = network.layer2[0]
@@ -128,8 +128,8 @@ def test_a_format_is_opened_and_listed(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("--plugin", "my_plugin", "summary"), ("summary", "--plugin=my_plugin")])
 def test_a_plugin_is_named_before_or_after_the_command(folder, capsys, arguments) -> None:
-    found = run_json(capsys, *arguments, "shiftnet20")
-    assert found["block"]["merge"] == "noise(0.1) weighted(0.4)"
+    result = run_json(capsys, *arguments, "shiftnet20")
+    assert result["block"]["merge"] == "noise(0.1) weighted(0.4)"
 
 
 def test_runs_and_weights_name_the_plugin_that_they_need(folder, capsys) -> None:
@@ -221,7 +221,7 @@ def test_a_network_of_a_named_plugin_is_served(folder: Path, monkeypatch: pytest
     assert [probabilities[name] for name in "abc"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-def test_a_metric_of_ones_own_selects_the_weights(folder: Path) -> None:
+def test_a_custom_metric_selects_the_weights(folder: Path) -> None:
     load_plugins("my_plugin")
     run = reslab.train("shiftnet20", output="run", recipe="quick", overrides={"duration": "2 epochs"}, val_fraction=0.2)
     evaluation = reslab.evaluate(run, keep_predictions=True)
@@ -235,7 +235,7 @@ def test_a_metric_of_ones_own_selects_the_weights(folder: Path) -> None:
         reslab.register_metric(Metric("top1", "accuracy"))(lambda outputs, targets: 0.0)
 
 
-def test_a_task_of_ones_own_is_trained_and_needs_its_plugin(folder: Path) -> None:
+def test_a_custom_task_is_trained_and_needs_its_plugin(folder: Path) -> None:
     load_plugins("my_plugin")
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
     counts = torch.randint(1, 9, (40,))

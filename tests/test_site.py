@@ -126,10 +126,10 @@ def test_links_lead_from_a_page_to_the_same_files_or_to_their_pages() -> None:
 
 
 def test_boxes_become_markdown_that_jupyter_shows() -> None:
-    answer = ":::{dropdown} Answer to exercise 1\n$4$.\n:::"
+    result = ":::{dropdown} Answer to exercise 1\n$4$.\n:::"
     exercise = ":::{admonition} Exercise 2\n:class: exercise\n\nCount.\n:::"
     details = "<details><summary>Answer to exercise 1</summary>\n\n$4$.\n\n</details>"
-    text = f"before\n\n{answer}\n\n{exercise}"
+    text = f"before\n\n{result}\n\n{exercise}"
     assert site_pages.plain_markdown(text) == f"before\n\n{details}\n\n> **Exercise 2**\n>\n> Count."
     assert site_pages.plain_markdown(":::{note}\nText\n:::") == "> **Note**\n>\n> Text"
 

@@ -53,16 +53,16 @@ def test_the_long_description_keeps_links_to_pages_on_the_web_and_to_headings() 
 
 def core_distributions(name: str = "reslab") -> dict[str, Distribution]:
     """The distributions that this one requires without an extra, and theirs in turn."""
-    found: dict[str, Distribution] = {}
+    result: dict[str, Distribution] = {}
     pending = [name]
     while pending:
         requirements = map(Requirement, distribution(pending.pop()).requires or [])
         for requirement in requirements:
             is_required = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if is_required and requirement.name not in found:
-                found[requirement.name] = distribution(requirement.name)
+            if is_required and requirement.name not in result:
+                result[requirement.name] = distribution(requirement.name)
                 pending.append(requirement.name)
-    return found
+    return result
 
 
 def link_distribution(installed: Distribution, site_packages: Path) -> None:

@@ -104,10 +104,10 @@ class GraphTraining:
 
     def advance(self, num_steps: int, lr: float) -> None:
         """Queue steps of one epoch with one learning rate."""
-        place = self.step % self.num_steps_per_epoch
-        assert place + num_steps <= self.num_steps_per_epoch
+        index = self.step % self.num_steps_per_epoch
+        assert index + num_steps <= self.num_steps_per_epoch
         with torch.cuda.stream(self.stream):
-            if place == 0:
+            if index == 0:
                 self._begin_epoch(self.step // self.num_steps_per_epoch)
             self._negative_lr.fill_(-lr)
             for _ in range(num_steps):

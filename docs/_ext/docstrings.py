@@ -109,8 +109,8 @@ def names_a_value(target: str) -> bool:
 
 def packages() -> list[str]:
     """Return the names of the packages with public modules, but for the command line, which is not for import."""
-    found = [info.name for info in pkgutil.walk_packages(reslab.__path__, "reslab.") if info.ispkg]
-    return [name for name in sorted(found) if modules_of(name) and name != "reslab.cli"]
+    result = [info.name for info in pkgutil.walk_packages(reslab.__path__, "reslab.") if info.ispkg]
+    return [name for name in sorted(result) if modules_of(name) and name != "reslab.cli"]
 
 
 def modules_of(package: str) -> list[str]:

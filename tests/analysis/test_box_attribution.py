@@ -61,15 +61,15 @@ def test_it_is_the_gradient_of_the_score_of_the_box(name: str) -> None:
     with torch.no_grad():
         [expected_boxes] = network([image])
     index = 1
-    found = box_grad_cam(network, image, index)
-    assert found.detections["boxes"].equal(expected_boxes["boxes"])
-    heatmap, batch = _step_by_step(network, image, found.score)
+    result = box_grad_cam(network, image, index)
+    assert result.detections["boxes"].equal(expected_boxes["boxes"])
+    heatmap, batch = _step_by_step(network, image, result.score)
     padded = F.interpolate(heatmap[None], batch.tensors.shape[-2:], mode="bilinear")
     height, width = batch.image_sizes[0]
     expected = F.interpolate(padded[..., :height, :width], image.shape[-2:], mode="bilinear")[0, 0]
-    assert found.heatmap.shape == image.shape[-2:]
+    assert result.heatmap.shape == image.shape[-2:]
     assert float(expected.max()) > 0
-    torch.testing.assert_close(found.heatmap, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
+    torch.testing.assert_close(result.heatmap, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
 
 
 def test_another_stage_of_the_backbone_may_be_explained() -> None:

@@ -60,30 +60,30 @@ def test_the_interval_leaves_out_zero_where_the_test_decides(b: int, c: int) -> 
 
 
 def test_flipped_predictions_name_the_class_of_each_network(both: list[AnalysisTarget]) -> None:
-    answer = compare_models(both, CompareOptions(split="own"))
+    result = compare_models(both, CompareOptions(split="own"))
     with torch.no_grad():
         one, two = (target.model(target.images) for target in both)
     labels = both[0].labels
     flipped = [i for i in range(16) if (one[i].argmax() == labels[i]) != (two[i].argmax() == labels[i])]
-    assert {flip.index for flip in answer.flipped} == set(flipped)
-    for flip in answer.flipped:
+    assert {flip.index for flip in result.flipped} == set(flipped)
+    for flip in result.flipped:
         assert flip.first == both[0].classes[int(one[flip.index].argmax())]
         assert flip.second_probability == pytest.approx(float(two[flip.index].softmax(0).max()))
-    assert answer.models[0].score == pytest.approx(float((one.argmax(1) == labels).float().mean()))
+    assert result.models[0].score == pytest.approx(float((one.argmax(1) == labels).float().mean()))
 
 
 def test_the_whole_split_is_evaluated_by_default(both: list[AnalysisTarget]) -> None:
-    answer = compare_models(both, CompareOptions(max_flipped=3))
+    result = compare_models(both, CompareOptions(max_flipped=3))
     assert both[0].data is not None
-    assert (answer.split, answer.num_images) == ("test", len(both[0].data.split("test")))
-    assert len(answer.flipped) == 3
-    to_dict(answer)
+    assert (result.split, result.num_images) == ("test", len(both[0].data.split("test")))
+    assert len(result.flipped) == 3
+    to_dict(result)
 
 
 def test_a_network_and_itself(both: list[AnalysisTarget]) -> None:
-    answer = compare_models([both[0], both[0]], CompareOptions(split="own"))
-    assert (answer.paired_test.p_value, answer.flipped, answer.num_unmatched) == (1.0, (), 0)
-    assert {layer.distance for layer in answer.weight_distances} == {0.0}
+    result = compare_models([both[0], both[0]], CompareOptions(split="own"))
+    assert (result.paired_test.p_value, result.flipped, result.num_unmatched) == (1.0, (), 0)
+    assert {layer.distance for layer in result.weight_distances} == {0.0}
 
 
 def test_distances_between_the_weights_that_both_have() -> None:

@@ -90,26 +90,26 @@ def test_maps_are_pooled_where_they_are_large() -> None:
 
 
 def test_attributions_are_those_of_the_functions() -> None:
-    result = subject()
-    answer = analyze_attribution(result, FEW)
-    assert answer.layer == "layer3.0"
+    inputs = subject()
+    result = analyze_attribution(inputs, FEW)
+    assert result.layer == "layer3.0"
     with torch.no_grad():
-        target = result.model(result.images[:2]).argmax(1)
-    expected = grad_cam(result.model, result.images[:2], target, "layer3.0")
-    assert [one.grad_cam for one in answer.images] == [map_to_rows(row) for row in expected]
-    assert len(answer.images[0].occlusion) == result.images.shape[-1]
-    json.dumps(to_dict(answer), allow_nan=False)
+        target = inputs.model(inputs.images[:2]).argmax(1)
+    expected = grad_cam(inputs.model, inputs.images[:2], target, "layer3.0")
+    assert [one.grad_cam for one in result.images] == [map_to_rows(row) for row in expected]
+    assert len(result.images[0].occlusion) == inputs.images.shape[-1]
+    json.dumps(to_dict(result), allow_nan=False)
 
 
 def test_the_label_as_target_class_and_misclassified_images() -> None:
-    result = subject()
-    answer = analyze_attribution(
-        result, AttributionOptions(num_images=9, target_class="label", misclassified=True, num_steps=2)
+    inputs = subject()
+    result = analyze_attribution(
+        inputs, AttributionOptions(num_images=9, target_class="label", misclassified=True, num_steps=2)
     )
-    assert all(one.label == one.target_class != one.predicted for one in answer.images)
+    assert all(one.label == one.target_class != one.predicted for one in result.images)
     with torch.no_grad():
-        right = result.model(result.images).argmax(1)
-    sure = AnalysisTarget("sure", result.model, result.images, right, result.task, result.data)
+        right = inputs.model(inputs.images).argmax(1)
+    sure = AnalysisTarget("sure", inputs.model, inputs.images, right, inputs.task, inputs.data)
     with pytest.raises(ValueError, match="a misclassified image; got: none among 6"):
         analyze_attribution(sure, AttributionOptions(misclassified=True))
 
@@ -117,27 +117,27 @@ def test_the_label_as_target_class_and_misclassified_images() -> None:
 def test_kernels_are_the_weights_of_the_largest_norm() -> None:
     torch.manual_seed(0)
     model = create_model("resnet20_cifar", depths=(1, 1, 1), num_classes=4)
-    answer = analyze_features(
+    result = analyze_features(
         target_from_module(model, torch.randn(4, 3, 16, 16), torch.zeros(4, dtype=torch.long)), FeatureOptions()
     )
     norms = model.conv1.weight.detach().flatten(1).norm(dim=1)
-    first = answer.kernels[0]
+    first = result.kernels[0]
     assert first.channel == int(norms.argmax())
     assert first.norm == pytest.approx(float(norms.max()))
     assert first.values[2][0][1] == pytest.approx(float(model.conv1.weight.detach()[first.channel, 2, 0, 1]), rel=1e-4)
-    assert len(answer.kernels) == 12
+    assert len(result.kernels) == 12
 
 
 def test_dead_channels_are_counted() -> None:
-    result = subject()
-    block = result.model.get_submodule("layer1.0")
+    inputs = subject()
+    block = inputs.model.get_submodule("layer1.0")
     with torch.no_grad():
-        result.model.bn1.weight[3:5] = 0
-        result.model.bn1.bias[3:5] = -1
+        inputs.model.bn1.weight[3:5] = 0
+        inputs.model.bn1.bias[3:5] = -1
         block.bn2.weight[3:5] = 0
         block.bn2.bias[3:5] = -1
-    answer = analyze_features(result, FeatureOptions(layers=("layer1.0",), max_channels=3))
-    (layer,) = answer.layers
+    result = analyze_features(inputs, FeatureOptions(layers=("layer1.0",), max_channels=3))
+    (layer,) = result.layers
     assert (layer.num_dead, layer.num_channels, len(layer.maps)) == (2, 16, 3)
     assert not {3, 4} & set(layer.channels)
 

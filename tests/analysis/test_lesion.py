@@ -86,41 +86,41 @@ def test_plain_networks_and_modules_without_shortcuts_have_no_paths() -> None:
     assert "got: a Sequential" in measure_path_lengths(target(foreign), 2, 2, 0)[1]
 
 
-def test_deleting_each_block_equals_switching_it_off_by_hand() -> None:
-    result = target(network())
-    answer = analyze_lesion(result, FEW)
-    block = result.model.get_submodule("layer1.1")
+def test_deleting_each_block_equals_disabling_it_manually() -> None:
+    inputs = target(network())
+    result = analyze_lesion(inputs, FEW)
+    block = inputs.model.get_submodule("layer1.1")
     block.branch = lambda p: p * 0
     with torch.no_grad():
-        logits = result.model(result.images)
-    assert answer.deletions[1].block == "layer1.1"
-    assert answer.deletions[1].error == int((logits.argmax(1) != result.labels).sum()) / 6
-    assert answer.deletions[1].loss == pytest.approx(float(functional.cross_entropy(logits, result.labels)))
+        logits = inputs.model(inputs.images)
+    assert result.deletions[1].block == "layer1.1"
+    assert result.deletions[1].error == int((logits.argmax(1) != inputs.labels).sum()) / 6
+    assert result.deletions[1].loss == pytest.approx(float(functional.cross_entropy(logits, inputs.labels)))
 
 
 def test_the_result_of_a_residual_network() -> None:
-    answer = analyze_lesion(target(network()), FEW)
-    assert (answer.kind, answer.num_images, answer.chance_error) == ("residual", 6, 0.75)
-    assert [(one.num_deleted, len(one.errors)) for one in answer.multi_deletions] == [(1, 2), (2, 2), (3, 1)]
-    assert {one.num_swaps for one in answer.permutations} == {1, 2, 3}
-    assert to_dict(answer)["deletions"][0]["block"] == "layer1.0"
+    result = analyze_lesion(target(network()), FEW)
+    assert (result.kind, result.num_images, result.chance_error) == ("residual", 6, 0.75)
+    assert [(one.num_deleted, len(one.errors)) for one in result.multi_deletions] == [(1, 2), (2, 2), (3, 1)]
+    assert {one.num_swaps for one in result.permutations} == {1, 2, 3}
+    assert to_dict(result)["deletions"][0]["block"] == "layer1.0"
 
 
 def test_deleting_a_block_with_a_zero_branch_changes_nothing() -> None:
     model = network()
     for _, block in model.blocks():
         nn.init.zeros_(block.last_norms()[-1].weight)
-    answer = analyze_lesion(target(model), FEW)
-    assert {one.loss for one in answer.deletions} == {answer.loss}
-    assert {error for one in answer.multi_deletions for error in one.errors} == {answer.error}
+    result = analyze_lesion(target(model), FEW)
+    assert {one.loss for one in result.deletions} == {result.loss}
+    assert {error for one in result.multi_deletions for error in one.errors} == {result.error}
 
 
 def test_in_a_plain_network_blocks_of_equal_shapes_can_be_deleted() -> None:
-    answer = analyze_lesion(target(network(merge="none")), FEW)
-    assert answer.kind == "plain"
-    assert [one.error is None for one in answer.deletions] == [False, False, True]
-    assert "changes the shape" in answer.deletions[2].reason
-    assert answer.paths == ()
+    result = analyze_lesion(target(network(merge="none")), FEW)
+    assert result.kind == "plain"
+    assert [one.error is None for one in result.deletions] == [False, False, True]
+    assert "changes the shape" in result.deletions[2].reason
+    assert result.paths == ()
 
 
 def test_a_whole_split_can_be_evaluated() -> None:

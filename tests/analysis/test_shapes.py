@@ -36,7 +36,7 @@ def test_the_second_convolution_of_book_net_sees_8_pixels() -> None:
     assert rows["fc.0"].receptive_field is None
 
 
-def test_a_bottleneck_beside_a_basic_block() -> None:
+def test_a_bottleneck_compared_with_a_basic_block() -> None:
     """He et al. 2015, Fig. 5: 256-64-64-256 and 64-64, 'similar time complexity'."""
     bottleneck, basic = cost("resnet50", block="layer1.1"), cost("resnet34", block="layer1.1")
     assert (bottleneck.total.weights, basic.total.weights) == (69_632, 73_728)

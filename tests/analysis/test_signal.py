@@ -69,7 +69,7 @@ def test_a_broken_telescoping_sum_names_its_reason_and_error(
     assert (result.obstacle, result.obstacle_text) == (obstacle, text)
 
 
-def test_the_telescoping_error_is_what_relu_cuts_away() -> None:
+def test_the_telescoping_error_is_what_relu_removes() -> None:
     """One block: x_L - x - F = relu(x + F) - (x + F), the negative part."""
     [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
     result = analyze_telescope(target, TelescopeOptions("running")).blocks[0]

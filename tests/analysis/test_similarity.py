@@ -88,18 +88,18 @@ def test_layers_of_one_and_of_two_networks(target: AnalysisTarget) -> None:
         num_images=24,
         arch_overrides={"image_size": "8,8"},
     )
-    answer = analyze_similarity([target, other])
-    assert [(pair.first, pair.second) for pair in answer.pairs] == [
+    result = analyze_similarity([target, other])
+    assert [(pair.first, pair.second) for pair in result.pairs] == [
         (target.name, target.name),
         (other.name, other.name),
         (target.name, other.name),
     ]
-    assert answer.pairs[0].rows == ("conv1", "layer1.0", "layer2.0", "layer3.0")
-    values = np.array(answer.pairs[0].values)
+    assert result.pairs[0].rows == ("conv1", "layer1.0", "layer2.0", "layer3.0")
+    values = np.array(result.pairs[0].values)
     assert np.allclose(values, values.T)
     assert np.allclose(np.diag(values), 1)
     one, two = (layer_outputs(each.model, ["layer2.0"], each.images)["layer2.0"] for each in (target, other))
-    assert answer.pairs[2].values[2][2] == pytest.approx(cka(gram_matrix(one), gram_matrix(two)))
+    assert result.pairs[2].values[2][2] == pytest.approx(cka(gram_matrix(one), gram_matrix(two)))
 
 
 def test_networks_with_other_images_are_not_compared(target: AnalysisTarget) -> None:
@@ -113,7 +113,7 @@ def test_networks_with_other_images_are_not_compared(target: AnalysisTarget) -> 
 
 
 def test_neighbours_vote_as_scikit_learn_has_it(target: AnalysisTarget) -> None:
-    answer = analyze_neighbors(target, NeighborOptions(num_neighbors=1, max_searched=300))
+    result = analyze_neighbors(target, NeighborOptions(num_neighbors=1, max_searched=300))
     assert target.data is not None
     x, y = sample_images(target, "train", 300, 0)
     known, analyze = (
@@ -122,16 +122,16 @@ def test_neighbours_vote_as_scikit_learn_has_it(target: AnalysisTarget) -> None:
     )
     rule = KNeighborsClassifier(1, metric="cosine").fit(known, y.numpy())
     assert (
-        answer.knn_accuracy == answer.same_class_fraction == pytest.approx(rule.score(analyze, target.labels.numpy()))
+        result.knn_accuracy == result.same_class_fraction == pytest.approx(rule.score(analyze, target.labels.numpy()))
     )
-    assert (answer.num_searched, answer.split, answer.layer) == (300, "train", "layer3.0")
+    assert (result.num_searched, result.split, result.layer) == (300, "train", "layer3.0")
 
 
 def test_no_image_is_its_own_neighbor() -> None:
-    answer = analyze_neighbors(bare(), NeighborOptions(num_neighbors=3, num_queries=2, layer="0"))
-    assert (answer.num_searched, answer.split, len(answer.queries)) == (12, "", 2)
-    assert all(neighbour.cosine < 1 for query in answer.queries for neighbour in query.neighbors)
-    assert answer.same_class_fraction > answer.chance_accuracy
+    result = analyze_neighbors(bare(), NeighborOptions(num_neighbors=3, num_queries=2, layer="0"))
+    assert (result.num_searched, result.split, len(result.queries)) == (12, "", 2)
+    assert all(neighbour.cosine < 1 for query in result.queries for neighbour in query.neighbors)
+    assert result.same_class_fraction > result.chance_accuracy
 
 
 def test_more_neighbors_than_images() -> None:
@@ -140,24 +140,24 @@ def test_more_neighbors_than_images() -> None:
 
 
 def test_probes_recover_a_linear_label() -> None:
-    result = bare(60)
-    answer = analyze_probes(result, LinearProbeOptions(layers=("0",)))
-    assert (answer.num_fit_images, answer.num_images) == (30, 30)
-    assert answer.probes[0].num_features == 4
-    assert answer.probes[0].score > 0.9
+    inputs = bare(60)
+    result = analyze_probes(inputs, LinearProbeOptions(layers=("0",)))
+    assert (result.num_fit_images, result.num_images) == (30, 30)
+    assert result.probes[0].num_features == 4
+    assert result.probes[0].score > 0.9
     blind = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Identity()), nn.Flatten(), nn.Linear(64, 3))
     nn.init.zeros_(blind[0][0].weight)
-    unseen = analyze_probes(target_from_module(blind, result.images, result.labels), LinearProbeOptions(layers=("0",)))
+    unseen = analyze_probes(target_from_module(blind, inputs.images, inputs.labels), LinearProbeOptions(layers=("0",)))
     assert unseen.probes[0].score == pytest.approx(1 / 3)
 
 
 def test_probes_of_every_block(target: AnalysisTarget) -> None:
-    answer = analyze_probes(target, LinearProbeOptions(max_fit_images=100))
-    assert [probe.layer for probe in answer.probes] == ["conv1", "layer1.0", "layer2.0", "layer3.0"]
+    result = analyze_probes(target, LinearProbeOptions(max_fit_images=100))
+    assert [probe.layer for probe in result.probes] == ["conv1", "layer1.0", "layer2.0", "layer3.0"]
     with torch.no_grad():
         own = (target.model(target.images).argmax(1) == target.labels).float().mean()
-    assert answer.model_score == pytest.approx(float(own))
-    assert answer == analyze_probes(target, LinearProbeOptions(max_fit_images=100))
+    assert result.model_score == pytest.approx(float(own))
+    assert result == analyze_probes(target, LinearProbeOptions(max_fit_images=100))
 
 
 @pytest.mark.parametrize("options", [{"max_fit_images": 1}, {"inverse_regularization": 0.0}])
@@ -194,6 +194,6 @@ def test_a_network_of_layers_alone_has_its_first_convolution_once() -> None:
 
 
 def test_no_image_is_its_own_neighbor_in_its_own_split(target: AnalysisTarget) -> None:
-    answer = analyze_neighbors(target, NeighborOptions(num_neighbors=1, num_queries=3, split="test", layer="conv1"))
-    assert answer.split == "test"
-    assert all(query.neighbors[0].image != query.image for query in answer.queries)
+    result = analyze_neighbors(target, NeighborOptions(num_neighbors=1, num_queries=3, split="test", layer="conv1"))
+    assert result.split == "test"
+    assert all(query.neighbors[0].image != query.image for query in result.queries)

@@ -95,7 +95,7 @@ def _first_input(model: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.parametrize("task", ["labels", "values", "masks"])
 def test_gradients_are_those_of_the_loss_of_the_task(task: str, targets: dict[str, AnalysisTarget]) -> None:
     target = targets[task]
-    answer = analyze_gradients(target, GradientOptions(statistics="running"))
+    result = analyze_gradients(target, GradientOptions(statistics="running"))
     inputs = _first_input(target.model)
     outputs = target.model(target.images.clone().requires_grad_())
     if task == "labels":
@@ -108,21 +108,21 @@ def test_gradients_are_those_of_the_loss_of_the_task(task: str, targets: dict[st
     else:
         loss = functional.cross_entropy(outputs, target.labels)
     (gradient,) = torch.autograd.grad(loss, inputs[0])
-    assert answer.loss == pytest.approx(loss.item(), rel=1e-5)
-    assert answer.blocks[0].input_norm == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert result.blocks[0].input_norm == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
 def test_gradients_of_a_detector_are_those_of_the_sum_of_its_losses(targets: dict[str, AnalysisTarget]) -> None:
     target = targets["boxes"]
-    answer = analyze_gradients(target, GradientOptions(statistics="running"))
+    result = analyze_gradients(target, GradientOptions(statistics="running"))
     network = build_detector(DETECTORS["boxes"])
     inputs = _first_input(network)
     network.training = True  # RetinaNet itself; its norms keep their statistics
     losses = network(list(target.images.clone().requires_grad_()), [dict(label) for label in target.labels])
     loss = torch.stack(list(losses.values())).sum()
     (gradient,) = torch.autograd.grad(loss, inputs[0])
-    assert answer.loss == pytest.approx(loss.item(), rel=1e-5)
-    assert answer.blocks[0].input_norm == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert result.blocks[0].input_norm == pytest.approx(float(gradient.norm()), rel=1e-4)
     assert not target.model.training
 
 
@@ -133,13 +133,13 @@ def test_two_calls_of_a_sampling_detector_give_the_same_loss(targets: dict[str, 
 
 def test_the_error_of_a_segmentation_is_1_minus_the_mean_iou(targets: dict[str, AnalysisTarget]) -> None:
     target = targets["masks"]
-    answer = analyze_lesion(target, LesionOptions(draws=0, path_draws=0))
+    result = analyze_lesion(target, LesionOptions(draws=0, path_draws=0))
     predicted = target.model(target.images).argmax(1).flatten()
     iou = jaccard_score(target.labels.flatten(), predicted, average="macro")
-    assert answer.error == pytest.approx(1 - iou)
-    assert (answer.measure.title, answer.measure.is_fraction) == ("1 - mIoU", True)
-    assert answer.chance_error is None
-    assert [deletion.block for deletion in answer.deletions] == [f"backbone.layer{stage}.0" for stage in range(1, 5)]
+    assert result.error == pytest.approx(1 - iou)
+    assert (result.measure.title, result.measure.is_fraction) == ("1 - mIoU", True)
+    assert result.chance_error is None
+    assert [deletion.block for deletion in result.deletions] == [f"backbone.layer{stage}.0" for stage in range(1, 5)]
 
 
 def test_the_error_of_a_regression_is_its_mean_absolute_error(targets: dict[str, AnalysisTarget]) -> None:
@@ -153,8 +153,8 @@ def test_the_error_of_a_regression_is_its_mean_absolute_error(targets: dict[str,
 def test_a_deleted_block_of_a_backbone_changes_the_network_and_is_restored(targets: dict[str, AnalysisTarget]) -> None:
     target = targets["masks"]
     before = target.model(target.images)
-    answer = analyze_lesion(target, LesionOptions(draws=1, path_draws=0))
-    assert any(deletion.loss != answer.loss for deletion in answer.deletions)
+    result = analyze_lesion(target, LesionOptions(draws=1, path_draws=0))
+    assert any(deletion.loss != result.loss for deletion in result.deletions)
     assert target.model(target.images).equal(before)
 
 
@@ -163,26 +163,26 @@ def test_probes_of_values_are_ridge_regressions(targets: dict[str, AnalysisTarge
     model, images = targets["values"].model, torch.randn(40, 3, 32, 32)
     labels = torch.stack((images.mean((1, 2, 3)) * 50, images[:, 0].std((1, 2)) * 9, images[:, 1, 0, 0]), 1)
     target = target_from_module(model, images, labels, task=Regression(("a", "b", "c"), (0.0,) * 3, (1.0,) * 3))
-    answer = analyze_probes(target, LinearProbeOptions(layers=("layer1.0",)))
+    result = analyze_probes(target, LinearProbeOptions(layers=("layer1.0",)))
     features = pool_features(layer_outputs(model, ["layer1.0"], images)["layer1.0"]).double().numpy()
     fitted = make_pipeline(StandardScaler(), Ridge(alpha=1.0)).fit(features[:20], labels[:20])
-    assert answer.probes[0].score == pytest.approx(r2_score(labels[20:], fitted.predict(features[20:])))
-    assert (answer.metric, answer.baseline_score, answer.is_fraction) == ("R²", 0.0, False)
+    assert result.probes[0].score == pytest.approx(r2_score(labels[20:], fitted.predict(features[20:])))
+    assert (result.metric, result.baseline_score, result.is_fraction) == ("R²", 0.0, False)
 
 
 def test_probes_of_labels_have_mean_average_precision(targets: dict[str, AnalysisTarget]) -> None:
     [target] = open_targets([targets["labels"].name], data="random", num_images=30)
-    answer = analyze_probes(target, LinearProbeOptions(layers=("layer1.0",)))
+    result = analyze_probes(target, LinearProbeOptions(layers=("layer1.0",)))
     outputs = target.model(target.images[15:]).detach()
-    assert answer.model_score == pytest.approx(average_precision_score(target.labels[15:], outputs, average="macro"))
-    assert answer.baseline_score == pytest.approx(float(target.labels[15:].mean(0).mean()))
+    assert result.model_score == pytest.approx(average_precision_score(target.labels[15:], outputs, average="macro"))
+    assert result.baseline_score == pytest.approx(float(target.labels[15:].mean(0).mean()))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_layers_of_a_detector_have_all_its_parameters(name: str, targets: dict[str, AnalysisTarget]) -> None:
     target = targets[name]
-    answer = analyze_cost(target, CostOptions(runs=1))
-    assert answer.total.params == sum(parameter.numel() for parameter in target.model.parameters())
+    result = analyze_cost(target, CostOptions(runs=1))
+    assert result.total.params == sum(parameter.numel() for parameter in target.model.parameters())
     assert target.model(list(target.images))  # anchors and weights are still on the processor
 
 

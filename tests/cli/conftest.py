@@ -54,8 +54,8 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six digits as PNG files, named by their number, and a file that is no image."""
     folder = tmp_path_factory.mktemp("image_folder")
     digits = load_digits()
-    for place in range(6):
-        pixels = (digits.images[place] * 255 / 16).round().astype("uint8")
-        Image.fromarray(pixels).save(folder / f"{place}.png")
+    for index in range(6):
+        pixels = (digits.images[index] * 255 / 16).round().astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{index}.png")
     (folder / "broken.png").write_bytes(b"no image")
     return folder

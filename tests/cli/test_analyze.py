@@ -37,9 +37,9 @@ def test_two_networks_on_one_page_and_in_one_png(command: Command, tmp_path: Pat
         png,
         "--json",
     )
-    found = command(*arguments).value
-    assert [answer["model"] for answer in found["results"]] == [TINY, f"{TINY}:merge=none"]
-    assert (found["html"], found["png"]) == (str(page), str(png))
+    value = command(*arguments).value
+    assert [result["model"] for result in value["results"]] == [TINY, f"{TINY}:merge=none"]
+    assert (value["html"], value["png"]) == (str(page), str(png))
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") >= 2
     assert "http" not in text.replace("http-equiv", "")
@@ -55,9 +55,9 @@ def test_the_terminal_has_the_table_and_the_verdict(command: Command) -> None:
 def test_networks_the_analysis_does_not_apply_to_are_skipped(command: Command, tmp_path: Path) -> None:
     page, plain = tmp_path / "page.html", f"{TINY}:merge=none"
     arguments = ("analyze", "scaling", plain, TINY, "--num-images", 8)
-    found = command(*arguments, "--html", page, "--json").value
-    assert [answer["model"] for answer in found["results"]] == [TINY]
-    assert list(found["skipped"]) == [plain]
+    value = command(*arguments, "--html", page, "--json").value
+    assert [result["model"] for result in value["results"]] == [TINY]
+    assert list(value["skipped"]) == [plain]
     expected = f"{plain} was skipped: required: a network with shortcuts"
     assert expected in page.read_text(encoding="utf-8")
     assert expected in command(*arguments).out
@@ -112,16 +112,16 @@ def test_each_analysis_has_table_page_and_png(command: Command, tmp_path: Path, 
 
 
 def test_the_five_orders_of_one_network(command: Command) -> None:
-    found = command("analyze", "orders", f"{TINY}:order=*", "--num-images", 4, "--json").value["results"]
-    assert found[0]["order"] == "original"
-    assert len(found) == 5
+    value = command("analyze", "orders", f"{TINY}:order=*", "--num-images", 4, "--json").value["results"]
+    assert value[0]["order"] == "original"
+    assert len(value) == 5
 
 
 def test_all_snapshots_of_a_run(command: Command, tmp_path: Path) -> None:
     arguments = ("--epochs", 1, "--save-every", "10 steps", "--output", tmp_path / "run", "--json")
     command("train", "--model", "resnet20_cifar", "--set", "model.depths=1,1,1", *arguments)
     outcome = command("analyze", "gradients", tmp_path / "run", "--weights", "all", "--num-images", 8, "--json")
-    assert [answer["step"] for answer in outcome.value["results"]] == [0, 10, 20]
+    assert [result["step"] for result in outcome.value["results"]] == [0, 10, 20]
     page = tmp_path / "page.html"
     command("analyze", "gradients", tmp_path / "run", "--weights", "all", "--num-images", 8, "--html", page)
     assert "during training" in page.read_text(encoding="utf-8")

@@ -104,10 +104,10 @@ def test_an_unexpected_error_has_no_traceback_either(command: Command, broken: C
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseException], None], place: str) -> None:
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseException], None], position: str) -> None:
     broken(KeyError("x"))
-    outcome = command("--debug", "doctor") if place == "before" else command("doctor", "--debug")
+    outcome = command("--debug", "doctor") if position == "before" else command("doctor", "--debug")
     assert "Traceback" in outcome.err
 
 
@@ -142,14 +142,14 @@ def test_the_same_warning_is_printed_once(command: Command, monkeypatch: pytest.
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    found = subprocess.run(
+    process = subprocess.run(
         f"{sys.executable} -m reslab models --json | head -n 1", shell=True, capture_output=True, text=True, check=True
     )
-    assert found.stdout == "[\n"
-    assert found.stderr == ""
+    assert process.stdout == "[\n"
+    assert process.stderr == ""
 
 
 def test_the_module_runs_as_a_program() -> None:
     arguments = [sys.executable, "-m", "reslab", "recipes", "--json"]
-    found = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert {"name", "reference"} <= set(json.loads(found.stdout)[0])
+    process = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert {"name", "reference"} <= set(json.loads(process.stdout)[0])

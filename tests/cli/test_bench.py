@@ -37,11 +37,11 @@ def test_the_keys_of_each_result(command: Command) -> None:
         "--repeats",
         "1",
     )
-    found = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--json").value
-    assert [each["precision"] for each in found["results"]] == ["float32", "bf16"]
-    assert all(set(each) >= PROMISED and each["batch_size"] == 4 for each in found["results"])
-    assert all(each["images_per_second"] > 0 for each in found["results"])
-    assert (found["model"], found["task"], found["input_size"]) == ("resnet8_fast", "train", [1, 28, 28])
+    value = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--json").value
+    assert [each["precision"] for each in value["results"]] == ["float32", "bf16"]
+    assert all(set(each) >= PROMISED and each["batch_size"] == 4 for each in value["results"])
+    assert all(each["images_per_second"] > 0 for each in value["results"])
+    assert (value["model"], value["task"], value["input_size"]) == ("resnet8_fast", "train", [1, 28, 28])
 
 
 def test_a_table_for_people(command: Command) -> None:
@@ -65,11 +65,11 @@ def test_predictions_by_backend(
     monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_PER_ROUND", 1e-3)
     arguments = ("bench", trained, "--task", "predict", "--batch-size", "1,3", "--backend", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"
-    found = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--html", page, "--json").value
-    assert [(each["precision"], each["batch_size"]) for each in found["results"]] == [
+    value = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--html", page, "--json").value
+    assert [(each["precision"], each["batch_size"]) for each in value["results"]] == [
         ("float32", 1), ("float32", 3), ("bf16", 1), ("bf16", 3),
     ]  # fmt: skip
-    wanted = {
+    expected = {
         "backend",
         "precision",
         "batch_size",
@@ -78,8 +78,8 @@ def test_predictions_by_backend(
         "latency_ms_p95",
         "memory_bytes",
     }
-    assert all(set(each) >= wanted for each in found["results"])
-    assert (found["task"], found["input_size"], found["html"]) == ("predict", [1, 8, 8], str(page))
+    assert all(set(each) >= expected for each in value["results"])
+    assert (value["task"], value["input_size"], value["html"]) == ("predict", [1, 8, 8], str(page))
     text = page.read_text()
     assert text.count("<svg") == 2
     assert "times torch in float32" in text or "torch in float32 is fastest" in text

@@ -50,9 +50,9 @@ def test_from_boxes_to_predictions(command: Command, cells: Path, run: Path, tmp
     assert outcome.code == 0, outcome.err
     assert len(list(drawn.iterdir())) == 2
     assert json.loads(detections.read_text())
-    found = command("eval", "--results", detections, "--data", cells, "--json").value
-    assert found["ap"] == pytest.approx(value["ap"], abs=1e-6)
-    assert found["voc_map"] == pytest.approx(value["voc_map"], abs=1e-6)
+    result = command("eval", "--results", detections, "--data", cells, "--json").value
+    assert result["ap"] == pytest.approx(value["ap"], abs=1e-6)
+    assert result["voc_map"] == pytest.approx(value["voc_map"], abs=1e-6)
 
 
 def changed_coco(**changes: Any) -> Callable[[Path], Path]:

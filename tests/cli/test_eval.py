@@ -17,12 +17,12 @@ KEYS = {"top1", "top5", "loss", "num_samples", "num_correct"}
 
 
 def test_the_promised_keys_are_those_the_run_kept(command: Command, trained: Path) -> None:
-    found = command("eval", trained, "--json").value
-    assert set(found) == KEYS | {"task", "metrics"}
-    assert found["metrics"] == {name: found[name] for name in ("top1", "top5", "loss")}
+    value = command("eval", trained, "--json").value
+    assert set(value) == KEYS | {"task", "metrics"}
+    assert value["metrics"] == {name: value[name] for name in ("top1", "top5", "loss")}
     kept = json.loads((trained / "run.json").read_text())["result"]
-    assert {name: found[name] for name in KEYS} == {name: kept[name] for name in KEYS}
-    assert found["top1"] == found["num_correct"] / found["num_samples"]
+    assert {name: value[name] for name in KEYS} == {name: kept[name] for name in KEYS}
+    assert value["top1"] == value["num_correct"] / value["num_samples"]
 
 
 def test_another_split(command: Command, trained: Path) -> None:
@@ -37,9 +37,9 @@ def test_ensemble_of_one_run_twice_equals_the_run(command: Command, trained: Pat
 
 def test_several_runs_are_an_ensemble_of_members(command: Command, trained: Path, with_val: Path) -> None:
     alone = [command("eval", run, "--split", "test", "--json").value for run in (trained, with_val)]
-    found = command("eval", trained, with_val, "--split", "test", "--json").value
-    assert found["ensemble"]["combination"] == "mean probabilities"
-    members = found["ensemble"]["members"]
+    value = command("eval", trained, with_val, "--split", "test", "--json").value
+    assert value["ensemble"]["combination"] == "mean probabilities"
+    members = value["ensemble"]["members"]
     assert [member["run"] for member in members] == [str(trained), str(with_val)]
     for member, single in zip(members, alone, strict=True):
         assert {name: member[name] for name in KEYS} == {name: single[name] for name in KEYS}
@@ -50,8 +50,8 @@ def test_several_runs_are_an_ensemble_of_members(command: Command, trained: Path
 
 
 def test_weights_alone_with_data(command: Command, trained: Path) -> None:
-    found = command("eval", trained / "model.safetensors", "--data", "digits", "--json").value
-    assert found == command("eval", trained, "--json").value
+    value = command("eval", trained / "model.safetensors", "--data", "digits", "--json").value
+    assert value == command("eval", trained, "--json").value
 
 
 def test_a_network_by_name_with_weights_and_numbers(command: Command, trained: Path) -> None:
@@ -95,12 +95,12 @@ def test_mistakes_raise_helpful_errors(
 
 
 def test_tta_predictions_and_calibration(command: Command, trained: Path, tmp_path: Path) -> None:
-    found = command(
+    value = command(
         "eval", trained, "--tta", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
     ).value
-    assert set(found) == KEYS | {"task", "metrics", "ece", "mce", "reliability"}
-    assert 0 <= found["ece"] <= found["mce"] <= 1
-    assert sum(one["num_samples"] for one in found["reliability"]) == 359
+    assert set(value) == KEYS | {"task", "metrics", "ece", "mce", "reliability"}
+    assert 0 <= value["ece"] <= value["mce"] <= 1
+    assert sum(one["num_samples"] for one in value["reliability"]) == 359
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert len(lines) == 360
     assert lines[0].startswith("name,class,predicted,probability,p(0)")
@@ -113,8 +113,8 @@ def test_a_json_file_of_predictions_is_refused_before_the_evaluation(
     command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reslab.training.evaluation.evaluate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
-    found = command("eval", trained, "--predictions", "a.json")
-    assert "a .csv or .npz file for the predictions of classification; got: a.json" in found.err
+    result = command("eval", trained, "--predictions", "a.json")
+    assert "a .csv or .npz file for the predictions of classification; got: a.json" in result.err
 
 
 @pytest.fixture(scope="session")
@@ -126,13 +126,13 @@ def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_per_class_metrics(command: Command, trained: Path) -> None:
-    found = command("eval", trained, "--per-class", "--json").value
-    confusion, classes = found["confusion_matrix"], found["classes"]
+    value = command("eval", trained, "--per-class", "--json").value
+    confusion, classes = value["confusion_matrix"], value["classes"]
     assert [row["name"] for row in classes] == [str(digit) for digit in range(10)]
     for label, row in enumerate(classes):
         assert row["num_samples"] == sum(confusion[label])
         assert row["recall"] == confusion[label][label] / sum(confusion[label])
-    assert sum(confusion[label][label] for label in range(10)) == found["num_correct"]
+    assert sum(confusion[label][label] for label in range(10)) == value["num_correct"]
     shown = command("eval", trained, "--per-class").out
     assert "precision" in shown
     assert "mean" in shown.splitlines()[-1]
@@ -195,17 +195,17 @@ def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Pat
 
 def test_a_file_of_detections_needs_no_network(command: Command, tmp_path: Path) -> None:
     data = write_voc(tmp_path / "cells")
-    (tmp_path / "found.json").write_text(
+    (tmp_path / "detections.json").write_text(
         json.dumps([{"image_id": "04", "category_id": 3, "bbox": [30, 10, 30, 34], "score": 0.5}])
     )
-    arguments = ("eval", "--results", tmp_path / "found.json", "--data", data)
-    found = command(
+    arguments = ("eval", "--results", tmp_path / "detections.json", "--data", data)
+    result = command(
         *arguments, "--per-class", "--json", "--html", tmp_path / "a.html", "--predictions", tmp_path / "a.csv"
     )
-    value = found.value
+    value = result.value
     assert (value["task"], value["num_samples"], value["voc_map"]) == ("detection", 2, pytest.approx(1 / 3))
     assert [row["voc_ap"] for row in value["classes"]] == [0, 0, 1]
-    assert "found.json on val" in (tmp_path / "a.html").read_text()
+    assert "detections.json on val" in (tmp_path / "a.html").read_text()
     again = command("eval", "--results", tmp_path / "a.csv", "--data", data, "--per-class", "--json")
     assert again.value == value
     assert "33.3" in command(*arguments).out
@@ -214,11 +214,11 @@ def test_a_file_of_detections_needs_no_network(command: Command, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--results", "found.json"), "add --data FOLDER, or a .json file"),
-        (("RUN", "--results", "found.json", "--data", "x/"), "without a network; got: RUN"),
-        (("--results", "found.json", "--data", "x/", "--tta", "flip"), "without a network; got: --tta flip"),
-        (("--results", "found.json", "--data", "x/"), "x"),
-        (("--results", "found.json", "--data", "digits"), "labels for the task detection in digits"),
+        (("--results", "detections.json"), "add --data FOLDER, or a .json file"),
+        (("RUN", "--results", "detections.json", "--data", "x/"), "without a network; got: RUN"),
+        (("--results", "detections.json", "--data", "x/", "--tta", "flip"), "without a network; got: --tta flip"),
+        (("--results", "detections.json", "--data", "x/"), "x"),
+        (("--results", "detections.json", "--data", "digits"), "labels for the task detection in digits"),
     ],
 )
 def test_a_file_of_detections_with_other_options_is_an_error(

@@ -7,13 +7,13 @@ from tests.cli.conftest import Command
 
 
 def test_the_json_keys(command: Command, trained: Path, tmp_path: Path) -> None:
-    found = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--num-images", 20, "--json")
-    assert found.code == 0
-    assert found.value["path"] == str(tmp_path / "net.pt2")
-    assert found.value["agreement"] == 1.0
-    assert found.value["num_images"] == 20
-    report = json.loads(Path(found.value["report"]).read_text())
-    assert report == {key: value for key, value in found.value.items() if key not in ("path", "report")}
+    result = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--num-images", 20, "--json")
+    assert result.code == 0
+    assert result.value["path"] == str(tmp_path / "net.pt2")
+    assert result.value["agreement"] == 1.0
+    assert result.value["num_images"] == 20
+    report = json.loads(Path(result.value["report"]).read_text())
+    assert report == {key: value for key, value in result.value.items() if key not in ("path", "report")}
 
 
 def test_a_table_for_people(command: Command, trained: Path, tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from tests.cli.conftest import Command
 
 
 def test_models_are_all_there(command: Command) -> None:
-    found = command("models", "--json").value
-    assert [row["name"] for row in found] == [*ARCHS, *DENSE_ARCHS]
-    assert all(row["reference"] for row in found)
+    value = command("models", "--json").value
+    assert [row["name"] for row in value] == [*ARCHS, *DENSE_ARCHS]
+    assert all(row["reference"] for row in value)
 
 
 def test_models_of_a_kind(command: Command) -> None:
-    found = command("models", "resnet50", "--kind", "segmentation", "--json").value
-    assert {"fcn_resnet50", "deeplabv3_resnet50"} <= {row["name"] for row in found}
-    assert {row["kind"] for row in found} == {"segmentation"}
+    value = command("models", "resnet50", "--kind", "segmentation", "--json").value
+    assert {"fcn_resnet50", "deeplabv3_resnet50"} <= {row["name"] for row in value}
+    assert {row["kind"] for row in value} == {"segmentation"}
     assert "segmentation" in command("models", "--kind", "segment").err
     assert "unet_resnet20_cifar" in command("models", "resnet18_cifar", "--kind", "segmentation").err
 
@@ -47,17 +47,17 @@ def test_a_pattern_that_no_model_fits_is_an_error(command: Command) -> None:
 
 
 def test_recipes_are_all_there(command: Command) -> None:
-    found = command("recipes", "--json").value
-    assert [row["name"] for row in found] == list(RECIPES)
-    assert found[0]["optimizer"]["lr"] == next(iter(RECIPES.values())).optimizer.lr
+    value = command("recipes", "--json").value
+    assert [row["name"] for row in value] == list(RECIPES)
+    assert value[0]["optimizer"]["lr"] == next(iter(RECIPES.values())).optimizer.lr
     assert "he2015-cifar" in command("recipes").out
 
 
 def test_runs_are_listed(command: Command, trained: Path) -> None:
-    found = command("runs", trained.parent, "--json").value
-    assert [row["name"] for row in found] == ["digits"]
-    assert {"name", "reference", "run", "model", "data", "top1", "finished"} <= set(found[0])
-    assert found[0]["finished"] is True
+    value = command("runs", trained.parent, "--json").value
+    assert [row["name"] for row in value] == ["digits"]
+    assert {"name", "reference", "run", "model", "data", "top1", "finished"} <= set(value[0])
+    assert value[0]["finished"] is True
     assert str(trained) in command("runs", trained.parent).out
 
 
@@ -84,7 +84,7 @@ def test_doctor_lists_what_is_there(command: Command) -> None:
     assert facts["caches"]["data"]["path"] in shown
 
 
-def test_doctor_says_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def version_of(name: str) -> str:
         if name == "onnx":
             raise PackageNotFoundError(name)
@@ -122,17 +122,17 @@ def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "name    count\na       1,000\nlonger      7\nb\n"
 
 
-def test_what_json_cannot_say_is_null() -> None:
+def test_values_that_json_does_not_have_are_null() -> None:
     assert to_jsonable({"a": (1, float("nan")), 2: [float("inf")]}) == {"a": [1, None], "2": [None]}
 
 
 def test_transforms_are_all_there(command: Command) -> None:
-    found = {row["name"]: row for row in command("transforms", "--json").value}
-    assert list(found) == list(TRANSFORMS)
-    assert all(row["reference"] and row["summary"] and row["example"] for row in found.values())
-    degrees = found["rotate"]["args"][0]
+    result = {row["name"]: row for row in command("transforms", "--json").value}
+    assert list(result) == list(TRANSFORMS)
+    assert all(row["reference"] and row["summary"] and row["example"] for row in result.values())
+    degrees = result["rotate"]["args"][0]
     assert (degrees["type"], degrees["minimum"], degrees["maximum"], degrees["required"]) == ("float", 0, 180, True)
-    interpolation = found["resize"]["args"][2]
+    interpolation = result["resize"]["args"][2]
     assert (interpolation["choices"], interpolation["default"]) == (["bilinear", "bicubic"], "bilinear")
     shown = command("transforms").out
     assert all(name in shown for name in TRANSFORMS)

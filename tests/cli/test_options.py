@@ -7,8 +7,8 @@ from reslab.cli.options import parse_channel_values, parse_overrides, parse_pret
 
 
 def test_overrides_are_parsed() -> None:
-    found = parse_overrides(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
-    assert found == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
+    result = parse_overrides(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
+    assert result == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
     assert parse_overrides(None) == {}
 
 

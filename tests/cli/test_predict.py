@@ -16,7 +16,7 @@ def test_the_promised_keys(command: Command, trained: Path, image_folder: Path) 
     outcome = command("predict", trained, image_folder, "--json")
     assert outcome.code == 0
     rows = outcome.value["predictions"]
-    assert [Path(row["path"]).name for row in rows] == [*(f"{place}.png" for place in range(6)), "broken.png"]
+    assert [Path(row["path"]).name for row in rows] == [*(f"{index}.png" for index in range(6)), "broken.png"]
     assert {"name", "probability"} == set(rows[0]["classes"][0])
     assert "error" not in rows[0]
     assert rows[-1]["classes"] == []

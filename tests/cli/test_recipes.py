@@ -18,10 +18,10 @@ def test_one_recipe_with_its_source_and_every_value(command: Command) -> None:
 
 
 def test_one_recipe_as_json(command: Command) -> None:
-    found = command("recipes", "he2015-cifar", "--json").value
-    assert found["optimizer"]["weight_decay"] == 1e-4
-    assert {"optimizer.weight_decay", "schedule.milestones", "duration", "train_transform"} <= set(found["differs"])
-    assert "batch_size" not in found["differs"]
+    value = command("recipes", "he2015-cifar", "--json").value
+    assert value["optimizer"]["weight_decay"] == 1e-4
+    assert {"optimizer.weight_decay", "schedule.milestones", "duration", "train_transform"} <= set(value["differs"])
+    assert "batch_size" not in value["differs"]
 
 
 def test_the_keys_are_those_of_set() -> None:

@@ -26,8 +26,8 @@ def _twin(trained: Path, tmp_path: Path) -> Path:
 
 def test_named_runs_keep_their_order(command: Command, trained: Path, tmp_path: Path) -> None:
     twin = _twin(trained, tmp_path)
-    found = command("runs", twin, trained, tmp_path, "--json").value
-    assert [row["name"] for row in found] == ["twin", "digits"]
+    value = command("runs", twin, trained, tmp_path, "--json").value
+    assert [row["name"] for row in value] == ["twin", "digits"]
     assert command("runs", trained, "--json").value[0]["name"] == "digits"
 
 
@@ -149,12 +149,12 @@ def test_a_missing_run_is_an_error(command: Command, trained: Path, tmp_path: Pa
 def test_a_learning_rate_is_suggested_and_plotted(command: Command, tmp_path: Path) -> None:
     page = tmp_path / "rates.html"
     arguments = ("lr-find", "digits", "--num-steps", "60", "--device", "cpu")
-    found = command(*arguments, "--html", page, "--json").value
-    assert found["verdict"] == "clear"
-    assert found["fall_lr"] < found["suggested_lr"] < found["rise_lr"]
-    assert found["recipe_lr"] == 0.1
-    assert len(found["lrs"]) == len(found["losses"]) == len(found["smoothed_losses"])
-    assert (found["batch_size"], found["html"]) == (64, str(page))
+    value = command(*arguments, "--html", page, "--json").value
+    assert value["verdict"] == "clear"
+    assert value["fall_lr"] < value["suggested_lr"] < value["rise_lr"]
+    assert value["recipe_lr"] == 0.1
+    assert len(value["lrs"]) == len(value["losses"]) == len(value["smoothed_losses"])
+    assert (value["batch_size"], value["html"]) == (64, str(page))
     assert "<svg" in page.read_text(encoding="utf-8")
     assert "at least 10 steps" in command("lr-find", "digits", "--num-steps", "2", "--json").value["error"]
 

@@ -34,10 +34,10 @@ def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     assert process.stderr is not None
     assert process.stdout is not None
     line = process.stderr.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", line)
+    match = re.search(r"http://127\.0\.0\.1:\d+", line)
     try:
-        assert found, line + process.stderr.read()
-        yield process, found.group()
+        assert match, line + process.stderr.read()
+        yield process, match.group()
     finally:
         process.kill()
         process.wait()
@@ -47,8 +47,8 @@ def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 def ask(address: str, content: bytes | None = None) -> tuple[int, dict[str, object]]:
     request = urllib.request.Request(address, content, {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.status, json.loads(answer.read())
+    with urllib.request.urlopen(request, timeout=60) as result:
+        return result.status, json.loads(result.read())
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def png(tmp_path: Path) -> bytes:
 
 def test_sigterm_ends_it_after_the_accepted_requests(service: tuple["subprocess.Popen[str]", str], png: bytes) -> None:
     process, address = service
-    status, found = ask(f"{address}/v1/predict?top_k=2", png)
+    status, result = ask(f"{address}/v1/predict?top_k=2", png)
     assert status == 200
-    assert len(found["predictions"][0]["classes"]) == 2  # type: ignore[index]
+    assert len(result["predictions"][0]["classes"]) == 2  # type: ignore[index]
     slow = f"{address}/v1/explain?method=integrated-gradients"
     with ThreadPoolExecutor(8) as pool:
         taken = [pool.submit(ask, slow, png) for _ in range(8)]

@@ -53,8 +53,8 @@ def test_a_command_that_needs_no_torch_imports_nothing_slow(tmp_path: Path) -> N
         [sys.executable, "-c", CODE], input=lines, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     answers = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("answered")]
-    found = dict(zip(EXIT_CODES, answers, strict=True))
-    assert found == {line: [str(code)] for line, code in EXIT_CODES.items()}, run.stderr
+    result = dict(zip(EXIT_CODES, answers, strict=True))
+    assert result == {line: [str(code)] for line, code in EXIT_CODES.items()}, run.stderr
 
 
 PREDICT_CODE = """

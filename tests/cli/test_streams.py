@@ -88,12 +88,12 @@ def test_a_progress_display_whose_stream_has_gone_stops_only_itself(
     assert gone.num_writes <= 6
 
 
-def test_runs_goes_on_past_a_broken_one_and_says_which(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_runs_reports_a_broken_run_and_continues(command: Command, trained: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "run.json").write_text("{")
     for paths in ([broken, trained], [trained, tmp_path]):
-        found = command("runs", *paths, "--json")
-        assert (found.code, [row["name"] for row in found.value]) == (0, ["digits"])
-        assert f"left out: required: a complete JSON object; got: {broken}" in found.err
+        result = command("runs", *paths, "--json")
+        assert (result.code, [row["name"] for row in result.value]) == (0, ["digits"])
+        assert f"left out: required: a complete JSON object; got: {broken}" in result.err
     assert command("runs", broken).code == 1

@@ -44,8 +44,8 @@ def serving(folder: Path) -> Iterator[Web]:
 def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "")
-            web.requests.append((self.path, wanted))
+            range_header = self.headers.get("Range", "")
+            web.requests.append((self.path, range_header))
             path = web.folder / self.path.split("?")[0].lstrip("/")
             if self.path in web.redirects:
                 self.send_response(302)
@@ -63,12 +63,12 @@ def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
             elif not path.is_file():
                 self.send_error(404)
             else:
-                self._send(path, wanted)
+                self._send(path, range_header)
 
-        def _send(self, path: Path, wanted: str) -> None:
+        def _send(self, path: Path, range_header: str) -> None:
             content, status = path.read_bytes(), 200
-            if wanted and web.knows_ranges:
-                first, last = wanted.removeprefix("bytes=").split("-")
+            if range_header and web.knows_ranges:
+                first, last = range_header.removeprefix("bytes=").split("-")
                 content, status = content[int(first) : int(last) + 1 if last else None], 206
                 if not content:
                     self.send_error(416)

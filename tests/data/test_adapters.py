@@ -43,9 +43,9 @@ def test_pair_of_uint8_tensors_is_normalised_by_its_own_statistics() -> None:
     data = as_dataset((PIXELS, LABELS), test=(PIXELS[:8], LABELS[:8]))
     assert (data.classes, data.eval_split) == (("0", "1", "2", "3"), "test")
     assert isinstance(data.splits["train"], TensorImageDataset)
-    found = all_pixels(data)
-    assert float(found.mean().abs()) < 1e-3
-    assert float(found.std()) == pytest.approx(1, abs=1e-2)
+    result = all_pixels(data)
+    assert float(result.mean().abs()) < 1e-3
+    assert float(result.std()) == pytest.approx(1, abs=1e-2)
 
 
 @pytest.mark.parametrize("wrap", [tuple, list, lambda pair: TensorDataset(*pair)])
@@ -97,10 +97,10 @@ def test_grey_pillow_items_stay_grey() -> None:
 
 
 def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
-    mine = Preprocess(3, "resize(4)", (0.1,) * 3, (0.9,) * 3)
-    data = as_dataset((PIXELS, LABELS), preprocess=mine, classes=list("abcd"), name="mine")
+    preprocess = Preprocess(3, "resize(4)", (0.1,) * 3, (0.9,) * 3)
+    data = as_dataset((PIXELS, LABELS), preprocess=preprocess, classes=list("abcd"), name="mine")
     assert as_dataset(data) is data
-    assert (data.preprocess, data.classes, data.name) == (mine, ("a", "b", "c", "d"), "mine")
+    assert (data.preprocess, data.classes, data.name) == (preprocess, ("a", "b", "c", "d"), "mine")
     assert all_pixels(data).shape == (20, 3, 4, 4)
 
 

@@ -34,8 +34,8 @@ def train(dataset: BoxImageDataset, transform: str = TRANSFORM, workers: int = 0
     return TrainLoader(dataset, 4, transform, PREPROCESS, 3, "cpu", workers, num_classes=3, **options)
 
 
-def equal(found: list[Any], expected: list[Any]) -> bool:
-    (first, structure), (second, other) = tree_flatten(found), tree_flatten(expected)
+def equal(result: list[Any], expected: list[Any]) -> bool:
+    (first, structure), (second, other) = tree_flatten(result), tree_flatten(expected)
     same = [torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(first, second, strict=True)]
     return structure == other and all(same)
 

@@ -1,4 +1,4 @@
-"""Boxes: faults, tables, targets, and transforms against torchvision's v2 and its boxes and masks."""
+"""Boxes: issues, tables, targets, and transforms against torchvision's v2 and its boxes and masks."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import (
-    BoxFault,
+    BoxIssueKind,
     BoxTable,
     ObjectRow,
     begin_transform,
@@ -33,26 +33,26 @@ HEIGHT, WIDTH = 60, 80
 
 
 @pytest.mark.parametrize(
-    ("box", "fault", "fitted"),
+    ("box", "kind", "fitted"),
     [
         ((1, 2, 80, 60), None, (1, 2, 80, 60)),
         ((-0.9, -1, 81, 60.5), None, (0, 0, 80, 60)),
-        ((-1.1, 2, 30, 40), BoxFault.CLIPPED, (0, 2, 30, 40)),
-        ((70, 50, 95, 99), BoxFault.CLIPPED, (70, 50, 80, 60)),
-        ((80, 0, 90, 10), BoxFault.OUTSIDE, (0, 0, 0, 0)),
-        ((-5, -5, 0, 10), BoxFault.OUTSIDE, (0, 0, 0, 0)),
-        ((30, 2, 20, 40), BoxFault.SWAPPED, (0, 0, 0, 0)),
-        ((30, 2, 30, 40), BoxFault.EMPTY, (0, 0, 0, 0)),
-        ((30, math.nan, 40, 40), BoxFault.NOT_FINITE, (0, 0, 0, 0)),
-        ((30, 2, math.inf, 40), BoxFault.NOT_FINITE, (0, 0, 0, 0)),
+        ((-1.1, 2, 30, 40), BoxIssueKind.CLIPPED, (0, 2, 30, 40)),
+        ((70, 50, 95, 99), BoxIssueKind.CLIPPED, (70, 50, 80, 60)),
+        ((80, 0, 90, 10), BoxIssueKind.OUTSIDE, (0, 0, 0, 0)),
+        ((-5, -5, 0, 10), BoxIssueKind.OUTSIDE, (0, 0, 0, 0)),
+        ((30, 2, 20, 40), BoxIssueKind.SWAPPED, (0, 0, 0, 0)),
+        ((30, 2, 30, 40), BoxIssueKind.EMPTY, (0, 0, 0, 0)),
+        ((30, math.nan, 40, 40), BoxIssueKind.NOT_FINITE, (0, 0, 0, 0)),
+        ((30, 2, math.inf, 40), BoxIssueKind.NOT_FINITE, (0, 0, 0, 0)),
     ],
 )
 def test_a_box_is_fitted_to_its_image(
-    box: tuple[float, ...], fault: BoxFault | None, fitted: tuple[float, ...]
+    box: tuple[float, ...], kind: BoxIssueKind | None, fitted: tuple[float, ...]
 ) -> None:
-    found, found_fault, text = fit_box(box, HEIGHT, WIDTH)
-    assert (found, found_fault) == (fitted, fault)
-    assert bool(text) == (fault is not None)
+    result, found_fault, text = fit_box(box, HEIGHT, WIDTH)
+    assert (result, found_fault) == (fitted, kind)
+    assert bool(text) == (kind is not None)
 
 
 def random_table(num_images: int = 40, *, with_masks: bool = False, seed: int = 0) -> BoxTable:
@@ -128,13 +128,13 @@ def test_boxes_move_as_in_torchvision(expression: str) -> None:
         target = make_target(table, i)
         image = tv_tensors.Image(random_images().images[i])  # without an image, v2 takes the labels for one
         moved = sanitize(reference({"image": image, **{name: target[name] for name in ("boxes", "labels", "area")}}))
-        found = transform(table, i, expression, min_visible=0)
-        assert torch.allclose(found["boxes"], moved["boxes"].as_subclass(Tensor), atol=1e-4)
-        assert torch.equal(found["labels"], moved["labels"])
-        num_dropped += len(target["labels"]) - len(found["labels"])
+        result = transform(table, i, expression, min_visible=0)
+        assert torch.allclose(result["boxes"], moved["boxes"].as_subclass(Tensor), atol=1e-4)
+        assert torch.equal(result["labels"], moved["labels"])
+        num_dropped += len(target["labels"]) - len(result["labels"])
         factor = (90 / HEIGHT) ** 2 if expression == "resize(90)" else 1.0
         if expression != "center-crop(40)":
-            assert torch.allclose(found["area"], moved["area"] * factor, rtol=1e-4)
+            assert torch.allclose(result["area"], moved["area"] * factor, rtol=1e-4)
     assert (num_dropped > 0) == (expression == "center-crop(40)")
 
 
@@ -161,11 +161,11 @@ def test_large_scale_jitter_drops_objects_with_too_little_left() -> None:
         is_wide = (inside[:, 2:] - inside[:, :2] >= 1.001).all(1)
         for min_visible in dropped:
             keep = (share >= min_visible - 1e-4) & is_wide
-            found = transform(table, i, expression, min_visible=min_visible)
-            assert torch.allclose(found["boxes"], inside[keep], atol=1e-3)
-            assert found["labels"].tolist() == (keep.nonzero().flatten() + 1).tolist()
-            assert found["crowd"].tolist() == target["crowd"][keep].tolist()
-            assert torch.allclose(found["area"], (target["area"] * scale[0] * scale[1] * share)[keep], rtol=1e-3)
+            result = transform(table, i, expression, min_visible=min_visible)
+            assert torch.allclose(result["boxes"], inside[keep], atol=1e-3)
+            assert result["labels"].tolist() == (keep.nonzero().flatten() + 1).tolist()
+            assert result["crowd"].tolist() == target["crowd"][keep].tolist()
+            assert torch.allclose(result["area"], (target["area"] * scale[0] * scale[1] * share)[keep], rtol=1e-3)
             dropped[min_visible] += int((~keep).sum())
     assert 0 < dropped[0.0] < dropped[0.3] < dropped[1.0]
 
@@ -174,10 +174,10 @@ def test_masks_move_with_their_boxes() -> None:
     """The boxes of rectangles are those of their masks, to about a pixel; a flipped and cropped one too."""
     table, num_objects = random_table(with_masks=True), 0
     for i in range(len(table)):
-        found = transform(table, i, "random-resize(0.7,2) pad-to(60) crop(60) flip color-jitter(0.3)", with_masks=True)
-        assert found["masks"].shape == (len(found["labels"]), 60, 60)
-        assert found["masks"].dtype == torch.uint8
-        for box, mask in zip(found["boxes"], found["masks"], strict=True):
+        result = transform(table, i, "random-resize(0.7,2) pad-to(60) crop(60) flip color-jitter(0.3)", with_masks=True)
+        assert result["masks"].shape == (len(result["labels"]), 60, 60)
+        assert result["masks"].dtype == torch.uint8
+        for box, mask in zip(result["boxes"], result["masks"], strict=True):
             rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
             of_mask = torch.stack((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             assert float((of_mask - box).abs().max()) <= 2.1

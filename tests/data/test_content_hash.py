@@ -84,7 +84,7 @@ def test_a_cached_digest_counts_only_for_the_same_sample(
     assert file_digests([path]) == [whole]
 
 
-def test_the_fingerprint_of_a_sampled_dataset_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_of_a_sampled_dataset_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
     for i in range(8):
         path = tmp_path / "images" / "ab"[i % 2] / f"{i}.bmp"

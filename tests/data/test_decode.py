@@ -38,9 +38,9 @@ def grey_of(pixels: np.ndarray) -> np.ndarray:
 def test_plain_colour_is_exact(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     Image.fromarray(COLOURS).save(path, **({"lossless": True} if ending == "webp" else {}))
-    found = read_image(path)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, chw(COLOURS))
+    result = read_image(path)
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, chw(COLOURS))
     assert torch.equal(read_image(path.read_bytes()), chw(COLOURS))
     path.rename(tmp_path / "a.jpg")  # an extension that lies
     assert torch.equal(read_image(tmp_path / "a.jpg"), chw(COLOURS))
@@ -48,9 +48,9 @@ def test_plain_colour_is_exact(tmp_path: Path, ending: str) -> None:
 
 def test_colour_to_grey_is_itu_601(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    found = read_image(tmp_path / "a.png", channels=1)
-    assert found.shape == (1, 2, 3)
-    assert np.abs(found[0].numpy().astype(int) - grey_of(COLOURS)).max() <= 1
+    result = read_image(tmp_path / "a.png", channels=1)
+    assert result.shape == (1, 2, 3)
+    assert np.abs(result[0].numpy().astype(int) - grey_of(COLOURS)).max() <= 1
 
 
 def test_grey_to_colour_repeats(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert torch.equal(read_image(tmp_path / "a.png"), chw(ORIENTED[orientation](COLOURS)))
 
 
-def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
+def test_damaged_exif_gives_no_warning(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert torch.equal(read_image(tmp_path / "a.png"), chw(COLOURS))
 
@@ -167,8 +167,8 @@ def test_cmyk_becomes_colour(tmp_path: Path) -> None:
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff")
     assert torch.equal(read_image(tmp_path / "a.tiff")[:, 0, 0], torch.tensor([0, 255, 255], dtype=torch.uint8))
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.jpg", quality=100)
-    found = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
-    assert np.abs(np.array(found) - [0, 255, 255]).max() <= 3
+    result = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
+    assert np.abs(np.array(result) - [0, 255, 255]).max() <= 3
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
@@ -199,8 +199,8 @@ def test_not_an_image(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("this is no image")
     (tmp_path / "folder.jpg").mkdir()
-    wanted = {"empty.jpg": "0 bytes", "text.jpg": "not an image", "gone.jpg": "no such file", "folder.jpg": "folder"}
-    for name, reason in wanted.items():
+    expected = {"empty.jpg": "0 bytes", "text.jpg": "not an image", "gone.jpg": "no such file", "folder.jpg": "folder"}
+    for name, reason in expected.items():
         with pytest.raises(ValueError, match=rf"{name}: .*{reason}"):
             read_image(tmp_path / name)
 
@@ -247,10 +247,10 @@ def test_the_pixels_are_pillow_s(subsampling: int, quality: int, progressive: bo
         content = written(
             Image.fromarray(pixels(*size, seed)), quality=quality, subsampling=subsampling, progressive=progressive
         )
-        found = decode_jpeg(content)
-        assert found is not None
-        assert torch.equal(found, by_pillow(content))
-        assert found.stride() == by_pillow(content).stride()
+        result = decode_jpeg(content)
+        assert result is not None
+        assert torch.equal(result, by_pillow(content))
+        assert result.stride() == by_pillow(content).stride()
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_the_pixels_are_pillow_s(subsampling: int, quality: int, progressive: bo
     ids=["stored as RGB", "comment", "restarts", "profile", "upright", "upright, big-endian"],
 )
 def test_fast_jpeg_decoder_equals_pillow_on_unusual_jpegs(content: bytes) -> None:
-    found = decode_jpeg(content)
-    assert found is not None
-    assert torch.equal(found, by_pillow(content))
+    result = decode_jpeg(content)
+    assert result is not None
+    assert torch.equal(result, by_pillow(content))
 
 
 GREY, CMYK = (Image.fromarray(pixels()).convert(mode) for mode in ("L", "CMYK"))
@@ -306,12 +306,12 @@ def test_random_bytes_in_the_head_do_no_harm() -> None:
     num_read = 0
     for _ in range(300):
         broken = bytearray(whole)
-        for place in rng.integers(2, 200, 2):
-            broken[place] = rng.integers(256)
-        found = decode_jpeg(bytes(broken))
-        if found is not None:
+        for index in rng.integers(2, 200, 2):
+            broken[index] = rng.integers(256)
+        result = decode_jpeg(bytes(broken))
+        if result is not None:
             num_read += 1
-            assert torch.equal(found, by_pillow(bytes(broken)))
+            assert torch.equal(result, by_pillow(bytes(broken)))
     assert num_read > 100
 
 

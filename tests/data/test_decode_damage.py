@@ -49,9 +49,9 @@ def test_a_png_with_any_wrong_bit_in_its_pixels_is_damaged(level: int) -> None:
     """As the specification demands (PNG, 13.2): a decoder must not show what a checksum rejects."""
     whole = encoded(NOISE, "PNG", compress_level=level)
     start, draw = whole.index(b"IDAT") + 4, np.random.default_rng(1)
-    for place in draw.integers(start, len(whole) - 16, 40):
+    for index in draw.integers(start, len(whole) - 16, 40):
         broken = bytearray(whole)
-        broken[place] ^= 1 << int(draw.integers(8))
+        broken[index] ^= 1 << int(draw.integers(8))
         assert kind_of(bytes(broken)) is ImageErrorKind.DAMAGED
 
 
@@ -88,9 +88,9 @@ def test_png_of_every_depth_is_read_as_libpng_reads_it(bits: int, color_type: in
     if channels in (2, 4):
         alpha = reference[-1:] / 255
         reference = reference[:-1] * alpha + 255 * (1 - alpha)
-    found = read_image(content).to(torch.float64)
-    assert (found - reference).abs().max() <= 0.501
-    assert found.shape == (3, 9, 13)
+    pixels = read_image(content).to(torch.float64)
+    assert (pixels - reference).abs().max() <= 0.501
+    assert pixels.shape == (3, 9, 13)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
@@ -138,13 +138,13 @@ def test_each_orientation_is_applied_once(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize("photometric", [0, 1])
 def test_sixteen_bit_tiff_with_either_white(photometric: int) -> None:
     values = np.random.default_rng(0).integers(0, 1 << 16, (6, 7), dtype=np.uint16)
-    found = read_image(make_tiff(values.astype("<u2"), photometric=photometric), 1)[0].numpy()
+    pixels = read_image(make_tiff(values.astype("<u2"), photometric=photometric), 1)[0].numpy()
     bright = values if photometric else 65535 - values
-    assert np.abs(found - bright / 257).max() <= 0.5
+    assert np.abs(pixels - bright / 257).max() <= 0.5
     orders = ("<", ">") if photometric else ("<",)
     for order, orientation in itertools.product(orders, UPRIGHT):
         content = make_tiff(values.astype(f"{order}u2"), photometric=photometric, orientation=orientation)
-        assert np.array_equal(read_image(content, 1)[0].numpy(), UPRIGHT[orientation](found))
+        assert np.array_equal(read_image(content, 1)[0].numpy(), UPRIGHT[orientation](pixels))
 
 
 def test_eight_bit_tiff_with_white_as_zero() -> None:

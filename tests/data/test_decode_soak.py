@@ -71,24 +71,24 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
     """Return the content with one to eight changes: bits, bytes, numbers, cuts, copies, and PNG checksums that fit."""
     mutant = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4, 8))):
-        place = min(draw.randrange(max(1, len(mutant))), draw.randrange(max(1, len(mutant))))
+        index = min(draw.randrange(max(1, len(mutant))), draw.randrange(max(1, len(mutant))))
         kind = draw.randrange(7)
         if kind == 0:
-            mutant[place : place + 1] = bytes([draw.randrange(256)])
+            mutant[index : index + 1] = bytes([draw.randrange(256)])
         elif kind == 1:
-            mutant[place : place + 1] = bytes([mutant[place] ^ 1 << draw.randrange(8)]) if mutant else b""
+            mutant[index : index + 1] = bytes([mutant[index] ^ 1 << draw.randrange(8)]) if mutant else b""
         elif kind == 2:
-            mutant[place : place + 4] = draw.choice(
+            mutant[index : index + 4] = draw.choice(
                 (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\x10\0")
             )
         elif kind == 3:
-            del mutant[place : place + draw.randrange(1, 64)]
+            del mutant[index : index + draw.randrange(1, 64)]
         elif kind == 4:
-            mutant[place:place] = mutant[place : place + draw.randrange(1, 200)] * draw.choice((1, 2, 50))
+            mutant[index:index] = mutant[index : index + draw.randrange(1, 200)] * draw.choice((1, 2, 50))
         elif kind == 5:
             del mutant[max(1, draw.randrange(len(mutant) + 1)) :]
         else:
-            mutant[place : place + 8] = draw.randbytes(8)
+            mutant[index : index + 8] = draw.randbytes(8)
     return _with_checksums(bytes(mutant)) if content.startswith(b"\x89PNG") and draw.random() < 0.7 else bytes(mutant)
 
 

@@ -28,7 +28,7 @@ def files(folder: Path) -> FileImageDataset:
     return FileImageDataset(tuple(folder / f"{i}.png" for i in range(6)), LABELS, 3, folder)
 
 
-def test_three_kinds_say_the_same(tmp_path: Path) -> None:
+def test_three_kinds_of_datasets_give_the_same_images(tmp_path: Path) -> None:
     in_tensor, in_files = TensorImageDataset(PIXELS, LABELS), files(tmp_path)
     in_items = WrappedImageDataset(
         list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3, tuple(range(len(LABELS)))

@@ -33,8 +33,8 @@ def train(images: object, words: str = WORDS, workers: int = 0, batch: int = 5, 
     return TrainLoader(images, batch, words, PREPROCESS, seed, "cpu", workers)  # type: ignore[arg-type]
 
 
-def equal(found: list[Batch], expected: list[Batch]) -> bool:
-    pairs = zip(found, expected, strict=True)
+def equal(result: list[Batch], expected: list[Batch]) -> bool:
+    pairs = zip(result, expected, strict=True)
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
@@ -114,11 +114,11 @@ def test_random_datasets_become_stateless() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_takes_every_sample_once_in_order(in_files: FileImageDataset, workers: int) -> None:
     for images in (IN_MEMORY, in_files):
-        found = list(eval_loader(images, 5, PREPROCESS, "cpu", workers))
-        assert [len(y) for _, y, _ in found] == [5, 5, 5, 5, 3]
-        assert torch.cat([indices for _, _, indices in found]).tolist() == list(range(NUM))
-        assert torch.equal(torch.cat([y for _, y, _ in found]), LABELS)
-        whole = torch.cat([x for x, _, _ in found])
+        result = list(eval_loader(images, 5, PREPROCESS, "cpu", workers))
+        assert [len(y) for _, y, _ in result] == [5, 5, 5, 5, 3]
+        assert torch.cat([indices for _, _, indices in result]).tolist() == list(range(NUM))
+        assert torch.equal(torch.cat([y for _, y, _ in result]), LABELS)
+        whole = torch.cat([x for x, _, _ in result])
         assert torch.equal(whole, next(iter(eval_loader(IN_MEMORY, NUM, PREPROCESS, "cpu")))[0])
 
 

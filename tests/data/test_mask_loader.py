@@ -43,8 +43,8 @@ def train(dataset: MaskImageDataset, transform: str = TRANSFORM, workers: int = 
     return TrainLoader(dataset, 4, transform, PREPROCESS, 3, "cpu", workers, **options)
 
 
-def equal(found: list[Batch], expected: list[Batch]) -> bool:
-    pairs = zip(found, expected, strict=True)
+def equal(result: list[Batch], expected: list[Batch]) -> bool:
+    pairs = zip(result, expected, strict=True)
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 

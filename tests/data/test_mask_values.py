@@ -51,7 +51,7 @@ def train_masks(data: DatasetSplits) -> dict[str, Tensor]:
     return {dataset.name(i): dataset.load_target(i).as_subclass(Tensor) for i in range(len(dataset))}
 
 
-def test_a_text_and_a_mapping_say_the_same() -> None:
+def test_a_text_and_a_mapping_give_the_same_result() -> None:
     assert mapping(TEXT) == mapping(PAIRS) == mapping({str(value): name for value, name in PAIRS.items()})
     assert mapping(TEXT).classes == ("ground", "cell")
     assert parse_mask_values("instances") is MaskValues.INSTANCES

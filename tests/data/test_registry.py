@@ -63,16 +63,16 @@ def write_idx(folder: Path, ending: str = "", dot: str = "-") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("place", [".", "MNIST/raw", "raw", "mnist", "mnist/MNIST/raw"])
+@pytest.mark.parametrize("subfolder", [".", "MNIST/raw", "raw", "mnist", "mnist/MNIST/raw"])
 @pytest.mark.parametrize(("ending", "dot"), [("", "-"), (".gz", "-"), ("", ".")])
-def test_idx_files_are_located(tmp_path: Path, place: str, ending: str, dot: str) -> None:
-    write_idx(tmp_path / "data" / place, ending, dot)
+def test_idx_files_are_located(tmp_path: Path, subfolder: str, ending: str, dot: str) -> None:
+    write_idx(tmp_path / "data" / subfolder, ending, dot)
     data = open_dataset("mnist", tmp_path / "data")
     assert np.array_equal(data.splits["train"].images[:, 0].numpy(), IMAGES["train"])  # type: ignore[attr-defined]
     assert np.array_equal(data.splits["test"].images[:, 0].numpy(), IMAGES["t10k"])  # type: ignore[attr-defined]
     assert data.splits["train"].labels.tolist() == [0, 1, 2, 3]
     assert (data.preprocess.mean, data.preprocess.std) == ((0.1307,), (0.3081,))
-    assert data.location == str((tmp_path / "data" / place).resolve())
+    assert data.location == str((tmp_path / "data" / subfolder).resolve())
 
 
 def test_fashion_mnist_is_read_from_the_systems_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_fashion_mnist_is_read_from_the_systems_folder(tmp_path: Path, monkeypat
     assert (data.location, data.classes[8:], data.preprocess.mean) == (here, ("Bag", "Ankle boot"), (0.2860,))
 
 
-def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_error_names_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(name: str, root: str) -> None:
         raise RuntimeError(f"Error downloading {name}")
 

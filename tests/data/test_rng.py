@@ -13,14 +13,14 @@ MASK = (1 << 64) - 1
 
 def splitmix64(state: int, count: int) -> list[int]:
     """The generator as published: add the golden gamma, mix."""
-    found = []
+    result = []
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & MASK
         z = state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        found.append(z ^ (z >> 31))
-    return found
+        result.append(z ^ (z >> 31))
+    return result
 
 
 def test_mix_is_splitmix64() -> None:
@@ -99,11 +99,11 @@ def test_several_draws_at_once_are_the_same_numbers() -> None:
 
 def test_the_draws_of_each_sample_are_those_of_all() -> None:
     whole = RandomDraws(hash_keys(5, 0, torch.arange(9)), 1)
-    for place, one in enumerate(whole.per_sample()):
-        assert torch.equal(one.keys, whole.keys[place : place + 1])
+    for index, one in enumerate(whole.per_sample()):
+        assert torch.equal(one.keys, whole.keys[index : index + 1])
         for name, arguments in {
             "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "bernoulli": (0, 0.3),
         }.items():  # fmt: skip
-            expected = getattr(whole, name)(*arguments)[place : place + 1]
+            expected = getattr(whole, name)(*arguments)[index : index + 1]
             assert torch.equal(getattr(one, name)(*arguments), expected)
             assert torch.equal(getattr(RandomDraws(torch.empty(0, dtype=torch.int64)), name)(*arguments), expected[:0])

@@ -34,8 +34,8 @@ def test_ranks_share_the_batch_of_one(options: dict[str, object], world_size: in
     ]
     for step, batch in enumerate(whole):
         assert all(len(part[step][2]) == 12 // world_size for part in parts)
-        for place, expected in enumerate(batch):
-            assert torch.equal(torch.cat([part[step][place] for part in parts]), expected)
+        for index, expected in enumerate(batch):
+            assert torch.equal(torch.cat([part[step][index] for part in parts]), expected)
 
 
 @pytest.mark.parametrize("num_repeats", [2, 3, 5])
@@ -67,17 +67,17 @@ def test_repeats_take_the_samples_of_timms_sampler() -> None:
     order = StatelessSampler(LABELS, 1, 0)
     head = torch.cat([order.step_indices(step).indices for step in range(NUM)])
     place_of = head.argsort()
-    found = torch.cat([place_of[sampling.step_indices(step).indices] for step in range(4)])
-    assert torch.equal(found.sort().values, expected)
+    result = torch.cat([place_of[sampling.step_indices(step).indices] for step in range(4)])
+    assert torch.equal(result.sort().values, expected)
 
 
 def test_copies_have_keys_of_their_own() -> None:
     own = hash_keys(3, 1, torch.arange(5))
-    found = repeat_keys(own, torch.tensor([0, 1, 2, 0, 1]))
-    assert found[[0, 3]].tolist() == own[[0, 3]].tolist()
+    result = repeat_keys(own, torch.tensor([0, 1, 2, 0, 1]))
+    assert result[[0, 3]].tolist() == own[[0, 3]].tolist()
     golden = 0x9E3779B97F4A7C15 - (1 << 64)
-    assert found[1] == mix64(own[1] + golden)
-    assert len({*found.tolist(), *own.tolist()}) == 8
+    assert result[1] == mix64(own[1] + golden)
+    assert len({*result.tolist(), *own.tolist()}) == 8
     draw = StatelessSampler(LABELS, 10, 5, num_repeats=1).step_indices(7)
     assert draw.augmentation_keys(5, torch.device("cpu")).tolist() == [hash_key(5, 1, i) for i in draw.indices.tolist()]
 
@@ -119,9 +119,9 @@ def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch:
         list(eval_loader(IMAGES, batch, PREPROCESS, "cpu", rank=r, world_size=world_size)) for r in range(world_size)
     ]
     assert sum(map(len, shared)) == len(alone)
-    for place, expected in enumerate(alone):
-        found = shared[place % world_size][place // world_size]
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for index, expected in enumerate(alone):
+        result = shared[index % world_size][index // world_size]
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -72,14 +72,14 @@ def test_scale_1_is_the_full_image_and_damage_is_an_error() -> None:
 def test_a_crop_is_never_reduced_below_its_size() -> None:
     height, width, size = 700, 1000, 64
     draws = RandomDraws(hash_keys(0, 0, torch.arange(300))).per_sample()
-    found = set()
+    result = set()
     for draw in draws:
         shorter = min(random_crop_box(draw, height, width, 0.08)[2:])
         factor = random_resized_crop_scale(draw, height, width, size, 0.08, "bilinear", "scaled")
         assert factor == max(f for f in (1, 2, 4, 8) if f == 1 or shorter >= f * size)
         assert random_resized_crop_scale(draw, height, width, size, 0.08, "bilinear", "full") == 1
-        found.add(factor)
-    assert found == {2, 4, 8}
+        result.add(factor)
+    assert result == {2, 4, 8}
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ def test_polygons_have_the_pixels_of_pycocotools() -> None:
         height, width = generator.integers(1, 40, 2).tolist()
         polygon = random_polygon(generator, height, width)
         expected = reference.decode(reference.frPyObjects([polygon.tolist()], height, width))[..., 0]
-        found = polygon_mask(polygon, height, width)
-        assert found.shape == (height, width)
-        assert np.array_equal(found, expected)
+        result = polygon_mask(polygon, height, width)
+        assert result.shape == (height, width)
+        assert np.array_equal(result, expected)
         num_set += int(expected.sum())
     assert num_set > 10_000
 

@@ -44,7 +44,7 @@ def png_folder(tmp_path: Path) -> Path:
     images = open_train_data("digits").split("test")
     folder = tmp_path / "png"
     folder.mkdir()
-    for place in range(8):
-        Image.fromarray(images.preview(place)[0].numpy()).save(folder / f"{place}.png")
+    for index in range(8):
+        Image.fromarray(images.preview(index)[0].numpy()).save(folder / f"{index}.png")
     (folder / "broken.png").write_bytes(b"no image")
     return folder

@@ -107,7 +107,7 @@ def test_the_module_its_weights_and_its_graph_predict_the_same(own_run: Run, imp
         assert row.classes[0].probability == pytest.approx(float(probabilities.max()), abs=1e-4)
 
 
-def test_a_file_of_ones_own_module_says_which_code_it_needs(own_run: Run) -> None:
+def test_a_file_of_a_custom_module_names_the_code_it_needs(own_run: Run) -> None:
     sys.modules.pop("own_network", None)
     with pytest.raises(ValueError, match=r"own_network:Net.*imports no code.*--model own_network:Net --weights"):
         open_model(own_run.weights_path)

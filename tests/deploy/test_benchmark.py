@@ -34,11 +34,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     clock = iter(range(1_000_000))
 
     def opened(network: Any, name: str, precision: str, device: Any, **rest: Any) -> Backend:
-        def answer(x: torch.Tensor) -> torch.Tensor:
+        def result(x: torch.Tensor) -> torch.Tensor:
             calls.append((f"{name} {precision}", len(x)))
             return x
 
-        return Backend(name, precision, CPU, answer, compiled=rest["compiled"])
+        return Backend(name, precision, CPU, result, compiled=rest["compiled"])
 
     monkeypatch.setattr(bench, "open_backend", opened)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.1 * next(clock))
@@ -46,34 +46,34 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
-    found = benchmark_backends(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
-    assert [(each.backend, each.batch_size) for each in found] == [
+    result = benchmark_backends(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
+    assert [(each.backend, each.batch_size) for each in result] == [
         ("torch", 2), ("torch", 3), ("openvino", 2), ("openvino", 3),
     ]  # fmt: skip
-    measured = counted[-sum(each.num_calls for each in found) :]
-    turns = [call for place, call in enumerate(measured) if place == 0 or measured[place - 1] != call]
+    measured = counted[-sum(each.num_calls for each in result) :]
+    turns = [call for index, call in enumerate(measured) if index == 0 or measured[index - 1] != call]
     assert turns == 2 * [("torch float32", 2), ("torch float32", 3), ("openvino float32", 2), ("openvino float32", 3)]
-    for each in found:
+    for each in result:
         assert each.latency_ms_p50 == pytest.approx(100)
         assert each.images_per_second == pytest.approx(10 * each.batch_size)
         assert each.prepare_seconds == pytest.approx(0.1)
 
 
 @pytest.mark.soak
-def test_compiled_torch_stands_beside_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
+def test_compiled_torch_is_compared_with_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
     options: dict[str, Any] = {"rounds": 1, "compiled": True}
-    found = benchmark_backends(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
-    assert [each.backend for each in found] == ["torch", "torch, compiled", "openvino"]
+    result = benchmark_backends(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
+    assert [each.backend for each in result] == ["torch", "torch, compiled", "openvino"]
 
 
 def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS_PER_ROUND", 0.01)
-    (found,) = benchmark_backends(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
-    assert isinstance(found, InferenceSpeed)
-    assert 0 < found.latency_ms_p50 <= found.latency_ms_p95 <= found.latency_ms_p99
-    slow, quick = found.images_per_second_range
+    (result,) = benchmark_backends(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
+    assert isinstance(result, InferenceSpeed)
+    assert 0 < result.latency_ms_p50 <= result.latency_ms_p95 <= result.latency_ms_p99
+    slow, quick = result.images_per_second_range
     assert slow <= quick
-    assert found.memory_bytes is None or found.memory_bytes >= 0
+    assert result.memory_bytes is None or result.memory_bytes >= 0
 
 
 def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

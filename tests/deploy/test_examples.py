@@ -25,7 +25,7 @@ def test_they_differ_in_the_shortcuts_alone() -> None:
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLE_NAMES)))
-def test_they_are_as_accurate_as_their_runs_say(index: int) -> None:
+def test_their_accuracy_is_that_of_their_runs(index: int) -> None:
     run = Run(example_runs()[index])
     assert run.result is not None
     assert evaluate(run).top1 == pytest.approx(run.result["top1"], abs=1e-3)

@@ -25,8 +25,8 @@ def test_a_trained_network(run: Run) -> None:
 
 
 def test_the_list_is_the_zoo_s() -> None:
-    found = runpy.run_path(str(ROOT / "hubconf.py"))
-    entries = {name: value for name, value in found.items() if callable(value) and not name.startswith("_")}
+    result = runpy.run_path(str(ROOT / "hubconf.py"))
+    entries = {name: value for name, value in result.items() if callable(value) and not name.startswith("_")}
     assert set(entries) == {"network", *list_models()}
     assert all("create_model" in value.__doc__ for name, value in entries.items() if name != "network")
 
@@ -40,7 +40,7 @@ def test_without_an_installation() -> None:
         "import importlib.util, torch\nassert importlib.util.find_spec('reslab') is None\n"
         f"print(type(torch.hub.load({str(ROOT)!r}, 'resnet18_cifar', source='local')).__name__)\n"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(sys.prefix)
     )
-    assert (found.stdout.strip(), found.returncode) == ("ResidualNetwork", 0), found.stderr
+    assert (process.stdout.strip(), process.returncode) == ("ResidualNetwork", 0), process.stderr

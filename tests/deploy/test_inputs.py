@@ -35,12 +35,12 @@ def shard(path: Path, **files: bytes) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "photos"
-    (found / "deep").mkdir(parents=True)
-    for place, name in enumerate(("b.png", "a.png", "deep/c.png")):
-        (found / name).write_bytes(png(place))
-    (found / "notes.txt").write_text("no image")
-    return found
+    path = tmp_path / "photos"
+    (path / "deep").mkdir(parents=True)
+    for index, name in enumerate(("b.png", "a.png", "deep/c.png")):
+        (path / name).write_bytes(png(index))
+    (path / "notes.txt").write_text("no image")
+    return path
 
 
 def names(items: list[InputItem]) -> list[str]:
@@ -82,7 +82,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
 
-def test_a_image_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, png(5))
     (item,) = list_inputs("-")
     assert item.path == "-"

@@ -35,8 +35,8 @@ def test_what_was_written_is_read_again(tmp_path: Path, ending: str) -> None:
         rows.add(row)
     assert rows.finish() == EVERY
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    found, facts = PREDICTION_FORMATS[ending].read(path)
-    assert found == EVERY
+    result, facts = PREDICTION_FORMATS[ending].read(path)
+    assert result == EVERY
     assert facts == (None if ending == ".csv" else FACTS)
 
 
@@ -62,7 +62,7 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", PREDICTION_FORMATS)
-def test_an_interrupted_file_is_gone_on_with(tmp_path: Path, ending: str) -> None:
+def test_an_interrupted_file_is_continued(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
     first = PredictionFile(path, items(*EVERY), FACTS)
     first.add(PLAIN)
@@ -93,7 +93,7 @@ def test_a_finished_file_grows(tmp_path: Path) -> None:
     assert nothing.finish() == [GOOD, PLAIN]
 
 
-def test_a_image_named_twice_is_one_row(tmp_path: Path) -> None:
+def test_an_image_named_twice_is_one_row(tmp_path: Path) -> None:
     rows = PredictionFile(tmp_path / "out.csv", items(PLAIN, PLAIN), FACTS)
     rows.add(PLAIN)
     assert rows.finish() == [PLAIN]
@@ -141,10 +141,10 @@ def test_a_full_disk_names_the_file_the_rows_and_the_next_step_and_resume_comple
         pytest.raises(DiskFullError, match=r"no space left to write .*out\.json\.part .*--resume") as caught,
     ):
         list(map(rows.add, many))
-    found = re.search(r"the (\d+) rows written so far are in .*out\.json\.part", str(caught.value))
-    assert found is not None
+    match = re.search(r"the (\d+) rows written so far are in .*out\.json\.part", str(caught.value))
+    assert match is not None
     stored = (tmp_path / "out.json.part").read_bytes().count(b"\n") - 1
-    assert int(found[1]) == stored > 5
+    assert int(match[1]) == stored > 5
     resumed = PredictionFile(path, items(*many), FACTS, resume=True)
     assert len(resumed.remaining) == 100 - stored
     for item in resumed.remaining:

@@ -23,10 +23,10 @@ PREPROCESS = Preprocess(3, "resize(20) center-crop(16)", (0.5, 0.4, 0.3), (0.2, 
 @pytest.fixture
 def network() -> ResidualNetwork:
     torch.manual_seed(0)
-    found = create_model("resnet20_cifar", num_classes=3, image_size=(16, 16), depths=(1, 1, 1))
-    assert isinstance(found, ResidualNetwork)
-    found.classes, found.preprocess = ("ant", "bee", "cat"), PREPROCESS
-    return found.eval()
+    model = create_model("resnet20_cifar", num_classes=3, image_size=(16, 16), depths=(1, 1, 1))
+    assert isinstance(model, ResidualNetwork)
+    model.classes, model.preprocess = ("ant", "bee", "cat"), PREPROCESS
+    return model.eval()
 
 
 def write_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
@@ -39,37 +39,37 @@ def probabilities(network: ResidualNetwork, pixels: Tensor) -> list[float]:
     """p = softmax(network((x / 255 - mean) / std)), written out."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
     with torch.no_grad():
-        found: list[float] = network(((pixels / 255 - mean) / std)[None]).softmax(1)[0].tolist()
-    return found
+        result: list[float] = network(((pixels / 255 - mean) / std)[None]).softmax(1)[0].tolist()
+    return result
 
 
-def test_a_image_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, tmp_path: Path) -> None:
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     path = write_image(tmp_path / "a.png", 16, 16)
-    (found,) = predict(network, path, top_k=3)
+    (result,) = predict(network, path, top_k=3)
     expected = dict(zip(("ant", "bee", "cat"), probabilities(network, read_image(path)), strict=True))
-    assert {guess.name for guess in found.classes} == set(expected)
-    for guess in found.classes:
+    assert {guess.name for guess in result.classes} == set(expected)
+    for guess in result.classes:
         assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
-    assert sorted(found.classes, key=lambda guess: -guess.probability) == list(found.classes)
+    assert sorted(result.classes, key=lambda guess: -guess.probability) == list(result.classes)
 
 
 def test_the_transform_of_the_evaluation_is_applied(network: ResidualNetwork, tmp_path: Path) -> None:
     from torchvision.transforms.v2 import functional as images
 
     path = write_image(tmp_path / "a.png", 30, 50)
-    (found,) = predict(network, path, top_k=1)
+    (result,) = predict(network, path, top_k=1)
     resized = images.resize(read_image(path), [20], antialias=True)
     cropped = images.center_crop(resized, [16, 16])
-    assert found.classes[0].probability == pytest.approx(max(probabilities(network, cropped)), rel=1e-5)
+    assert result.classes[0].probability == pytest.approx(max(probabilities(network, cropped)), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(9, 9), (64, 16), (5, 200)])
 def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_path: Path) -> None:
     prepare = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
-    found = prepare(write_image(tmp_path / "a.png", *size)).pixels
-    assert found is not None
-    assert found.shape == (3, 12, 16)
+    result = prepare(write_image(tmp_path / "a.png", *size)).pixels
+    assert result is not None
+    assert result.shape == (3, 12, 16)
 
 
 def test_the_middle_is_kept(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_the_middle_is_kept(tmp_path: Path) -> None:
     pixels = torch.zeros(16, 48, 3, dtype=torch.uint8)
     pixels[:, 16:32] = 255
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
-    found = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png").pixels
-    assert found is not None
-    assert int(found.min()) == 255
+    result = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png").pixels
+    assert result is not None
+    assert int(result.min()) == 255
 
 
 def test_grayscale_networks_read_color(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_grayscale_networks_read_color(tmp_path: Path) -> None:
     grey = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8))
     assert isinstance(grey, ResidualNetwork)
     grey.preprocess = Preprocess(1, "", (0.5,), (0.5,))
-    (found,) = predict(grey, write_image(tmp_path / "a.png", 8, 8))
-    assert [guess.name for guess in sorted(found.classes, key=lambda guess: guess.name)] == ["class 0", "class 1"]
+    (result,) = predict(grey, write_image(tmp_path / "a.png", 8, 8))
+    assert [guess.name for guess in sorted(result.classes, key=lambda guess: guess.name)] == ["class 0", "class 1"]
 
 
 def test_the_batch_changes_nothing_but_the_pace(network: ResidualNetwork, tmp_path: Path) -> None:
-    paths = [write_image(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
+    paths = [write_image(tmp_path / f"{index}.png", 20 + index, 33, index) for index in range(7)]
     one, many = predict(network, paths, batch_size=1), predict(network, paths, batch_size=4)
     assert [each.path for each in many] == [str(path) for path in paths]
     for left, right in zip(one, many, strict=True):
@@ -105,13 +105,13 @@ def test_what_cannot_be_read_is_a_row(network: ResidualNetwork, tmp_path: Path) 
     good = write_image(tmp_path / "b.png", 16, 16)
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "c.png").write_bytes(good.read_bytes()[:60])
-    found = predict(network, [tmp_path, tmp_path / "gone.png"])
-    assert [Path(each.path).name for each in found] == ["a.jpg", "b.png", "c.png", "gone.png"]
-    assert ["0 bytes" in found[0].error, found[1].error, bool(found[2].error)] == [True, "", True]
-    assert found[3].error == "no such file"
-    assert not any(each.path in each.error for each in found)
-    assert found[1].to_dict().keys() == {"path", "classes"}
-    assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
+    predictions = predict(network, [tmp_path, tmp_path / "gone.png"])
+    assert [Path(each.path).name for each in predictions] == ["a.jpg", "b.png", "c.png", "gone.png"]
+    assert ["0 bytes" in predictions[0].error, predictions[1].error, bool(predictions[2].error)] == [True, "", True]
+    assert predictions[3].error == "no such file"
+    assert not any(each.path in each.error for each in predictions)
+    assert predictions[1].to_dict().keys() == {"path", "classes"}
+    assert predictions[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": predictions[0].error}
 
 
 def test_an_output_that_is_no_number_is_a_row_with_its_error(network: ResidualNetwork, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_an_output_that_is_no_number_is_a_row_with_its_error(network: ResidualNe
     assert row.error.startswith("the network's output is not finite")
 
 
-def test_weights_and_network_say_the_same(network: ResidualNetwork, tmp_path: Path) -> None:
+def test_a_file_of_weights_and_the_network_give_the_same_result(network: ResidualNetwork, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", network)
     path = write_image(tmp_path / "a.png", 16, 16)
     assert predict(tmp_path / "model.safetensors", path) == predict(network, str(path))
@@ -168,19 +168,19 @@ def test_mistakes_are_reported(network: ResidualNetwork, tmp_path: Path) -> None
 
 
 def test_a_temperature_divides_the_logits_and_changes_no_prediction(network: ResidualNetwork, tmp_path: Path) -> None:
-    paths = [write_image(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
+    paths = [write_image(tmp_path / f"{index}.png", 16, 16, index) for index in range(5)]
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     plain = predict(network, paths, top_k=3)
     network.temperature = 2.5
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
-    for path, before, found in zip(paths, plain, predict(network, paths, top_k=3), strict=True):
+    for path, before, result in zip(paths, plain, predict(network, paths, top_k=3), strict=True):
         with torch.no_grad():
             logits = network(((read_image(path) / 255 - mean) / std)[None])[0]
         expected = dict(zip(("ant", "bee", "cat"), (logits / 2.5).softmax(0).tolist(), strict=True))
-        for guess in found.classes:
+        for guess in result.classes:
             assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
-        assert [guess.name for guess in found.classes] == [guess.name for guess in before.classes]
-        assert found.classes[0].probability < before.classes[0].probability
+        assert [guess.name for guess in result.classes] == [guess.name for guess in before.classes]
+        assert result.classes[0].probability < before.classes[0].probability
     assert predict(network, paths, top_k=3, use_temperature=False) == plain
 
 
@@ -212,9 +212,9 @@ def test_images_in_memory_are_predicted_like_their_files(network: ResidualNetwor
     pixels = read_image(path)
     (expected,) = predict(network, path)
     with Image.open(path) as image:
-        found = predict(network, [path.read_bytes(), image, pixels, pixels.permute(1, 2, 0).numpy()])
-    assert [prediction.path for prediction in found] == ["#0", "#1", "#2", "#3"]
-    assert all(prediction.classes == expected.classes for prediction in found)
+        predictions = predict(network, [path.read_bytes(), image, pixels, pixels.permute(1, 2, 0).numpy()])
+    assert [prediction.path for prediction in predictions] == ["#0", "#1", "#2", "#3"]
+    assert all(prediction.classes == expected.classes for prediction in predictions)
 
 
 def test_the_limits_apply_to_each_image(network: ResidualNetwork, tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def pixels() -> list[Tensor]:
 
 def forward(network: DenseNetwork, image: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
-        found: dict[str, Tensor] = network([image / 255])[0]
-    objects = found["labels"] > 0  # RetinaNet may find the background
-    return {name: values[objects] for name, values in found.items()}
+        result: dict[str, Tensor] = network([image / 255])[0]
+    objects = result["labels"] > 0  # RetinaNet may find the background
+    return {name: values[objects] for name, values in result.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,17 +203,17 @@ def test_a_detector_without_names_has_no_background_among_its_classes(pixels: li
 
 
 def test_a_pixel_at_the_threshold_is_outside_of_the_mask_in_prediction_and_evaluation() -> None:
-    found = {
+    result = {
         "boxes": torch.tensor([[0.0, 0.0, 3.0, 1.0]]),
         "labels": torch.tensor([1]),
         "scores": torch.tensor([0.9]),
         "masks": torch.tensor([[[[0.4, 0.5, 0.6]]]]),
     }
-    (box,) = detected_boxes(found, CLASSES)
+    (box,) = detected_boxes(result, CLASSES)
     flags = torch.zeros(1, dtype=torch.bool)
-    target = {**found, "image_id": 1, "crowd": flags, "difficult": flags, "area": torch.ones(1)}
+    target = {**result, "image_id": 1, "crowd": flags, "difficult": flags, "area": torch.ones(1)}
     target["masks"] = torch.ones(1, 1, 3)
-    ((_, prediction),) = pair_targets([found], [target])
+    ((_, prediction),) = pair_targets([result], [target])
     assert prediction.masks is not None
     assert box.mask is not None
     assert box.mask.tolist() == [[False, False, True]]

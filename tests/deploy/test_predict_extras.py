@@ -27,19 +27,19 @@ def test_engines_predict_alike(network: ResidualNetwork, png_folder: Path, engin
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_embedding_is_what_the_last_layer_reads(network: ResidualNetwork, png_folder: Path, engine: str) -> None:
-    found = predict(network, png_folder, embeddings=True, backend=engine)
+    predictions = predict(network, png_folder, embeddings=True, backend=engine)
     plain = predict(network, png_folder)
     head = network.fc
     assert isinstance(head, torch.nn.Linear)
-    for row, other in zip(found, plain, strict=True):
+    for row, other in zip(predictions, plain, strict=True):
         assert len(row.embedding) == (0 if row.error else 64)
         if not row.error:
             logits = head(torch.tensor(row.embedding)).detach()
             assert float(logits.softmax(0).max()) == pytest.approx(other.classes[0].probability, rel=1e-4)
             assert row.classes[0].probability == pytest.approx(other.classes[0].probability, rel=1e-4)
-    assert found[0].to_dict()["embedding"] == list(found[0].embedding)
+    assert predictions[0].to_dict()["embedding"] == list(predictions[0].embedding)
     assert "embedding" not in plain[0].to_dict()
-    assert [prediction_from_dict(row.to_dict()) for row in found] == found
+    assert [prediction_from_dict(row.to_dict()) for row in predictions] == predictions
 
 
 def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
@@ -56,26 +56,26 @@ def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
 def test_a_heat_map_is_grad_cam_s(network: ResidualNetwork, png_folder: Path, tmp_path: Path) -> None:
     network.train()
     folder = tmp_path / "maps"
-    found = predict(network, png_folder, grad_cam_dir=folder)
+    predictions = predict(network, png_folder, grad_cam_dir=folder)
     assert network.training  # as it was
-    read = [row for row in found if not row.error]
+    read = [row for row in predictions if not row.error]
     assert {Path(row.grad_cam) for row in read} == set(folder.iterdir())
-    assert found[-1].grad_cam == ""  # the file that is no image
+    assert predictions[-1].grad_cam == ""  # the file that is no image
     with Image.open(read[0].grad_cam) as image:
         assert image.size == (224, 224)
         assert len(image.convert("RGB").getcolors(224 * 224) or []) > 20
 
 
-def test_the_map_of_a_image(network: ResidualNetwork) -> None:
+def test_the_map_of_an_image(network: ResidualNetwork) -> None:
     pixels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     maps = GradCam(network, torch.device("cpu"))
     targets = torch.tensor([3, 1, 4])
-    found = maps(pixels, targets)
-    assert found.shape == (3, 8, 8)
-    assert (float(found.min()), float(found.max())) == (0.0, 1.0)
+    result = maps(pixels, targets)
+    assert result.shape == (3, 8, 8)
+    assert (float(result.min()), float(result.max())) == (0.0, 1.0)
     expected = grad_cam(network, maps.normalize(pixels), targets, maps.layer)
     largest = expected.flatten(1).max(1).values
-    for heat, raw, most in zip(found, expected, largest, strict=True):
+    for heat, raw, most in zip(result, expected, largest, strict=True):
         if most > 0:
             coarse = torch.nn.functional.interpolate(raw[None, None], (8, 8), mode="bilinear")[0, 0]
             torch.testing.assert_close(heat, coarse / coarse.max())
@@ -101,7 +101,7 @@ def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
 
 
 def test_results_have_their_classes(network: ResidualNetwork) -> None:
-    answer = build_predictor(network, use_temperature=False, num_images=1)
-    assert answer.task.classes == tuple(str(digit) for digit in range(10))
-    assert answer.temperature == 1.0
-    assert answer.backend.name == "torch"
+    result = build_predictor(network, use_temperature=False, num_images=1)
+    assert result.task.classes == tuple(str(digit) for digit in range(10))
+    assert result.temperature == 1.0
+    assert result.backend.name == "torch"

@@ -56,8 +56,8 @@ def test_every_kind_of_image_gives_torchvisions_input(
         assert torch.allclose(x[0], reference, atol=1e-6)
     with torch.no_grad():
         probabilities = network(x).softmax(1)[0]
-    found = predict(network, tmp_path / "image.png", top_k=3)[0]
-    for score in found.classes:
+    prediction = predict(network, tmp_path / "image.png", top_k=3)[0]
+    for score in prediction.classes:
         assert score.probability == pytest.approx(probabilities[network.classes.index(score.name)].item(), abs=1e-6)
 
 

@@ -127,8 +127,8 @@ def check_channels_last(device: torch.device, folder: Path) -> None:
     model, x, y = make_step_inputs(device)
     model, x = model.double(), x.double()
     expected = gradients_of(model, x, y, TrainStep())
-    found = gradients_of(model.to(memory_format=torch.channels_last), x, y, TrainStep(channels_last=True))
-    require_close(found, expected, 1e-9)
+    result = gradients_of(model.to(memory_format=torch.channels_last), x, y, TrainStep(channels_last=True))
+    require_close(result, expected, 1e-9)
 
 
 def check_compile(device: torch.device, folder: Path) -> None:
@@ -156,9 +156,9 @@ def gradients_of(model: nn.Module, x: Tensor, y: Tensor, train_step: TrainStep) 
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
-def require_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Require that the tensors of two lists differ by at most `tolerance`, |found - expected| / |expected|."""
-    errors = [relative_error(one, other) for one, other in zip(found, expected, strict=True)]
+def require_close(result: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Require that the tensors of two lists differ by at most `tolerance`, |result - expected| / |expected|."""
+    errors = [relative_error(one, other) for one, other in zip(result, expected, strict=True)]
     require(max(errors) <= tolerance, f"relative error {max(errors):.1e}, at most {tolerance:g} is allowed")
 
 
@@ -166,14 +166,14 @@ def check_evaluation(device: torch.device, folder: Path) -> None:
     """A run evaluated on the device has the metrics and classes of an evaluation on the CPU."""
     run = train_small(device, folder / "run", epochs=1)
     images, labels = make_images()
-    found, expected = (
+    result, expected = (
         evaluate(run, (images, labels), split="train", device=where, keep_predictions=True)
         for where in (device, torch.device("cpu"))
     )
     for name, value in expected.metrics.items():
-        other = found.metrics[name]
+        other = result.metrics[name]
         require(other == value or math.isclose(other, value, abs_tol=1e-5), f"{name} {other} against {value}")
-    require(abs(found.loss - expected.loss) < 1e-4, f"loss {found.loss} against {expected.loss}")
+    require(abs(result.loss - expected.loss) < 1e-4, f"loss {result.loss} against {expected.loss}")
 
 
 def check_augmentation(device: torch.device, folder: Path) -> None:
@@ -185,10 +185,10 @@ def check_augmentation(device: torch.device, folder: Path) -> None:
         for where in (torch.device("cpu"), device):
             loader = TrainLoader(TensorImageDataset(images, labels), 64, transform, preprocess, 3, where)
             batches.append(next(loader.iter_from(11)))
-        for expected, found in zip(*batches, strict=True):
-            require(found.device.type == device.type, f"a batch on {found.device}")
+        for expected, result in zip(*batches, strict=True):
+            require(result.device.type == device.type, f"a batch on {result.device}")
             is_exact = transform != "lighting(0.1)"
-            error = (found.cpu().double() - expected.double()).abs().max().item()
+            error = (result.cpu().double() - expected.double()).abs().max().item()
             require(error == 0 if is_exact else error < 0.05, f"{transform}: largest difference {error:.2g}")
 
 
@@ -200,12 +200,12 @@ def check_muon(device: torch.device, folder: Path) -> None:
 
 def check_process_group(device: torch.device, folder: Path) -> None:
     """A group of one process (NCCL on a GPU, else gloo) averages gradients, sums and gathers as no group does."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    before = {name: os.environ.get(name) for name in place}
-    os.environ.update(place)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     own = torch.device("cuda", 0) if device.type == "cuda" else device
     try:
         group = DistributedProcessGroup(DistributedEnv(), own)
@@ -260,10 +260,10 @@ def _train_steps(device: torch.device, is_captured: bool) -> list[Tensor]:
     return [weight.detach().clone() for weight in model.parameters()]
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return |found - expected| / |expected|."""
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """Return |result - expected| / |expected|."""
     norm = expected.double().norm().clamp_min(1e-12)
-    return float((found.double() - expected.double()).norm() / norm)
+    return float((result.double() - expected.double()).norm() / norm)
 
 
 CHECKS: dict[str, Check] = {

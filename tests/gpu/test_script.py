@@ -50,8 +50,8 @@ def test_a_graph_trains_on_the_batches_of_the_loader_and_takes_the_steps_of_sgd(
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    for expected, found in zip(model.parameters(), training.parameters, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    for expected, result in zip(model.parameters(), training.parameters, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-11)
     assert training.read_averages()["train_loss"] == pytest.approx(sum(losses) / 3, rel=1e-9)
 
 
@@ -59,9 +59,9 @@ def test_a_result_is_whole_after_every_row(tmp_path: Path) -> None:
     result = PartResult(tmp_path / "part.json")
     result.add("table", candidate="ours", rate=1234.5)
     result.set_line("1,234 images/s")
-    found = json.loads((tmp_path / "part.json").read_text())
-    assert (found["status"], found["line"]) == (Status.RUNNING, "1,234 images/s")
-    assert found["tables"] == {"table": [{"candidate": "ours", "rate": 1234.5}]}
+    actual = json.loads((tmp_path / "part.json").read_text())
+    assert (actual["status"], actual["line"]) == (Status.RUNNING, "1,234 images/s")
+    assert actual["tables"] == {"table": [{"candidate": "ours", "rate": 1234.5}]}
 
 
 @pytest.mark.soak
@@ -77,7 +77,7 @@ def test_every_part_runs_with_tiny_settings(tmp_path: Path) -> None:
     command = [ROOT / "benchmarks" / "gpu.sh", "--small", "--output", tmp_path, "--minutes", "20"]
     subprocess.run(command, env=environment, check=True, timeout=1500)
     for part in ("tests", "d2l", "resnet50", "fast", "fig6"):
-        found = json.loads((tmp_path / f"{part}.json").read_text())
-        assert (found["status"], bool(found["line"])) == (Status.DONE, True), part
+        result = json.loads((tmp_path / f"{part}.json").read_text())
+        assert (result["status"], bool(result["line"])) == (Status.DONE, True), part
     summary = (tmp_path / "summary.md").read_text()
     assert summary.count("| done |") == 5

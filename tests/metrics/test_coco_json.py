@@ -116,9 +116,9 @@ def change(key: str, value: Any, count: int = 1) -> Any:
     return apply
 
 
-def remove(place: str, key: str) -> Any:
+def remove(part: str, key: str) -> Any:
     def apply(annotations: dict[str, Any], results: list[dict[str, Any]]) -> None:
-        records = results if place == "results" else annotations[place]
+        records = results if part == "results" else annotations[part]
         del records[1][key]
 
     return apply

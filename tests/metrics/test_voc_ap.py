@@ -35,13 +35,13 @@ def match_box_by_box(case: Any, label: int, threshold: float, pixel: float) -> D
         if prediction.labels[index] == label
     ]
     detections.sort(key=lambda detection: -detection[0])  # a stable sort: equal scores keep their order
-    counts, is_hit, found = [], [], set()
+    counts, is_hit, result = [], [], set()
     for _, image_id, box in detections:
         overlaps = [overlap(box, other, pixel) for other, _ in objects[image_id]]
         best = overlaps.index(max(overlaps)) if overlaps and max(overlaps) > threshold else None
         counts.append(best is None or not objects[image_id][best][1])
-        is_hit.append(counts[-1] and best is not None and (image_id, best) not in found)
-        found.add((image_id, best))
+        is_hit.append(counts[-1] and best is not None and (image_id, best) not in result)
+        result.add((image_id, best))
     num_objects = sum(not is_ignored for boxes in objects.values() for _, is_ignored in boxes)
     return Detections(counts, is_hit, num_objects)
 

@@ -55,8 +55,8 @@ def gradients(
     y = call(x)
     loss = (y * images(*y.shape, seed=7, dtype=y.dtype)).sum()
     read = {"input": x} | {name: weight for name, weight in weights.items() if weight.requires_grad}
-    found = torch.autograd.grad(loss, list(read.values()), allow_unused=True)
-    pairs = zip(read.items(), found, strict=True)
+    result = torch.autograd.grad(loss, list(read.values()), allow_unused=True)
+    pairs = zip(read.items(), result, strict=True)
     return y.detach(), {name: torch.zeros_like(of) if grad is None else grad for (name, of), grad in pairs}
 
 

@@ -131,9 +131,9 @@ def check_equal(ours: nn.Module, theirs: nn.Module) -> None:
     """Detections in eval mode, and losses and gradients in training mode with equal seeds, are equal."""
     inputs, targets = batch()
     with torch.no_grad():
-        found, expected = ours.eval()(inputs), theirs.eval()(inputs)
+        actual, expected = ours.eval()(inputs), theirs.eval()(inputs)
     assert all(len(result["boxes"]) > 2 for result in expected)
-    for result, expected_result in zip(found, expected, strict=True):
+    for result, expected_result in zip(actual, expected, strict=True):
         assert list(result) == list(expected_result)
         assert all(torch.equal(result[key], expected_result[key]) for key in result)
     gradients = []
@@ -242,9 +242,9 @@ def test_the_head_of_c4_is_the_last_stage() -> None:
         assert maps.shape[1] == network.rpn.head.conv[0][0].in_channels == network.backbone.out_channels
         assert torch.equal(head(maps), whole.features(x)["layer4"].mean((2, 3), keepdim=True))
         boxes = [torch.tensor([[0.0, 0.0, 63.0, 63.0], [16.0, 0.0, 80.0, 48.0]], dtype=torch.float64)]
-        found = network.roi_heads.box_roi_pool({"0": maps}, boxes, [(64, 96)])
-    assert torch.equal(found, roi_pool(maps, boxes, 14, 1 / 16))
-    assert found.shape == (2, 1024, 14, 14)
+        result = network.roi_heads.box_roi_pool({"0": maps}, boxes, [(64, 96)])
+    assert torch.equal(result, roi_pool(maps, boxes, 14, 1 / 16))
+    assert result.shape == (2, 1024, 14, 14)
     assert {key.split(".")[0] for key in network.backbone.state_dict()} == {
         "conv1",
         "bn1",
@@ -376,9 +376,9 @@ def test_a_file_alone_is_enough(name: str, tmp_path) -> None:
     assert (loaded.arch, loaded.classes, loaded.preprocess) == (network.arch, network.classes, network.preprocess)
     inputs, _ = batch(torch.float32)
     with torch.no_grad():
-        for found, expected in zip(loaded(inputs), network(inputs), strict=True):
+        for result, expected in zip(loaded(inputs), network(inputs), strict=True):
             assert len(expected["boxes"])
-            assert all(torch.equal(found[key], expected[key]) for key in expected)
+            assert all(torch.equal(result[key], expected[key]) for key in expected)
     trained = {key: p.requires_grad for key, p in network.named_parameters()}
     assert {key: p.requires_grad for key, p in loaded.named_parameters()} == trained
     again = create_model(name, **{**axes, "num_classes": 3}, pretrained=path)
@@ -434,9 +434,9 @@ def test_torchvisions_parts_take_our_backbones() -> None:
     pyramid.load_state_dict(theirs.state_dict(), strict=True)
     x = images(1, 3, 64, 96)
     with torch.no_grad():
-        found, expected = pyramid(x), theirs(x)
-        assert list(found) == list(expected)
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        result, expected = pyramid(x), theirs(x)
+        assert list(result) == list(expected)
+        assert all(torch.equal(result[key], expected[key]) for key in expected)
         features = create_model("resnet18", features_only=True, out_indices=(2, 3, 4)).double().eval()
         maps = dict(zip(features.feature_info.module_name(), features(x), strict=True))
         levels = FeaturePyramidNetwork(features.feature_info.channels(), 32).double()(maps)
@@ -469,6 +469,6 @@ def test_regions_are_pooled_by_their_maximum_in_bf16() -> None:
     features = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
     boxes = [torch.tensor([[0.0, 0.0, 31.0, 31.0], [8.0, 4.0, 20.0, 30.0]])]
     pool = RoiMaxPool(4, 2)
-    found = pool({"0": features}, boxes, [(32, 32)])
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found.float(), pool({"0": features.float()}, boxes, [(32, 32)]))
+    result = pool({"0": features}, boxes, [(32, 32)])
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result.float(), pool({"0": features.float()}, boxes, [(32, 32)]))

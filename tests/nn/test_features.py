@@ -19,11 +19,11 @@ def test_features_are_what_torchvisions_extractor_hands_out():
     x = images(2, 3, 64, 96, dtype=torch.float32)
     with torch.no_grad():
         expected = create_feature_extractor(theirs, return_nodes=nodes)(x)
-        found = ours.features(x)
-        assert list(found) == list(nodes.values())
+        features = ours.features(x)
+        assert list(features) == list(nodes.values())
         for name, value in expected.items():
-            assert torch.equal(found[name], value)
-        assert torch.equal(ours.forward_tail(found["layer4"]), ours(x))
+            assert torch.equal(features[name], value)
+        assert torch.equal(ours.forward_tail(features["layer4"]), ours(x))
 
 
 def test_torchvisions_extractor_takes_our_networks():
@@ -38,13 +38,13 @@ def test_features_of_blocks():
     model = create_model("preresnet164_cifar", depths=(2, 3, 1)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
-        found = model.features(x, "blocks")
-        assert list(found) == ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2", "layer3.0"]
-        y = found["stem"]
+        features = model.features(x, "blocks")
+        assert list(features) == ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2", "layer3.0"]
+        y = features["stem"]
         for name, block in model.blocks():
             y = block(y)
-            assert torch.equal(found[name], y)
-        assert torch.equal(model.features(x)["layer2"], found["layer2.2"])
+            assert torch.equal(features[name], y)
+        assert torch.equal(model.features(x)["layer2"], features["layer2.2"])
 
 
 VARIED = """
@@ -76,9 +76,9 @@ def test_each_run_of_a_shared_block_is_a_feature():
     model = create_model("book_resdeep", depths=(4,)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
-        found = model.features(x, "blocks")
-        assert list(found) == ["stem", *(f"layer1.{i}" for i in range(4))]
-        assert torch.equal(found["layer1.3"], model.features(x)["layer1"])
+        features = model.features(x, "blocks")
+        assert list(features) == ["stem", *(f"layer1.{i}" for i in range(4))]
+        assert torch.equal(features["layer1.3"], model.features(x)["layer1"])
 
 
 def test_out_indices():
@@ -140,6 +140,6 @@ def test_the_smallest_input_is_the_total_stride():
 
 def test_shallow_features_take_small_inputs():
     shallow = create_model("resnet18", features_only=True, out_indices=(0, 1))
-    assert [tuple(found.shape[1:]) for found in shallow(torch.randn(1, 3, 8, 8))] == [(64, 4, 4), (64, 2, 2)]
+    assert [tuple(result.shape[1:]) for result in shallow(torch.randn(1, 3, 8, 8))] == [(64, 4, 4), (64, 2, 2)]
     with pytest.raises(ValueError, match="at least 4x4"):
         shallow(torch.randn(1, 3, 3, 3))

@@ -65,7 +65,7 @@ def test_a_graph_has_the_nodes_of_torchvisions(name):
     assert kinds[0] == kinds[1]
 
 
-def test_a_traced_network_draws_anew_in_each_call():
+def test_a_traced_network_draws_random_numbers_in_each_call():
     traced = fx.symbolic_trace(create_model("resnet18_cifar", **SMALL, merge="drop-path(0.5) add").train())
     x = images(16, 3, 32, 32, dtype=torch.float32)
     torch.manual_seed(0)

@@ -108,7 +108,7 @@ def test_the_guards_of_a_program_are_not_run(program: Program, tmp_path: Path) -
         load_program(program.path)(torch.randn(2, 3, 4, 4))
 
 
-def test_an_entry_that_stands_twice_is_refused(program: Program) -> None:
+def test_a_duplicate_entry_is_refused(program: Program) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         path = program.write((program.graph_name, b"{}"))
     with pytest.raises(ValueError, match=r"'models/model\.json' twice"):

@@ -75,9 +75,9 @@ def check_outputs(ours: SegmentationNetwork, theirs: nn.Module) -> None:
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = images(1, 3, 40, 56)
     with torch.no_grad():
-        found, expected = AsDict(ours.eval())(x), theirs.eval()(x)
-        assert list(found) == list(expected)
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        result, expected = AsDict(ours.eval())(x), theirs.eval()(x)
+        assert list(result) == list(expected)
+        assert all(torch.equal(result[key], expected[key]) for key in expected)
         assert torch.equal(ours(x), expected["out"])
 
 
@@ -140,9 +140,9 @@ def test_unet_follows_its_formula(name: str, training: bool) -> None:
     parameters = [p for key, p in network.named_parameters() if key.startswith("classifier")]
     expected_grads = torch.autograd.grad((expected * loss_weights).sum(), parameters)
     randomise(network)  # the statistics of the first run
-    found = network(x)
-    grads = torch.autograd.grad((found * loss_weights).sum(), parameters)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    result = network(x)
+    grads = torch.autograd.grad((result * loss_weights).sum(), parameters)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-8, atol=1e-8)
 
@@ -388,8 +388,8 @@ def test_onnx_with_dynamic_sizes(name: str, tmp_path) -> None:
     with torch.no_grad():
         for shape in ((2, 3, 32, 48), (1, 3, 44, 36)):
             x = images(*shape, dtype=torch.float32)
-            found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-            torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-4, atol=1e-4)
+            result = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+            torch.testing.assert_close(torch.from_numpy(result), network(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
@@ -413,8 +413,8 @@ def test_torchvisions_segmentation_models_take_our_backbones() -> None:
     theirs.double().eval().load_state_dict(built.state_dict(), strict=True)
     x = images(1, 3, 32, 40)
     with torch.no_grad():
-        found, expected = built(x), theirs(x)
-    assert all(torch.equal(found[key], expected[key]) for key in ("out", "aux"))
+        result, expected = built(x), theirs(x)
+    assert all(torch.equal(result[key], expected[key]) for key in ("out", "aux"))
 
 
 def test_features_only_is_for_classification_networks() -> None:

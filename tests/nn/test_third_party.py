@@ -40,22 +40,22 @@ def with_v1_strides(model: nn.Module) -> nn.Module:
 def test_the_network_that_computes_the_same(make, name: str, order: str, x: Tensor) -> None:
     torch.manual_seed(0)
     model = make().eval()
-    found = to_residual_network(model, x)
-    assert (found.arch.name, found.arch.order) == (name, order)
-    assert not found.training
+    result = to_residual_network(model, x)
+    assert (result.arch.name, result.arch.order) == (name, order)
+    assert not result.training
     with torch.no_grad():
-        assert torch.allclose(found(x), model(x), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(result(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_weights_are_copied_and_the_module_is_as_before(x: Tensor) -> None:
     model = torchvision.models.resnet18().double().train()
     before = copy.deepcopy(model.state_dict())
-    found = to_residual_network(model, x.double())
+    result = to_residual_network(model, x.double())
     with torch.no_grad():
-        found.fc.weight.zero_()  # type: ignore[union-attr]
+        result.fc.weight.zero_()  # type: ignore[union-attr]
     assert model.training
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    assert next(found.parameters()).dtype == torch.float64
+    assert next(result.parameters()).dtype == torch.float64
 
 
 def test_equal_shapes_are_not_enough(x: Tensor) -> None:

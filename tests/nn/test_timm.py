@@ -47,9 +47,9 @@ def pair(name, rename=same, layers=None, **axes):
     ours = create_model(name, num_classes=5, **({"depths": layers} if layers else {}), **axes).double()
     theirs = timm.create_model(name, num_classes=5, **({"layers": layers} if layers else {})).double()
     randomise(ours)
-    wanted = theirs.state_dict()
+    expected = theirs.state_dict()
     renamed = {rename(key): tensor for key, tensor in ours.state_dict().items()}
-    theirs.load_state_dict({key: tensor.reshape(wanted[key].shape) for key, tensor in renamed.items()}, strict=True)
+    theirs.load_state_dict({key: tensor.reshape(expected[key].shape) for key, tensor in renamed.items()}, strict=True)
     return ours, theirs
 
 

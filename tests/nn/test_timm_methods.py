@@ -123,8 +123,8 @@ def test_features_from_published_weights_need_no_head():
 @pytest.mark.parametrize("name", ["resnet50", "regnetx_002", "convnext_atto", "nf_resnet50", "resnetv2_50"])
 def test_drop_path_rates_are_timms_per_block(name):
     def rates(model):
-        found = [(n, m) for n, m in model.named_modules() if type(m).__name__ == "DropPath"]
-        return [getattr(m, "drop_prob", getattr(m, "rate", None)) for _, m in found if getattr(m, "rate", 1)]
+        result = [(n, m) for n, m in model.named_modules() if type(m).__name__ == "DropPath"]
+        return [getattr(m, "drop_prob", getattr(m, "rate", None)) for _, m in result if getattr(m, "rate", 1)]
 
     with torch.device("meta"):
         ours, theirs = (library(name, drop_path_rate=0.1) for library in (create_model, timm.create_model))

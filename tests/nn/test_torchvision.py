@@ -105,7 +105,7 @@ def test_another_number_of_dilations_is_an_error_that_names_the_stages(dilated):
         create_model("resnet50", replace_stride_with_dilation=dilated)
 
 
-def test_no_dilations_may_be_said_as_torchvision_says_it():
+def test_torchvisions_spelling_of_no_dilations_is_accepted():
     with torch.device("meta"):
         model = create_model("resnet50", replace_stride_with_dilation=None)
     assert model.arch.replace_stride_with_dilation == ()

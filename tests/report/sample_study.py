@@ -43,10 +43,10 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
     """A page of a study whose rows were all run but the last."""
     study: Study = get_study(name)
     rows = []
-    for place, row in enumerate(study.rows):
-        train, test = ENDS.get(row.name, (20.0 + place, 25.0 + 0.8 * place))
+    for index, row in enumerate(study.rows):
+        train, test = ENDS.get(row.name, (20.0 + index, 25.0 + 0.8 * index))
         runs = [sample_run_of(row, seed, train, test) for seed in range(seeds)]
-        last = place == len(study.rows) - 1 and place > 0
+        last = index == len(study.rows) - 1 and index > 0
         missing = {"not_run_reason": "not run: no time left", "estimated_seconds": 3720.0}
         rows.append(
             StudyRow(row, study.preset_for(row, scale), () if last else runs, row.model, **(missing if last else {}))
@@ -58,7 +58,7 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
         "2 of 3 seeds; the difference is 0.4 points (95 % interval -0.7 to 1.5); about 11 seeds would decide",
     )
     claims = [
-        ClaimResult(claim.text, verdicts[place % 3], words[place % 3]) for place, claim in enumerate(study.claims)
+        ClaimResult(claim.text, verdicts[index % 3], words[index % 3]) for index, claim in enumerate(study.claims)
     ]
     facts = {
         "command": f"reslab study {name} --scale {scale} --data-dir data --seeds {seeds}",

@@ -94,7 +94,7 @@ def test_a_task_without_a_loss_in_evaluation_has_no_row_for_it() -> None:
         assert main_metric_text(task, values) == "41.50 %"
 
 
-def test_speed_tells_the_time_that_steps_waited() -> None:
+def test_speed_names_the_fraction_of_the_time_spent_waiting() -> None:
     result = {"images_per_second": 1234.4, "waiting_fraction": 0.116, "advised_workers": None}
     assert format_speed(result) == "1,234 images/s, 12 % of the time waiting for data"
     assert format_speed({**result, "advised_workers": 4}).endswith("waiting for data (try --workers 4)")

@@ -49,7 +49,7 @@ def test_a_pillow_image_is_copied_and_gray_ones_become_rgb() -> None:
     assert draw_boxes(result, [], []) is not result
 
 
-def test_a_label_lies_above_its_box_or_inside_where_there_is_no_room() -> None:
+def test_a_label_is_above_its_box_or_inside_at_the_border() -> None:
     for top, expected in ((100, False), (2, True)):
         result = draw_boxes(np.zeros((300, 400, 3), np.uint8), [(50, top, 350, 280)], [1], [0.75], NAMES)
         rows, columns = color_at(result, box_color(1)).nonzero()

@@ -21,7 +21,7 @@ def test_memory_is_what_was_taken_since() -> None:
     assert len(held)
 
 
-def test_room_is_what_the_machine_has_free_within_the_limit_of_its_group(
+def test_available_memory_is_the_machines_within_the_limit_of_its_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in {"meminfo": f"MemTotal: 9 kB\nMemAvailable: {900 * 1024} kB\n", "max": f"{700 * MIB}"}.items():

@@ -168,7 +168,7 @@ def test_nearest_names():
     assert str(unknown_name("x", "ab", ["ab1"], "go on")).endswith("; go on")
 
 
-def test_refusals_say_all_four_parts():
+def test_errors_have_all_four_parts():
     assert str(invalid("A", "B", "C", "do D")) == "required: A; got: B; nearest valid: C; do D"
     assert str(invalid("A", "B")) == "required: A; got: B"
 
@@ -177,13 +177,13 @@ def test_values_that_are_only_right_together_are_set_in_any_order() -> None:
     recipe = Recipe("x", "test")
     pair = {"schedule.name": "multistep", "schedule.milestones": "1 epoch,2 epochs"}
     for settings in (pair, dict(reversed(pair.items()))):
-        found = override(recipe, settings)
-        assert (found.schedule.name, found.schedule.milestones) == ("multistep", ("1 epoch", "2 epochs"))
+        overridden = override(recipe, settings)
+        assert (overridden.schedule.name, overridden.schedule.milestones) == ("multistep", ("1 epoch", "2 epochs"))
     with pytest.raises(ValueError, match=r"milestones"):
         override(recipe, {"schedule.name": "multistep"})
 
 
-def test_departures_leave_defaults_out_at_every_depth() -> None:
+def test_non_default_fields_leave_defaults_out_at_every_depth() -> None:
     recipe = replace(Recipe("mine", "here"), optimizer=OptimizerConfig(lr=0.25), batch_size=64)
     assert non_default_fields(recipe) == {
         "name": "mine",

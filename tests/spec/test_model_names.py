@@ -82,9 +82,9 @@ def test_torchvisions_regnets_are_ours(monkeypatch):
     names = [name for name in torchvision.models.list_models() if name.startswith("regnet")]
     assert sorted(TORCHVISION_NAMES.values()) == names
     for name in names:
-        with pytest.raises(FoundParams) as found:
+        with pytest.raises(FoundParams) as result:
             torchvision.models.get_model(name)
-        params, arch = found.value.args[0], get_arch(name)
+        params, arch = result.value.args[0], get_arch(name)
         group_widths = arch.group_width if isinstance(arch.group_width, tuple) else (arch.group_width,) * 4
         assert (arch.depths, arch.widths) == (tuple(params.depths), tuple(params.widths))
         assert group_widths == tuple(params.group_widths)

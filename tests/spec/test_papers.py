@@ -26,27 +26,27 @@ TRAINED = [(study, row) for study, row in ROWS if row.model]
 
 def reported() -> dict[tuple[str, str, str], ReportedValue]:
     """Every reported value of the studies by study, row and metric (empty for the row's own)."""
-    found = {}
+    result = {}
     for study, row in ROWS:
         for reported_value, metric in (
             (row.reported, ""),
             *((reported_value, reported_value.metric) for reported_value in row.more_reported),
         ):
             if reported_value is not None:
-                found[study.name, row.name, metric] = reported_value
-    return found
+                result[study.name, row.name, metric] = reported_value
+    return result
 
 
 def golden() -> dict[tuple[str, str, str], tuple[object, dict[str, object]]]:
     """Every value of the excerpts under the same keys, with its excerpt."""
-    found: dict[tuple[str, str, str], tuple[object, dict[str, object]]] = {}
+    result: dict[tuple[str, str, str], tuple[object, dict[str, object]]] = {}
     for entry in GOLDEN["excerpts"]:
         for study, values in entry["values"].items():
             for key, value in values.items():
                 row, _, metric = key.partition(" ")
-                assert (study, row, metric) not in found
-                found[study, row, metric] = value, entry
-    return found
+                assert (study, row, metric) not in result
+                result[study, row, metric] = value, entry
+    return result
 
 
 def test_every_reported_value_has_an_excerpt_and_no_excerpt_is_left_over() -> None:
@@ -74,7 +74,7 @@ def test_a_reported_value_is_what_its_source_prints(key: tuple[str, str, str]) -
     assert reported_value.protocol
 
 
-def test_values_not_verified_in_the_paper_say_so() -> None:
+def test_values_not_verified_in_the_paper_are_marked() -> None:
     unverified = {key[:2] for key, reported_value in reported().items() if reported_value.provenance != "verified"}
     assert unverified == {
         *(("he2015/degradation", f"plain-{depth}") for depth in (20, 32, 44, 56)),
@@ -109,11 +109,11 @@ def num_params(arch: object) -> int:
 
 
 def _settings(row: RowSpec, preset: ScalePreset) -> list[tuple[str, str]]:
-    found = {}
+    result = {}
     for setting in (*row.overrides, *preset.overrides):
         key, _, value = setting.partition("=")
-        found[key.strip()] = value.strip()
-    return list(found.items())
+        result[key.strip()] = value.strip()
+    return list(result.items())
 
 
 def _axes(row: RowSpec, preset: ScalePreset) -> dict[str, str]:
@@ -143,8 +143,8 @@ def test_a_study_is_complete(study: object) -> None:
 
 def test_names_are_paper_and_table() -> None:
     assert all(name.count("/") == 1 for name in STUDIES)
-    wanted = {"he2015/degradation", "he2015/table6", "he2016/table1", "he2016/table2", "d2l/fashion", "book/chapter8"}
-    assert wanted <= STUDIES.keys()
+    expected = {"he2015/degradation", "he2015/table6", "he2016/table1", "he2016/table2", "d2l/fashion", "book/chapter8"}
+    assert expected <= STUDIES.keys()
 
 
 def test_claims_hold_for_the_papers_values() -> None:

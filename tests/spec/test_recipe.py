@@ -77,7 +77,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         find_recipe("he2015-cifra")
 
 
-def test_another_batch_scales_the_learning_rate_and_says_so() -> None:
+def test_another_batch_size_scales_the_learning_rate_with_a_message() -> None:
     recipe, notes = apply_recipe_overrides(RECIPES["he2015-cifar"], {"batch_size": "256"})
     assert recipe.optimizer.lr == pytest.approx(0.2)
     assert recipe.batch_size == 256
@@ -198,8 +198,15 @@ AUGMENT = {
 
 
 def optimizer_of(recipe: Recipe) -> tuple[object, ...]:
-    found = recipe.optimizer
-    return found.name, found.lr, found.momentum, found.nesterov, found.weight_decay, found.decay_norm_and_bias
+    optimizer = recipe.optimizer
+    return (
+        optimizer.name,
+        optimizer.lr,
+        optimizer.momentum,
+        optimizer.nesterov,
+        optimizer.weight_decay,
+        optimizer.decay_norm_and_bias,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -209,8 +216,8 @@ def test_the_optimizer(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(COURSES))
 def test_length_batch_and_schedule(name: str) -> None:
-    recipe, found = RECIPES[name], RECIPES[name].schedule
-    assert (recipe.duration, recipe.batch_size, found.name, found.warmup, found.milestones, found.gamma) == COURSES[
+    recipe, result = RECIPES[name], RECIPES[name].schedule
+    assert (recipe.duration, recipe.batch_size, result.name, result.warmup, result.milestones, result.gamma) == COURSES[
         name
     ]
 
@@ -221,14 +228,14 @@ def test_the_augmentation(name: str) -> None:
 
 
 def test_resnet_strikes_back() -> None:
-    found = [RECIPES[name] for name in ("rsb-a1", "rsb-a2", "rsb-a3")]
-    assert [recipe.label_smoothing for recipe in found] == [0.1, 0.0, 0.0]
-    assert [recipe.repeated_augmentation for recipe in found] == [3, 3, 1]
-    assert [recipe.arch for recipe in found] == [("merge=drop-path(0.05)",)] * 2 + [()]
-    assert {recipe.eval_transform for recipe in found} == {"resize(236,bicubic) center-crop(224)"}
-    assert {recipe.schedule.warmup_factor for recipe in found} == {1e-4}
-    assert [recipe.schedule.final_factor * recipe.optimizer.lr for recipe in found] == pytest.approx([1e-6] * 3)
-    assert all(recipe.loss.startswith("bce") for recipe in found)
+    result = [RECIPES[name] for name in ("rsb-a1", "rsb-a2", "rsb-a3")]
+    assert [recipe.label_smoothing for recipe in result] == [0.1, 0.0, 0.0]
+    assert [recipe.repeated_augmentation for recipe in result] == [3, 3, 1]
+    assert [recipe.arch for recipe in result] == [("merge=drop-path(0.05)",)] * 2 + [()]
+    assert {recipe.eval_transform for recipe in result} == {"resize(236,bicubic) center-crop(224)"}
+    assert {recipe.schedule.warmup_factor for recipe in result} == {1e-4}
+    assert [recipe.schedule.final_factor * recipe.optimizer.lr for recipe in result] == pytest.approx([1e-6] * 3)
+    assert all(recipe.loss.startswith("bce") for recipe in result)
 
 
 def test_torchvision_s_new_recipe() -> None:
@@ -258,8 +265,8 @@ def test_warm_ups_begin_at_a_tenth() -> None:
 
 
 def test_recipes_with_a_mean_of_each_pixel() -> None:
-    found = {name for name, recipe in RECIPES.items() if recipe.normalize.per_pixel_mean}
-    assert found == {"he2015-cifar", "he2015-cifar-110", "he2016-cifar", "stochastic-depth"}
+    result = {name for name, recipe in RECIPES.items() if recipe.normalize.per_pixel_mean}
+    assert result == {"he2015-cifar", "he2015-cifar-110", "he2016-cifar", "stochastic-depth"}
 
 
 def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> None:

@@ -91,7 +91,7 @@ def test_shortcuts_by_name():
 
 
 def test_the_merge_operations_of_the_papers_exist():
-    found = {role: {name for name, op in MERGE_OPS.items() if op.role is role} for role in MergeRole}
-    assert found[MergeRole.MERGE] == {"add", "none", "scale", "gate", "shortcut-gate"}
-    assert found[MergeRole.SHORTCUT] == {"dropout"}
-    assert found[MergeRole.BRANCH] == {"stochastic-depth", "drop-path", "rezero", "skipinit", "layerscale"}
+    result = {role: {name for name, op in MERGE_OPS.items() if op.role is role} for role in MergeRole}
+    assert result[MergeRole.MERGE] == {"add", "none", "scale", "gate", "shortcut-gate"}
+    assert result[MergeRole.SHORTCUT] == {"dropout"}
+    assert result[MergeRole.BRANCH] == {"stochastic-depth", "drop-path", "rezero", "skipinit", "layerscale"}

@@ -86,7 +86,7 @@ def test_the_rows_are_those_of_the_training(study: Study, data_dir: Path) -> Non
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 
 
-def test_missing_data_say_which_folder_is_required(tmp_path: Path) -> None:
+def test_the_error_for_missing_data_names_the_required_folder(tmp_path: Path) -> None:
     plan = make_study_plan(get_study("he2015/detection"), "full", data_dir=tmp_path)
     reasons = {row.spec.name: row.unavailable_reason for row in plan.rows}
     assert "required: the folder VOC07+12 in the data directory: PASCAL VOC's layout" in reasons["residual-18"]

@@ -1,4 +1,4 @@
-"""Two processes on loopback, as torchrun starts them; each answers with what it found."""
+"""Two processes on loopback, as torchrun starts them; each answers with its results."""
 
 import os
 import signal
@@ -22,9 +22,9 @@ PREAMBLE = (
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -39,8 +39,8 @@ def on_ranks(code: str, folder: Path, num: int = 2) -> list[Any]:
     script.write_text(PREAMBLE + "process_group = init_process_group(torch.device('cpu'))\n" + code + ending)
     port, processes = str(free_port()), []
     for rank in range(num):
-        place = {"RANK": str(rank), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(subprocess.Popen([sys.executable, str(script)], env=environment(**place)))
+        variables = {"RANK": str(rank), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(subprocess.Popen([sys.executable, str(script)], env=environment(**variables)))
     try:
         assert [process.wait(PATIENCE_SECONDS) for process in processes] == [0] * num
     finally:
@@ -58,8 +58,8 @@ def torchrun(*words: str, restarts: int = 0, num: int = 2) -> subprocess.Popen[s
         f"--max-restarts={restarts}",
         "--monitor-interval=0.1",
     ]
-    place = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
-    command = [sys.executable, "-m", *launch, *place, *words]
+    options = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
+    command = [sys.executable, "-m", *launch, *options, *words]
     return subprocess.Popen(command, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

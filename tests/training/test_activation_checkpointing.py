@@ -44,18 +44,18 @@ def trained(model: nn.Module, on: bool, precision: torch.dtype | None = None) ->
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_losses_gradients_and_statistics_are_those_without(name: str) -> None:
-    found, expected = (trained(network(**NETWORKS[name]), on) for on in (True, False))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    result, expected = (trained(network(**NETWORKS[name]), on) for on in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def test_also_under_autocast_and_with_a_frozen_norm() -> None:
     for precision in (None, torch.bfloat16):
-        found = []
+        result = []
         for on in (True, False):
             model = network().train()
             model.get_submodule("layer1.0.bn1").eval()
-            found.append(trained(model, on, precision))
-        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            result.append(trained(model, on, precision))
+        assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))
 
 
 def kept_bytes(on: bool) -> int:
@@ -70,7 +70,7 @@ def kept_bytes(on: bool) -> int:
         loss = model(torch.randn(4, 1, 16, 16)).sum()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     del loss
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in seen.items() if place not in weights)
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in seen.items() if key not in weights)
 
 
 def test_far_less_is_kept_for_the_backward_pass() -> None:

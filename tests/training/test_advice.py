@@ -229,11 +229,11 @@ def test_images_of_mixed_channels_are_not_reported_to_change_their_size() -> Non
 def test_the_learning_rate_of_the_advice_is_of_usual_size(tmp_path: Path, name: str, lr: float, expected: str) -> None:
     images = as_dataset((IMAGES, LABELS)).split("train")
     origin = NonFiniteOrigin(3, NonFiniteLocation(Phase.UPDATE, "fc.weight"), (0, 1))
-    for found in (origin, None):
+    for result in (origin, None):
         error = with_diagnosis(
             NonFiniteError("the loss is nan"),
             0,
-            found,
+            result,
             run_path=tmp_path,
             optimizer=OptimizerConfig(name=name, lr=lr),
             images=images,

@@ -36,19 +36,19 @@ def network() -> nn.Module:
 
 
 def test_the_first_norm_gets_the_mean_and_variance_of_all_samples() -> None:
-    model, found = network(), batches((8, 8, 5))
-    assert update_bn_stats(model, found) == 21
+    model, result = network(), batches((8, 8, 5))
+    assert update_bn_stats(model, result) == 21
     conv, norm = model.get_submodule("conv1"), model.get_submodule("bn1")
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
-        x = conv(torch.cat(found)).transpose(0, 1).flatten(1)
+        x = conv(torch.cat(result)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(norm.running_mean, x.mean(1), rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(norm.running_var, x.var(1), rtol=1e-11, atol=1e-13)
 
 
 def test_precise_statistics_of_every_norm_use_batch_normalized_inputs() -> None:
-    model, found = network(), batches()
-    update_bn_stats(model, found)
+    model, result = network(), batches()
+    update_bn_stats(model, result)
     model.train()
     for module in model.modules():
         if type(module).__name__ == "DropPath":
@@ -57,7 +57,7 @@ def test_precise_statistics_of_every_norm_use_batch_normalized_inputs() -> None:
     for norm, inputs in seen.items():
         norm.register_forward_pre_hook(lambda module, args, inputs=inputs: inputs.append(args[0].detach()))
     with torch.no_grad(), frozen_bn_stats(batch_norms(model)):
-        for x in found:
+        for x in result:
             model(x)
     assert len(seen) == 7 + 2
     for norm, inputs in seen.items():
@@ -166,9 +166,9 @@ def test_outputs_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path:
 def test_on_one_rank_it_is_torchs(dtype: torch.dtype, affine: bool) -> None:
     ours, theirs = (nn.BatchNorm2d(4, affine=affine) for _ in range(2))
     x = torch.randn(5, 4, 6, 6).to(dtype)
-    found, expected = sync_batch_norm_forward(ours, x, lambda sums: sums), theirs(x)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, expected)
+    result, expected = sync_batch_norm_forward(ours, x, lambda sums: sums), theirs(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected)
     torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
 
 

@@ -24,15 +24,15 @@ def test_a_measured_step_counts_what_it_computes() -> None:
     arch, size = ARCHS["resnet8_fast"], (1, 28, 28)
     macs = sum(layer.macs for layer in layer_table(create_model(arch), size))
     before = torch.get_rng_state()
-    found = benchmark_train_step(arch, size, 8, resolve_fast_recipe(CPU, "float32"), CPU, repeats=2)
-    assert found.step_flops == 6 * 8 * macs
-    assert found.matmul_utilization == pytest.approx(
-        found.step_flops * found.images_per_second / 8 / found.matmul_flops_per_second
+    result = benchmark_train_step(arch, size, 8, resolve_fast_recipe(CPU, "float32"), CPU, repeats=2)
+    assert result.step_flops == 6 * 8 * macs
+    assert result.matmul_utilization == pytest.approx(
+        result.step_flops * result.images_per_second / 8 / result.matmul_flops_per_second
     )
-    assert found.latency_ms_p50 == pytest.approx(1e3 * 8 / found.images_per_second)
-    slow, quick = found.images_per_second_range
-    assert 0 < slow <= found.images_per_second <= quick
-    assert (found.precision, found.batch_size, found.repeats, found.backend) == ("float32", 8, 2, "torch")
+    assert result.latency_ms_p50 == pytest.approx(1e3 * 8 / result.images_per_second)
+    slow, quick = result.images_per_second_range
+    assert 0 < slow <= result.images_per_second <= quick
+    assert (result.precision, result.batch_size, result.repeats, result.backend) == ("float32", 8, 2, "torch")
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -44,7 +44,7 @@ def test_snapshots_do_not_change_the_weights(kept: Run, digits_run: Run, weights
     assert weights_hash(kept) == weights_hash(digits_run)
 
 
-def test_a_snapshot_stands_alone(kept: Run) -> None:
+def test_a_snapshot_is_self_contained(kept: Run) -> None:
     final, (step, path) = read_header(kept.weights_path), kept.snapshots()[1]
     header = read_header(path)
     own = ("step", "metrics", "selection", "best_step", "selection_text")
@@ -75,7 +75,7 @@ def test_they_are_the_weights_of_their_step(tiny: dict[str, Any], tmp_path: Path
         assert all(torch.equal(tensor, seen[step][name]) for name, tensor in read_tensors(path).items())
 
 
-def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
+def test_a_resumed_run_keeps_the_snapshots_of_the_uninterrupted_one(
     kept: Run, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
@@ -85,9 +85,9 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    wanted = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshot_every": "10 steps", **tiny}
+    options = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshot_every": "10 steps", **tiny}
     with pytest.raises(TrainingInterrupted):
-        train(on_step_end=interrupt, hook_every_steps=1, **wanted)
+        train(on_step_end=interrupt, hook_every_steps=1, **options)
     run = Run(output)
     assert list(bytes_of(run)) == [0, 10]
     # Of a future that did not come: after the state, and half written.
@@ -99,11 +99,11 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
     (folder / f".step-00000020.safetensors.{dead.pid}@{host}.x.part").write_bytes(b"half")
     (folder / "step-00000010.safetensors").unlink()
     (folder / "step-00000010.safetensors").write_bytes(bytes_of(kept)[10])
-    run = train(**{**wanted, "resume": True, "snapshot_every": None})
+    run = train(**{**options, "resume": True, "snapshot_every": None})
     assert bytes_of(run) == bytes_of(kept)
     assert sorted(path.name for path in folder.iterdir()) == [path.name for _, path in run.snapshots()]
     with pytest.raises(ValueError, match=r"snapshot_every as in the run, '10 steps'"):
-        train(**{**wanted, "resume": True, "snapshot_every": "20 steps"})
+        train(**{**options, "resume": True, "snapshot_every": "20 steps"})
 
 
 def test_intervals() -> None:

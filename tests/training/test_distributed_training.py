@@ -37,7 +37,7 @@ run = digits_run(Path(folder) / "run")
 for norms in (True, False):
     float64_run(Path(folder) / f"norms {{norms}}", norms)
 answer = {{"top1": run.main_metric}}
-answer["found"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_predictions=True)
+answer["evaluation"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_predictions=True)
 try:
     digits_run(Path(folder) / "diverged", WrongOnOne())
 except ValueError as error:
@@ -90,14 +90,14 @@ def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: RankRuns) -> N
     alone = evaluate(run, split="train", batch_size=64, keep_predictions=True)
     assert alone.num_samples == 1151  # 18 batches, the last one not full
     for answer in undisturbed.answers:
-        found = answer["found"]
-        assert (found.to_dict(), found.confusion_matrix, found.names) == (
+        result = answer["evaluation"]
+        assert (result.to_dict(), result.confusion_matrix, result.names) == (
             alone.to_dict(),
             alone.confusion_matrix,
             alone.names,
         )
-        assert torch.equal(found.probabilities, alone.probabilities)
-        assert torch.equal(found.labels, alone.labels)
+        assert torch.equal(result.probabilities, alone.probabilities)
+        assert torch.equal(result.labels, alone.labels)
     assert run.result is not None
     assert {**run.result, **evaluate(run, batch_size=25).to_dict()} == run.result
 
@@ -138,7 +138,7 @@ def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_the_command_line_speaks_once(tmp_path: Path) -> None:
+def test_the_command_line_prints_each_message_once(tmp_path: Path) -> None:
     words = ["--epochs", "1", "--set", "model.depths=1,1,1", "--output", str(tmp_path / "run"), "--json"]
     code, out, errors = ended(torchrun("-m", "reslab", "train", *words))
     assert code == 0, errors
@@ -184,13 +184,13 @@ def test_what_ranks_cannot_do_is_reported_before_anything_is_written(
 
 def test_a_value_that_is_not_finite_on_one_rank_stops_all_and_is_located_there(undisturbed: RankRuns) -> None:
     output = undisturbed.folder / "diverged"
-    first, second = (answer["error"] for answer in undisturbed.answers)
+    first, second = (result["error"] for result in undisturbed.answers)
     assert first == second
-    found = re.search(r"it began at step (\d+) in the loss", first)
-    assert found, first
+    match = re.search(r"it began at step (\d+) in the loss", first)
+    assert match, first
     state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
-    assert state.step == int(found[1])
+    assert state.step == int(match[1])
     errors = json.loads((output / "diverged.json").read_text())
     assert (errors["step"], errors["phase"]) == (state.step, "loss")
     assert len(errors["batch"]) == 32
@@ -246,11 +246,11 @@ answer = evaluate(
 
 @pytest.mark.soak
 def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> None:
-    found = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
+    result = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
     one, three = float64_run(tmp_path / "one", norms=True), Run(tmp_path / "run")
     assert three.metadata["world_size"] == 3
     assert of_training(three, "loss") == pytest.approx(of_training(one, "loss"), rel=1e-8, abs=0)
     assert of_training(three, "top1") == of_training(one, "top1")
     alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch_size=10, module=Double(True))
     assert alone.num_samples == 72  # 8 batches on 3 ranks, the last one not full
-    assert [(one.to_dict(), one.confusion_matrix) for one in found] == [(alone.to_dict(), alone.confusion_matrix)] * 3
+    assert [(one.to_dict(), one.confusion_matrix) for one in result] == [(alone.to_dict(), alone.confusion_matrix)] * 3

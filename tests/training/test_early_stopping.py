@@ -36,7 +36,7 @@ RESTLESS = {
 
 
 def evaluation_of(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
-    found = object.__new__(ClassificationEvaluation)
+    result = object.__new__(ClassificationEvaluation)
     for name, value in {
         "num_correct": round(1000 * top1),
         "num_samples": 1000,
@@ -44,8 +44,8 @@ def evaluation_of(top1: float, loss: float = 1.0) -> ClassificationEvaluation:
         "num_correct_top5": None,
         "added_metrics": {},
     }.items():
-        object.__setattr__(found, name, value)
-    return found
+        object.__setattr__(result, name, value)
+    return result
 
 
 def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
@@ -91,12 +91,12 @@ def test_the_reason_is_a_kind_with_a_text() -> None:
 @pytest.fixture(scope="module")
 def restless(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Run, list[str]]:
     messages: list[str] = []
-    wanted = {**tiny, "overrides": {**tiny["overrides"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
-    wanted["on_log"] = lambda line: messages.append(line.get("text", ""))
-    return wanted, train(output=tmp_path_factory.mktemp("restless") / "run", **wanted), messages
+    options = {**tiny, "overrides": {**tiny["overrides"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
+    options["on_log"] = lambda line: messages.append(line.get("text", ""))
+    return options, train(output=tmp_path_factory.mktemp("restless") / "run", **options), messages
 
 
-def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
+def test_a_run_that_stopped_early_reports_it_and_keeps_its_best(
     restless: tuple[dict[str, Any], Run, list[str]],
 ) -> None:
     _, run, messages = restless
@@ -118,7 +118,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
     weights_hash: Callable[[Run], str],
     lines: list[dict[str, Any]],
 ) -> None:
-    wanted, first, _ = restless
+    expected, first, _ = restless
     assert first.result is not None
     at = first.result["steps"] - 5  # the first of the evaluations in vain is behind it
 
@@ -128,8 +128,8 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
         return {}
 
     with pytest.raises(TrainingInterrupted):
-        train(output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=at, **wanted)
-    run = train(output=tmp_path / "run", resume=True, **wanted)
+        train(output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=at, **expected)
+    run = train(output=tmp_path / "run", resume=True, **expected)
     assert weights_hash(run) == weights_hash(first)
     assert [line for line in timeless(run) if line["kind"] != "step_end"] == timeless(first)
     assert run.result is not None
@@ -137,7 +137,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
     # Killed after its last state: what is left is to be written, not to be learned.
     run.update(result=None)
     run.weights_path.unlink()
-    again = train(output=run.path, resume=True, **{**wanted, "on_log": lines.append})
+    again = train(output=run.path, resume=True, **{**expected, "on_log": lines.append})
     assert weights_hash(again) == weights_hash(first)
     state = load_train_checkpoint(run.path / "checkpoint")
     assert state is not None
@@ -146,9 +146,9 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
 
 
 def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:
-    wanted = {**tiny, "overrides": {"early_stopping.patience": "2 epochs"}}
+    options = {**tiny, "overrides": {"early_stopping.patience": "2 epochs"}}
     with pytest.raises(ValueError, match=r"a validation split for early stopping; got: digits.*val-fraction"):
-        train(output=tmp_path / "run", **wanted)
+        train(output=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
@@ -165,7 +165,7 @@ def test_invalid_values_raise(given: dict[str, Any], messages: str) -> None:
         override(Recipe("", ""), given)
 
 
-def test_it_speaks_where_the_value_has_not_fallen_for_as_many_evaluations() -> None:
+def test_it_triggers_after_that_many_evaluations_without_improvement() -> None:
     watch = PatienceCounter(2)
     assert [watch.update(value) for value in (3.0, 2.0, 2.0, 2.5, 2.5)] == [False, False, False, True, True]
     assert watch.best == 2.0

@@ -75,7 +75,7 @@ def stopped(tiny: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_an_interrupted_run_gives_its_best_weights_so_far_and_says_so(stopped: Path) -> None:
+def test_an_interrupted_run_gives_its_best_weights_so_far_with_a_message(stopped: Path) -> None:
     run, checkpoint = Run(stopped), load_train_checkpoint(stopped / "checkpoint")
     assert checkpoint is not None
     assert checkpoint.best is not None

@@ -77,10 +77,10 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     assert load_train_checkpoint(tmp_path) is None
     save_train_checkpoint(tmp_path, state(3))
     save_train_checkpoint(tmp_path, state(4))
-    found = load_train_checkpoint(tmp_path)
-    assert found is not None
-    assert found.step == 4
-    assert torch.equal(found.model["w"], torch.full((10,), 4.0))
+    checkpoint = load_train_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    assert torch.equal(checkpoint.model["w"], torch.full((10,), 4.0))
     assert has_train_checkpoint(tmp_path)
 
 
@@ -88,9 +88,9 @@ def test_a_disk_that_fills_while_saving_leaves_the_last_state(tmp_path: Path) ->
     save_train_checkpoint(tmp_path, state(3))
     with largest_file(20_000), pytest.raises(DiskFullError):
         save_train_checkpoint(tmp_path, state(4, 100_000))
-    found = load_train_checkpoint(tmp_path)
-    assert found is not None
-    assert found.step == 3
+    checkpoint = load_train_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 3
 
 
 def test_a_damaged_state_is_reported(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_a_disk_that_fills_in_a_run_leaves_a_state_to_go_on_from(
 
     with largest_file(resource.getrlimit(resource.RLIMIT_FSIZE)[0]), pytest.raises(DiskFullError, match="--resume"):
         train(output=output, on_step_end=fill, hook_every_steps=5, save_every_seconds=0, **tiny)
-    found = load_train_checkpoint(output / "checkpoint")
-    assert found is not None
-    assert found.step == 4
+    checkpoint = load_train_checkpoint(output / "checkpoint")
+    assert checkpoint is not None
+    assert checkpoint.step == 4
     ended, whole = train(output=output, resume=True, **tiny), train(output=tmp_path / "whole", **tiny)
     assert weights_hash(ended) == weights_hash(whole)
 
@@ -144,14 +144,14 @@ def log_of_three(path: Path) -> RunLog:
 def test_each_flipped_byte_of_the_log_is_reported_and_the_other_lines_are_kept(tmp_path: Path) -> None:
     log = log_of_three(tmp_path)
     whole, records = log.path.read_bytes(), log.records()
-    for place in range(len(whole)):
-        log.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+    for index in range(len(whole)):
+        log.path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x15]) + whole[index + 1 :])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = log.records()
-        assert found == records or "damaged" in str(caught[0].message)
-        assert all(record in records for record in found)
-        assert len(found) >= 3 - (2 if whole[place] == ord("\n") else 1)
+            result = log.records()
+        assert result == records or "damaged" in str(caught[0].message)
+        assert all(record in records for record in result)
+        assert len(result) >= 3 - (2 if whole[index] == ord("\n") else 1)
     log.path.write_bytes(whole.replace(b'"step": 2', b'"step": 4'))
     with pytest.warns(DamagedLogWarning, match="line 2 of 3"):
         log.truncate(3)
@@ -162,14 +162,14 @@ def test_each_flipped_byte_of_a_checkpoint_is_reported_or_changes_nothing(tmp_pa
     save_train_checkpoint(tmp_path, state(3))
     path = tmp_path / "checkpoint.pt"
     whole, num_reported = path.read_bytes(), 0
-    for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+    for index in range(0, len(whole), 7):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x41]) + whole[index + 1 :])
         try:
-            found = load_train_checkpoint(tmp_path)
+            checkpoint = load_train_checkpoint(tmp_path)
         except ValueError as error:
             num_reported += "cannot be read" in str(error)
         else:
-            assert found is not None
-            assert (found.step, found.meter) == (3, {"first_step": 3})
-            assert torch.equal(found.model["w"], torch.full((10,), 3.0))
+            assert checkpoint is not None
+            assert (checkpoint.step, checkpoint.meter) == (3, {"first_step": 3})
+            assert torch.equal(checkpoint.model["w"], torch.full((10,), 3.0))
     assert num_reported > 20

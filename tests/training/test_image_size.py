@@ -220,7 +220,7 @@ def test_a_run_is_evaluated_predicted_and_resumed_at_its_size(photos: Path, tmp_
 
 def test_a_network_by_name_is_evaluated_at_its_described_size(photos: Path) -> None:
     weights = create_model("resnet20_cifar", num_classes=2).state_dict()
-    found = evaluate("resnet20_cifar", photos, pretrained=weights, keep_predictions=True)
+    evaluation = evaluate("resnet20_cifar", photos, pretrained=weights, keep_predictions=True)
     by_hand = evaluate(
         "resnet20_cifar",
         photos,
@@ -228,7 +228,7 @@ def test_a_network_by_name_is_evaluated_at_its_described_size(photos: Path) -> N
         eval_transform="resize(37) center-crop(32)",
         keep_predictions=True,
     )
-    assert torch.allclose(found.probabilities, by_hand.probabilities, atol=1e-6)
+    assert torch.allclose(evaluation.probabilities, by_hand.probabilities, atol=1e-6)
 
 
 def test_a_network_that_flattens_has_one_size() -> None:

@@ -83,8 +83,8 @@ def test_the_loop_is_the_loop_that_tutorials_write() -> None:
         optimizer.step()
         losses.append(value.item())
     assert [loss.item() for loss in meter.values["loss"]] == losses
-    for found, expected in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(result, expected)
 
 
 def test_a_loop_from_the_middle_is_the_loop_that_came_there() -> None:
@@ -140,7 +140,7 @@ def batch(size: int = 12) -> tuple[Tensor, Tensor]:
 def steps(stepping: TrainStep, model: nn.Module, loss: LossFn, num_steps: int = 3, mixed: bool = False) -> list[Tensor]:
     """The losses of some steps of SGD, and the weights they led to."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    found = []
+    result = []
     for _ in range(num_steps):
         x, y = batch()
         y = 0.5 * (dense_targets(x.new_zeros(12, 3), y) + dense_targets(x.new_zeros(12, 3), y.roll(1))) if mixed else y
@@ -149,8 +149,8 @@ def steps(stepping: TrainStep, model: nn.Module, loss: LossFn, num_steps: int = 
         )
         assert metrics["top1"].dtype == torch.int64
         assert 0 <= metrics["top1"] <= 12
-        found.append(metrics["loss"])
-    return [*found, *(parameter.detach() for parameter in model.parameters())]
+        result.append(metrics["loss"])
+    return [*result, *(parameter.detach() for parameter in model.parameters())]
 
 
 def taught() -> LossFn:
@@ -174,8 +174,8 @@ LOSSES: dict[str, Callable[[], LossFn]] = {
 @pytest.mark.parametrize("parts", [2, 5, 12])
 def test_parts_of_a_batch_make_the_step_of_the_whole(parts: int, name: str, mixed: bool) -> None:
     whole = steps(TrainStep(), network_gradient(), LOSSES[name](), mixed=mixed)
-    found = steps(TrainStep(grad_accum_steps=parts), network_gradient(), LOSSES[name](), mixed=mixed)
-    for a, b in zip(found, whole, strict=True):
+    result = steps(TrainStep(grad_accum_steps=parts), network_gradient(), LOSSES[name](), mixed=mixed)
+    for a, b in zip(result, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-14)
 
 
@@ -185,8 +185,8 @@ def test_norms_see_the_parts() -> None:
     expected = network_gradient(norm=True)
     for part in x.chunk(3):
         expected(part)
-    for found, norm in zip(model.buffers(), expected.buffers(), strict=True):
-        assert torch.equal(found, norm)
+    for result, norm in zip(model.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(result, norm)
 
 
 def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
@@ -201,8 +201,8 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
         gradients = [parameter.grad for parameter in plain.parameters() if parameter.grad is not None]
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         assert norm > 0.01
-        for found, before, gradient in zip(model.parameters(), plain.parameters(), gradients, strict=True):
-            torch.testing.assert_close(found, before - gradient * 0.01 / (norm + 1e-6), rtol=1e-10, atol=1e-13)
+        for result, before, gradient in zip(model.parameters(), plain.parameters(), gradients, strict=True):
+            torch.testing.assert_close(result, before - gradient * 0.01 / (norm + 1e-6), rtol=1e-10, atol=1e-13)
 
 
 def halves(model: nn.Module, scaler: GradScaler, num_steps: int, factor: float = 1.0) -> list[Tensor]:
@@ -239,7 +239,7 @@ def test_a_gradient_that_overflows_in_fp16_is_no_step_and_lowers_the_scale() -> 
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
-def test_the_scaler_goes_on_where_it_was() -> None:
+def test_the_scaler_is_resumed() -> None:
     scaler, again = (GradScaler("cpu", init_scale=2.0**30) for _ in range(2))
     halves(network_gradient().float(), scaler, 2)
     state = grad_scaler_state(scaler)
@@ -253,9 +253,9 @@ def test_the_compiled_model_runs_and_shares_the_weights_of_the_model() -> None:
     model, plain = network_gradient(), network_gradient()
     ran = []
     compiled: Any = torch.compile(model, backend=lambda graph, inputs: ran.append(len(inputs)) or graph.forward)
-    found = steps(
+    result = steps(
         TrainStep(grad_accum_steps=2, compiled_model=compiled), model, build_loss("cross-entropy"), num_steps=2
     )
     expected = steps(TrainStep(grad_accum_steps=2), plain, build_loss("cross-entropy"), num_steps=2)
     assert ran
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))

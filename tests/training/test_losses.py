@@ -162,10 +162,10 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])
-    found = compute_class_weights("balanced", labels, CLASSES)
-    assert found is not None
+    result = compute_class_weights("balanced", labels, CLASSES)
+    assert result is not None
     expected = compute_class_weight("balanced", classes=labels.unique().numpy(), y=labels.numpy())
-    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-15, atol=0)
+    torch.testing.assert_close(result, torch.as_tensor(expected), rtol=1e-15, atol=0)
     assert compute_class_weights("", labels, CLASSES) is None
     numbers = compute_class_weights("1,2,3,4,0.5", labels, CLASSES)
     assert numbers is not None
@@ -225,11 +225,11 @@ def test_distillation_loss_equals_formula_and_gives_teacher_no_gradient() -> Non
     teacher = nn.Linear(6, 3, dtype=torch.float64)
     x, z = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     y, loss = torch.arange(5) % 3, build_loss("cross-entropy", 0.1)
-    found = DistillationLoss(loss, teacher, alpha=0.7, temperature=4.0)(z, y, x)
+    result = DistillationLoss(loss, teacher, alpha=0.7, temperature=4.0)(z, y, x)
     soft, taught = (z / 4).softmax(1), (teacher(x) / 4).softmax(1)
     divergence = (taught * (taught / soft).log()).sum(1).mean()
-    torch.testing.assert_close(found, 0.3 * loss(z, y) + 0.7 * 16 * divergence, rtol=1e-12, atol=0)
-    found.backward()
+    torch.testing.assert_close(result, 0.3 * loss(z, y) + 0.7 * 16 * divergence, rtol=1e-12, atol=0)
+    result.backward()
     assert teacher.weight.grad is None
 
 
@@ -313,12 +313,12 @@ def test_parts_of_a_batch_are_penalised_once() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
     x, y = torch.randn((6, 1, 2, 2), dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
-    found = []
+    result = []
     for parts in (1, 4):
         model.zero_grad()
         value, _ = TrainStep(grad_accum_steps=parts, l1=0.1, l2=0.2).backward(model, functional.cross_entropy, x, y)
-        found.append((value, [weight.grad for weight in model.parameters()]))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
+        result.append((value, [weight.grad for weight in model.parameters()]))
+    torch.testing.assert_close(result[0], result[1], rtol=1e-12, atol=1e-14)
 
 
 def test_l2_penalty_equals_weight_decay_without_momentum(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -326,9 +326,9 @@ def test_l2_penalty_equals_weight_decay_without_momentum(tiny: dict[str, Any], t
     # A rate at which rounding does not grow: at 0.1 two such runs part within ten steps.
     plain |= {"optimizer.lr": "0.01", "optimizer.weight_decay": "0", "schedule.name": "constant"}
     base = {**tiny["overrides"], **plain}
-    found = []
+    result = []
     for name, message in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
         run = train(output=tmp_path / name, overrides={**base, **message}, epochs=1, on_log=tiny["on_log"])
-        found.append(read_tensors(run.weights_path))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
-    assert max(float((found[0][name] - found[2][name]).abs().max()) for name in found[0]) > 1e-4
+        result.append(read_tensors(run.weights_path))
+    torch.testing.assert_close(result[0], result[1], rtol=1e-5, atol=2e-6)
+    assert max(float((result[0][name] - result[2][name]).abs().max()) for name in result[0]) > 1e-4

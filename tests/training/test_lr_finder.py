@@ -27,19 +27,19 @@ def _options(model: nn.Module | None = None) -> TrainOptions:
 
 
 def test_rates_rise_exponentially_and_each_has_a_step() -> None:
-    found = find_lr(_options(), CPU, min_lr=1e-6, max_lr=1e-2, num_steps=11)
-    assert found.lrs == pytest.approx([1e-6 * 10 ** (0.4 * k) for k in range(11)])
-    assert len(found.losses) == len(found.smoothed_losses) == 11
-    assert not found.diverged
+    search = find_lr(_options(), CPU, min_lr=1e-6, max_lr=1e-2, num_steps=11)
+    assert search.lrs == pytest.approx([1e-6 * 10 ** (0.4 * k) for k in range(11)])
+    assert len(search.losses) == len(search.smoothed_losses) == 11
+    assert not search.diverged
 
 
 def test_the_losses_are_those_of_plain_steps_at_these_rates() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     tried = copy.deepcopy(model)
-    found = find_lr(_options(tried), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
+    search = find_lr(_options(tried), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
     again = find_lr(_options(model), CPU, min_lr=1e-4, max_lr=1e-1, num_steps=12)
-    assert found.losses == again.losses
-    assert found.losses[0] == pytest.approx(math.log(2), abs=1.0)
+    assert search.losses == again.losses
+    assert search.losses[0] == pytest.approx(math.log(2), abs=1.0)
 
 
 def test_find_lr_restores_model_and_random_state_and_writes_nothing(
@@ -56,10 +56,10 @@ def test_find_lr_restores_model_and_random_state_and_writes_nothing(
 
 
 def test_a_loss_that_leaves_ends_the_test() -> None:
-    found = find_lr(_options(), CPU, min_lr=1e-3, max_lr=1e30, num_steps=60)
-    assert found.diverged
-    assert len(found.lrs) == len(found.losses) < 60
-    assert all(map(math.isfinite, found.losses))
+    search = find_lr(_options(), CPU, min_lr=1e-3, max_lr=1e30, num_steps=60)
+    assert search.diverged
+    assert len(search.lrs) == len(search.losses) < 60
+    assert all(map(math.isfinite, search.losses))
 
 
 LRS = [1e-5 * 10 ** (6 * k / 99) for k in range(100)]  # 1e-5 to 10, the default
@@ -78,78 +78,86 @@ def _flat_fall_rise(lr: float) -> float:
 
 
 def test_flat_then_falling_then_rising_without_noise() -> None:
-    found = suggest_lr(LRS, [_flat_fall_rise(lr) for lr in LRS])
-    assert found.verdict is LRVerdict.CLEAR
-    assert found.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
+    suggestion = suggest_lr(LRS, [_flat_fall_rise(lr) for lr in LRS])
+    assert suggestion.verdict is LRVerdict.CLEAR
+    assert suggestion.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
     done, rise = 1e-3 * 10 ** (0.9 * 2), 1e-1 * 10 ** (0.3 * 1.5 / 3)  # 0.9 of the fall of 1.5; 0.3 of it above 0.8
-    assert found.fall_lr == pytest.approx(done, rel=0.45)  # half a decade is averaged
-    assert found.rise_lr == pytest.approx(rise, rel=0.35)
-    assert found.suggested_lr == LRS[LRS.index(found.rise_lr or 0) - 1]
+    assert suggestion.fall_lr == pytest.approx(done, rel=0.45)  # half a decade is averaged
+    assert suggestion.rise_lr == pytest.approx(rise, rel=0.35)
+    assert suggestion.suggested_lr == LRS[LRS.index(suggestion.rise_lr or 0) - 1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_moves_the_suggestion_by_less_than_a_factor_of_two(seed: int) -> None:
     losses = [_flat_fall_rise(lr) + noise for lr, noise in zip(LRS, _noise(seed, 0.1), strict=True)]
-    found = suggest_lr(LRS, losses)
-    assert found.verdict is LRVerdict.CLEAR
-    assert found.suggested_lr is not None
-    assert 0.063 < found.suggested_lr < 0.25
+    suggestion = suggest_lr(LRS, losses)
+    assert suggestion.verdict is LRVerdict.CLEAR
+    assert suggestion.suggested_lr is not None
+    assert 0.063 < suggestion.suggested_lr < 0.25
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_at_the_left_edge_is_not_the_fall(seed: int) -> None:
     noise = [*_noise(seed, 0.4, 12), *_noise(seed + 100, 0.05, 88)]
-    found = suggest_lr(LRS, [_flat_fall_rise(lr) + n for lr, n in zip(LRS, noise, strict=True)])
-    assert found.verdict is LRVerdict.CLEAR
-    assert found.suggested_lr is not None
-    assert 0.063 < found.suggested_lr < 0.25
+    suggestion = suggest_lr(LRS, [_flat_fall_rise(lr) + n for lr, n in zip(LRS, noise, strict=True)])
+    assert suggestion.verdict is LRVerdict.CLEAR
+    assert suggestion.suggested_lr is not None
+    assert 0.063 < suggestion.suggested_lr < 0.25
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_only_noise_suggests_nothing(seed: int) -> None:
-    found = suggest_lr(LRS, [0.7 + noise for noise in _noise(seed, 0.1)])
-    assert (found.verdict, found.suggested_lr, found.rise_lr) == (LRVerdict.NO_FALL, None, None)
+    suggestion = suggest_lr(LRS, [0.7 + noise for noise in _noise(seed, 0.1)])
+    assert (suggestion.verdict, suggestion.suggested_lr, suggestion.rise_lr) == (LRVerdict.NO_FALL, None, None)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_noise_that_only_rises_suggests_nothing_and_says_from_where(seed: int) -> None:
+def test_noise_that_only_rises_suggests_nothing_and_names_the_start(seed: int) -> None:
     curve = [0.7 + 3 * max(0.0, math.log10(lr / 1e-2)) for lr in LRS]
-    found = suggest_lr(LRS, [loss + noise for loss, noise in zip(curve, _noise(seed, 0.1), strict=True)])
-    assert (found.verdict, found.suggested_lr) == (LRVerdict.NO_FALL, None)
-    assert found.rise_lr is not None
-    assert 0.005 < found.rise_lr < 0.02
+    suggestion = suggest_lr(LRS, [loss + noise for loss, noise in zip(curve, _noise(seed, 0.1), strict=True)])
+    assert (suggestion.verdict, suggestion.suggested_lr) == (LRVerdict.NO_FALL, None)
+    assert suggestion.rise_lr is not None
+    assert 0.005 < suggestion.rise_lr < 0.02
 
 
 def test_a_recovery_after_the_rise_is_ignored() -> None:
     def curve(lr: float) -> float:
         return _flat_fall_rise(lr) if lr < 0.5 else 0.5
 
-    found = suggest_lr(LRS, [curve(lr) for lr in LRS])
-    assert found.verdict is LRVerdict.CLEAR
-    assert found.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
+    suggestion = suggest_lr(LRS, [curve(lr) for lr in LRS])
+    assert suggestion.verdict is LRVerdict.CLEAR
+    assert suggestion.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
 
 
 def test_a_loss_that_falls_up_to_the_last_rate_suggests_nothing() -> None:
-    found = suggest_lr(LRS, [2.3 - 0.01 * k for k in range(100)])
-    assert (found.verdict, found.suggested_lr, found.lowest_loss_lr) == (LRVerdict.STILL_FALLING, None, LRS[-1])
+    suggestion = suggest_lr(LRS, [2.3 - 0.01 * k for k in range(100)])
+    assert (suggestion.verdict, suggestion.suggested_lr, suggestion.lowest_loss_lr) == (
+        LRVerdict.STILL_FALLING,
+        None,
+        LRS[-1],
+    )
 
 
 def test_a_loss_that_falls_and_never_diverges_has_a_suggestion() -> None:
-    found = suggest_lr(LRS, [max(0.8, _flat_fall_rise(min(lr, 1e-1))) for lr in LRS])
-    assert (found.verdict, found.rise_lr, found.suggested_lr) == (LRVerdict.CLEAR, None, found.fall_lr)
-    assert found.suggested_lr == pytest.approx(1e-3 * 10 ** (0.9 * 2), rel=0.35)
+    suggestion = suggest_lr(LRS, [max(0.8, _flat_fall_rise(min(lr, 1e-1))) for lr in LRS])
+    assert (suggestion.verdict, suggestion.rise_lr, suggestion.suggested_lr) == (
+        LRVerdict.CLEAR,
+        None,
+        suggestion.fall_lr,
+    )
+    assert suggestion.suggested_lr == pytest.approx(1e-3 * 10 ** (0.9 * 2), rel=0.35)
 
 
 @pytest.mark.parametrize("losses", [[], [2.3], [2.3, 2.4, 9.0], [1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 3.6, 4.3, 5.1]])
 def test_a_test_that_diverges_at_once_suggests_nothing(losses: list[float]) -> None:
-    found = suggest_lr(LRS[: len(losses)], losses)
-    assert (found.verdict, found.suggested_lr) == (LRVerdict.STARTS_TOO_HIGH, None)
+    suggestion = suggest_lr(LRS[: len(losses)], losses)
+    assert (suggestion.verdict, suggestion.suggested_lr) == (LRVerdict.STARTS_TOO_HIGH, None)
 
 
 def test_a_loss_that_is_nan_early_ends_the_test_without_a_suggestion() -> None:
-    found = find_lr(_options(), CPU, min_lr=1e30, max_lr=1e36, num_steps=60)
-    assert (found.verdict, found.suggested_lr, found.diverged) == (LRVerdict.STARTS_TOO_HIGH, None, True)
-    assert all(map(math.isfinite, found.losses))
+    search = find_lr(_options(), CPU, min_lr=1e30, max_lr=1e36, num_steps=60)
+    assert (search.verdict, search.suggested_lr, search.diverged) == (LRVerdict.STARTS_TOO_HIGH, None, True)
+    assert all(map(math.isfinite, search.losses))
 
 
 def test_a_spike_does_not_end_the_fall() -> None:

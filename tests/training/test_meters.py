@@ -132,8 +132,8 @@ def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any]
     run = train(output=tmp_path / "run", seed=1, **options)
     result = run.result
     assert result is not None
-    found = evaluate(run.path, split="train")
-    assert (result["train_loss"], result["train_top1"]) == (found.loss, found.top1)
+    evaluation = evaluate(run.path, split="train")
+    assert (result["train_loss"], result["train_top1"]) == (evaluation.loss, evaluation.top1)
     last = [line for line in run.log.records() if line["kind"] == "train"][-1]
     assert result["train_loss_running"] == pytest.approx(last["loss"])  # one report an epoch
     assert result["train_top1_running"] != result["train_top1"]

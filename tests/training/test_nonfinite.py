@@ -82,32 +82,32 @@ def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | Non
 
 
 def test_a_broken_image_is_named() -> None:
-    found = origin(network(), Wheel(broken=True))
-    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
+    result = origin(network(), Wheel(broken=True))
+    assert result == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
 
 
 def test_the_first_layer_is_named() -> None:
     breaking = Breaking()
     breaking.calls = 1  # the steps start at 1
-    found = origin(network(breaking), Wheel())
-    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.FORWARD, "4", "Breaking"), (30, 31, 32, 33))
+    result = origin(network(breaking), Wheel())
+    assert result == NonFiniteOrigin(3, NonFiniteLocation(Phase.FORWARD, "4", "Breaking"), (30, 31, 32, 33))
 
 
 def test_the_loss_is_named_where_the_outputs_are_finite() -> None:
-    found = origin(network(), Wheel(), loss=lambda outputs, y: outputs.sum() * float("nan"))
-    assert found == NonFiniteOrigin(1, NonFiniteLocation(Phase.LOSS), (10, 11, 12, 13))
+    result = origin(network(), Wheel(), loss=lambda outputs, y: outputs.sum() * float("nan"))
+    assert result == NonFiniteOrigin(1, NonFiniteLocation(Phase.LOSS), (10, 11, 12, 13))
 
 
 def test_the_gradient_is_named_from_the_end() -> None:
-    found = origin(network(InfiniteSlope()), Wheel())
-    assert found is not None
-    assert found.location == NonFiniteLocation(Phase.BACKWARD, "3.bias")
+    result = origin(network(InfiniteSlope()), Wheel())
+    assert result is not None
+    assert result.location == NonFiniteLocation(Phase.BACKWARD, "3.bias")
 
 
 def test_a_step_that_is_too_large_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    found = origin(model, Wheel(), loss=lambda outputs, y: 10 * outputs.sum(), lr=3e38)
-    assert found == NonFiniteOrigin(1, NonFiniteLocation(Phase.UPDATE, "1.weight"), (10, 11, 12, 13))
+    result = origin(model, Wheel(), loss=lambda outputs, y: 10 * outputs.sum(), lr=3e38)
+    assert result == NonFiniteOrigin(1, NonFiniteLocation(Phase.UPDATE, "1.weight"), (10, 11, 12, 13))
 
 
 def test_finite_values_are_no_error_and_no_hook_stays() -> None:
@@ -121,8 +121,8 @@ def test_a_batch_in_parts_is_named_whole(parts: int) -> None:
     model = network()
     stepping = TrainStep(grad_accum_steps=parts, compiled_model=lambda x: model(x) * 0)
     taken = steps(model, Wheel(broken=True), functional.cross_entropy, stepping)
-    found = find_non_finite(taken, lambda step: 0.1, start=0, stop=8)
-    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
+    result = find_non_finite(taken, lambda step: 0.1, start=0, stop=8)
+    assert result == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
 
 
 class BrokenOnceTrained(nn.Module):

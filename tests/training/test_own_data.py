@@ -55,7 +55,7 @@ def own_loss(outputs: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.multi_margin_loss(outputs, labels)
 
 
-def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
+def test_a_custom_module_dataset_and_loss(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
     settings = {"train_transform": "", "duration": "60 steps", "batch_size": 16}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -77,8 +77,8 @@ def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash
         train(None, Stripes(64), loss=own_loss, output=run.path, resume=True)
     again = train(OwnNetwork(), Stripes(64), loss=own_loss, output=run.path, resume=True, on_log=lambda line: None)
     assert weights_hash(again) == weights_hash(run)
-    found = evaluate(run, Stripes(64), split="train", module=OwnNetwork(), loss=own_loss)
-    assert (found.num_samples, found.top1) == (64, 1.0)
+    evaluation = evaluate(run, Stripes(64), split="train", module=OwnNetwork(), loss=own_loss)
+    assert (evaluation.num_samples, evaluation.top1) == (64, 1.0)
 
 
 def test_the_cost_of_a_module_that_looks_at_values_is_left_out() -> None:
@@ -132,7 +132,7 @@ def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Cal
     assert weights_hash(again) == weights_hash(run)
 
 
-def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, tmp_path: Path) -> None:
+def test_photographs_start_from_published_weights_or_give_the_reason(photos: Path, tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = []
     settings = {"duration": "1 steps", "batch_size": 2, "train_transform": "resize(72) center-crop(64)"}
     run = train(data=photos, overrides=settings, workers=0, output=tmp_path / "run", on_log=lines.append)

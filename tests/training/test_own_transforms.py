@@ -57,9 +57,9 @@ def batches(num_workers: int, start: int = 0, in_memory: bool = False) -> list[t
     if in_memory:
         images = TensorImageDataset(data.images, torch.tensor(data.targets))
     loader = TrainLoader(images, 8, TRANSFORM, PREPROCESS, 3, "cpu", num_workers)
-    found = list(islice(loader.iter_from(start), 9 - start))
+    result = list(islice(loader.iter_from(start), 9 - start))
     assert torch.equal(data.images, Shades().images)  # what changes an image in place changes a copy
-    return found
+    return result
 
 
 def test_any_start_and_workers_give_the_same_batches() -> None:
@@ -70,8 +70,8 @@ def test_any_start_and_workers_give_the_same_batches() -> None:
     assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     random.seed(5)
     for other, start in ((batches(2), 0), (batches(0, 4), 4), (batches(1, 7), 7), (batches(0, 2, True), 2)):
-        for found, expected in zip(other, whole[start:], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        for result, expected in zip(other, whole[start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
     assert not torch.equal(whole[0][0], whole[5][0])  # another epoch draws others
 
 

@@ -44,6 +44,6 @@ def test_per_pixel_mean_survives_save_resume_eval_predict(
     for i in range(40):
         pixels = held_out.preview(i)[0].numpy().astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        found = predict(whole.weights_path, [tmp_path / f"{i}.png"])[0]
-        right += found.classes[0].name == data.classes[int(held_out.labels[i])]
+        prediction = predict(whole.weights_path, [tmp_path / f"{i}.png"])[0]
+        right += prediction.classes[0].name == data.classes[int(held_out.labels[i])]
     assert right >= 30

@@ -65,7 +65,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("task", list(NETWORKS))
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_recipe_takes_a_step_or_says_why_not(name: str, task: str, tmp_path: Path) -> None:
+def test_a_recipe_takes_a_step_or_gives_the_reason(name: str, task: str, tmp_path: Path) -> None:
     if (name, task) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[name, task]):
             set_up(name, task, tmp_path / "run")

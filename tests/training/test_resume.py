@@ -138,7 +138,7 @@ def test_outside_the_main_thread_training_goes_without_a_handler(tiny: dict[str,
     assert done[0].main_metric is not None
 
 
-def test_without_a_state_it_starts_from_step_0_and_says_so(
+def test_without_a_checkpoint_it_starts_from_step_0_with_a_message(
     digits_run: Run,
     tiny: dict[str, Any],
     tmp_path: Path,
@@ -163,7 +163,7 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
     assert longer.result is not None
     assert longer.result["steps"] == 44
     whole = train(output=tmp_path / "whole", **{**constant, "epochs": 2})
-    states = [load_train_checkpoint(found.path / "checkpoint") for found in (longer, whole)]
+    states = [load_train_checkpoint(result.path / "checkpoint") for result in (longer, whole)]
     assert states[0] is not None
     assert states[1] is not None
     assert all(torch.equal(states[0].model[name], states[1].model[name]) for name in states[0].model)
@@ -186,14 +186,14 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
         ({"model": nn.Flatten()}, "model"),
     ],
 )
-def test_an_argument_that_says_otherwise_is_named(arguments: dict[str, Any], named: str, digits_run: Run) -> None:
+def test_a_conflicting_argument_is_named(arguments: dict[str, Any], named: str, digits_run: Run) -> None:
     before = (digits_run.path / "run.json").read_bytes()
     with pytest.raises(ValueError, match=rf"{named} as in the run.*omit {named}"):
         train(output=digits_run.path, resume=True, on_log=lambda line: None, **arguments)
     assert (digits_run.path / "run.json").read_bytes() == before
 
 
-def test_saying_the_same_again_is_no_conflict(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_repeating_an_option_is_no_conflict(tiny: dict[str, Any], tmp_path: Path) -> None:
     arguments = {
         **tiny,
         "model": "resnet20_cifar",
@@ -220,7 +220,7 @@ def test_data_that_changed_is_reported(tiny: dict[str, Any], tmp_path: Path) -> 
     assert run.metadata["data"]["num_images"] == {"train": 30, "val": 10}
 
 
-def test_a_run_that_is_done_says_so(
+def test_a_finished_run_is_reported(
     digits_run: Run, tmp_path: Path, lines: list[dict[str, Any]], weights_hash: Callable[[Run], str]
 ) -> None:
     done = tmp_path / "done"
@@ -253,12 +253,12 @@ def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights
         return {}
 
     settings = {"compile": True, "duration": "6 steps", "batch_size": 32}
-    wanted = {"data": "digits", "overrides": settings, "on_log": lambda line: None, "device": "cpu"}
-    whole = train(network(), output=tmp_path / "whole", **wanted)
-    plain = train(network(), output=tmp_path / "plain", **{**wanted, "overrides": {**settings, "compile": False}})
+    options = {"data": "digits", "overrides": settings, "on_log": lambda line: None, "device": "cpu"}
+    whole = train(network(), output=tmp_path / "whole", **options)
+    plain = train(network(), output=tmp_path / "plain", **{**options, "overrides": {**settings, "compile": False}})
     with pytest.raises(TrainingInterrupted):
-        train(network(), output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=1, **wanted)
-    run = train(network(), output=tmp_path / "run", resume=True, **wanted)
+        train(network(), output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=1, **options)
+    run = train(network(), output=tmp_path / "run", resume=True, **options)
     assert weights_hash(run) == weights_hash(whole)
     assert weights_hash(run) != weights_hash(plain)  # the compiled network draws its noise in its own way
 

@@ -75,9 +75,9 @@ def test_the_network_is_reported_with_its_axes_and_built_again_from_them(tmp_pat
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
     run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "reference": "r", "arch": to_dict(arch)}})
-    [place] = parse_target(run.model_spec)
-    assert place.arch_overrides.keys() == axes.keys()
-    assert resolve_arch(place.arch_name, {**place.arch_overrides, **of_data}) == arch
+    [spec] = parse_target(run.model_spec)
+    assert spec.arch_overrides.keys() == axes.keys()
+    assert resolve_arch(spec.arch_name, {**spec.arch_overrides, **of_data}) == arch
 
 
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_each_flipped_byte_of_run_json_is_reported_or_changes_nothing(tmp_path: 
     run = Run.create(tmp_path / "run", {**FACTS, "command": "reslab train /data/h\udce4user/ä"})
     path, num_reported = run.path / "run.json", 0
     whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x12]) + whole[place + 1 :])
+    for index in range(len(whole)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x12]) + whole[index + 1 :])
         try:
             assert Run(run.path).metadata == run.metadata
         except ValueError as error:
@@ -157,7 +157,7 @@ def test_each_flipped_byte_of_run_json_is_reported_or_changes_nothing(tmp_path: 
     assert num_reported > len(whole) / 2
 
 
-def test_one_process_holds_a_run_and_the_other_is_reported_who(tmp_path: Path) -> None:
+def test_a_locked_run_names_the_process_that_holds_it(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", FACTS)
     holder = start_holder(run.path)
     host, year = re.escape(socket.gethostname()), time.strftime("%Y")
@@ -252,8 +252,8 @@ def test_the_folder_of_a_run_describes_it(digits_run: Run) -> None:
     names = {path.name for path in digits_run.path.iterdir()}
     assert names == {"run.json", "log.jsonl", "model.safetensors", "predictions.npz", "checkpoint", "report.html"}
     facts = json.loads((digits_run.path / "run.json").read_text())
-    wanted = {"model", "recipe", "data", "seed", "versions", "hardware", "command", "commit", "precision", "result"}
-    assert wanted <= facts.keys()
+    expected = {"model", "recipe", "data", "seed", "versions", "hardware", "command", "commit", "precision", "result"}
+    assert expected <= facts.keys()
     assert facts["seed"] == 3
     assert {"torch", "reslab", "python"} <= facts["versions"].keys()
     assert isinstance(digits_run.arch, Arch)

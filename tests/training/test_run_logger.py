@@ -19,11 +19,11 @@ from reslab.training.train import train
 def points(run: Run) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run.path / "tensorboard"))
-    found.Reload()
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
     return {
-        tag: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -31,34 +31,34 @@ def lines(run: Run, kind: str, key: str) -> list[tuple[int, float]]:
     return [(line["step"], line[key]) for line in run.log.records() if line["kind"] == kind]
 
 
-def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_every_number_of_the_log_is_there_once_also_of_a_resumed_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
         if step == 20:
             os.kill(os.getpid(), signal.SIGINT)
         return {"twice": 2 * step, "word": "not a number"}
 
-    wanted = {"output": tmp_path / "run", "val_fraction": 0.2, "hook_every_steps": 5, **tiny}
+    options = {"output": tmp_path / "run", "val_fraction": 0.2, "hook_every_steps": 5, **tiny}
     with pytest.raises(TrainingInterrupted):
-        train(tensorboard=True, on_step_end=interrupt, **wanted)
+        train(tensorboard=True, on_step_end=interrupt, **options)
     # Points of steps that are taken again: as if the state had been saved before them.
     again = scalars.TensorBoardWriter(tmp_path / "run" / "tensorboard")
     again.start(20)
     again.log({"kind": "step_end", "step": 25, "twice": -1.0})
     again.close()
-    run = train(resume=True, on_step_end=lambda step, model: {"twice": 2 * step}, **wanted)  # what was begun goes on
-    found = points(run)
+    run = train(resume=True, on_step_end=lambda step, model: {"twice": 2 * step}, **options)  # what was begun goes on
+    result = points(run)
     for kind, group, key in (
         ("train", "train", "loss"),
         ("train", "train", "lr"),
         ("eval", "val", "top1"),
         ("step_end", "step_end", "twice"),
     ):
-        assert found[f"{group}/{key}"] == lines(run, kind, key)
-    assert [step for step, _ in found["step_end/twice"]] == [5, 10, 15, 20, 25, 30]
-    assert "probe/word" not in found
+        assert result[f"{group}/{key}"] == lines(run, kind, key)
+    assert [step for step, _ in result["step_end/twice"]] == [5, 10, 15, 20, 25, 30]
+    assert "probe/word" not in result
 
 
-def test_without_tensorboard_it_says_what_to_do_and_writes_nothing(
+def test_without_tensorboard_it_reports_the_next_step_and_writes_nothing(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scalars, "has_tensorboard", lambda: False)

@@ -142,17 +142,17 @@ def outcome_of(run: Run) -> dict[str, Any]:
     return {"log": log, "result": result, "header": header, "snapshots": snapshots}
 
 
-def assert_equal_runs(found: Run, whole: Run) -> None:
+def assert_equal_runs(result: Run, whole: Run) -> None:
     """Compare every tensor, the log and the result; nothing else may be left in the folder."""
-    left, right = read_tensors(found.weights_path), read_tensors(whole.weights_path)
+    left, right = read_tensors(result.weights_path), read_tensors(whole.weights_path)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
-    left_state, right_state = (load_train_checkpoint(run.path / "checkpoint") for run in (found, whole))
+    left_state, right_state = (load_train_checkpoint(run.path / "checkpoint") for run in (result, whole))
     assert left_state is not None
     assert right_state is not None
     assert all(torch.equal(left_state.model[name], right_state.model[name]) for name in right_state.model)
-    assert outcome_of(found) == outcome_of(whole)
-    assert sorted(entry.name for entry in found.path.rglob("*")) == sorted(
+    assert outcome_of(result) == outcome_of(whole)
+    assert sorted(entry.name for entry in result.path.rglob("*")) == sorted(
         entry.name for entry in whole.path.rglob("*")
     )
 
@@ -225,23 +225,23 @@ def test_a_flipped_byte_is_never_used_silently(name: str, whole_run: Run) -> Non
     content, expected = path.read_bytes(), read(path)
     outcomes, silent, end = Counter[str](), [], time.monotonic() + SECONDS
     for _ in range(FLIPS):
-        place, bits = draw.randrange(len(content)), draw.randint(1, 255)
-        path.write_bytes(content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :])
+        index, bits = draw.randrange(len(content)), draw.randint(1, 255)
+        path.write_bytes(content[:index] + bytes([content[index] ^ bits]) + content[index + 1 :])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                found = read(path)
+                result = read(path)
             except ValueError as error:
                 outcomes["clear error" if path.name in str(error) else "error that does not name the file"] += 1
                 continue
-        if deep_equal(found, expected):
+        if deep_equal(result, expected):
             outcomes["right"] += 1
-        elif found == ():  # comparisons do without the file
+        elif result == ():  # comparisons do without the file
             outcomes["not used"] += 1
         elif any(warning.category is DamagedLogWarning for warning in caught):
             outcomes["clear warning"] += 1
         else:
-            silent.append((place, bits))
+            silent.append((index, bits))
         if time.monotonic() > end:
             break
     path.write_bytes(content)

@@ -131,7 +131,7 @@ def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any
         torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
+def test_a_student_is_distilled_from_a_run(
     digits_run: Run, tiny: dict[str, Any], tmp_path: Path, weights_hash: Hash
 ) -> None:
     teacher = {"distill.teacher": str(digits_run.path), "distill.alpha": "0.9", "distill.temperature": "4"}
@@ -176,11 +176,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[st
 
     with pytest.raises(NonFiniteError) as caught:
         train(data=Damaged(), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
-    found = json.loads((tmp_path / "run" / "diverged.json").read_text())
-    assert (found["phase"], found["module"]) == ("input", "")
-    assert 5 in [sample["index"] for sample in found["batch"]]
-    assert len(found["batch"]) == 16
-    step = found["step"]
+    result = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert (result["phase"], result["module"]) == ("input", "")
+    assert 5 in [sample["index"] for sample in result["batch"]]
+    assert len(result["batch"]) == 16
+    step = result["step"]
     assert f"at step {step}: it began at step {step} in the input images, on the batch of samples" in str(caught.value)
     assert "the last good checkpoint, of step 0, is in" in str(caught.value)
 
@@ -264,7 +264,7 @@ def test_swapped_weights_restores_the_original_weights() -> None:
     assert [tensor.data_ptr() for tensor in model.state_dict().values()] == pointers
 
 
-def test_the_mean_is_numpys_and_goes_on_from_its_state() -> None:
+def test_the_mean_is_numpys_and_is_resumed_from_its_state() -> None:
     model, mean, seen = network(), WeightMean(), []
     for step in range(5):
         shake(model, step)
@@ -273,8 +273,8 @@ def test_the_mean_is_numpys_and_goes_on_from_its_state() -> None:
         again = WeightMean()
         again.load_state_dict(copy.deepcopy(mean.state_dict()))
         mean = again
-    found = mean.mean()
-    for name, tensor in found.items():
+    result = mean.mean()
+    for name, tensor in result.items():
         assert tensor.dtype == seen[0][name].dtype
         if tensor.is_floating_point():
             expected = np.mean([weights[name].double().numpy() for weights in seen], axis=0)
@@ -298,8 +298,8 @@ def test_runs_are_averaged_where_they_are_of_one_network(tmp_path: Path) -> None
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
     for model, path in zip(models, paths, strict=True):
         save_weights(path, model)
-    found = average_runs(paths)
-    for name, tensor in found.state_dict().items():
+    result = average_runs(paths)
+    for name, tensor in result.state_dict().items():
         expected = torch.stack([model.state_dict()[name].double() for model in models]).mean(0)
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
     save_weights(tmp_path / "other.safetensors", create_model("resnet20_cifar", **{**SMALL, "depths": (1, 1, 2)}))

@@ -276,19 +276,19 @@ def _attribute_boxes(target: AnalysisTarget, options: AttributionOptions) -> Att
         box = _best_box(target, image, options.target_class)
         if box is None:
             continue
-        found = box_grad_cam(target.model, image, box, layer)
-        name = target.class_name(int(found.detections["labels"][box]) - 1)
+        box_map = box_grad_cam(target.model, image, box, layer)
+        name = target.class_name(int(box_map.detections["labels"][box]) - 1)
         height, width = image.shape[-2:]
         attributions.append(
             ImageAttribution(
                 index=index,
                 image=image_data_uri(target, index),
                 label=target.label_text(index),
-                predicted=f"{pluralize(len(found.detections['labels']), 'box', 'boxes')}",
+                predicted=f"{pluralize(len(box_map.detections['labels']), 'box', 'boxes')}",
                 target_class=name,
-                probability=found.score,
-                grad_cam=map_to_rows(found.heatmap),
-                box=tuple(float(side) for side in found.box.cpu() / torch.tensor([width, height, width, height])),
+                probability=box_map.score,
+                grad_cam=map_to_rows(box_map.heatmap),
+                box=tuple(float(side) for side in box_map.box.cpu() / torch.tensor([width, height, width, height])),
             )
         )
     if not attributions:
@@ -301,8 +301,8 @@ def _best_box(target: AnalysisTarget, image: Tensor, target_class: str) -> int |
     """Return the number of the box with the highest score, of a class if one is named; None without any."""
     [detections] = target.model([image])
     labels = detections["labels"].tolist()
-    wanted = target.classes.index(target_class) + 1 if target_class in target.classes else None
-    return next((i for i, label in enumerate(labels) if label > 0 and wanted in (None, label)), None)
+    label_index = target.classes.index(target_class) + 1 if target_class in target.classes else None
+    return next((i for i, label in enumerate(labels) if label > 0 and label_index in (None, label)), None)
 
 
 @torch.no_grad()

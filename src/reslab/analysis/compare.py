@@ -212,10 +212,10 @@ def _flipped_predictions(
 
 def _images_at(target: AnalysisTarget, split: str, indices: Tensor) -> Tensor:
     """Return the images at `indices`, in this order, with at most one batch of others in memory."""
-    wanted_indices, offset = {int(i) for i in indices}, 0
+    requested, offset = {int(i) for i in indices}, 0
     images_by_index: dict[int, Tensor] = {}
     for x, _ in EvalBatches(target, split):
-        images_by_index |= {i: x[i - offset].cpu() for i in wanted_indices if offset <= i < offset + len(x)}
+        images_by_index |= {i: x[i - offset].cpu() for i in requested if offset <= i < offset + len(x)}
         offset += len(x)
     return torch.stack([images_by_index[int(i)] for i in indices])
 

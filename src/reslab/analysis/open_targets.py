@@ -270,12 +270,12 @@ def _load_network(spec: TargetSpec) -> AnyNetwork:
     factory = spec.factory
     if record is not None and spec.allow_code and factory is None:
         factory = recorded_factory(record)
-    place = spec.weights_file or spec.run
-    assert place is not None
+    source = spec.weights_file or spec.run
+    assert source is not None
     if record is not None and factory is not None and spec.step != 0:
-        return open_network(factory, weights=place, input_size=tuple(record["input_size"]))
+        return open_network(factory, weights=source, input_size=tuple(record["input_size"]))
     if spec.weights_file is not None or spec.step is None:
-        return open_any_network(place, allow_code=spec.allow_code)
+        return open_any_network(source, allow_code=spec.allow_code)
     assert spec.run is not None
     # The run kept no snapshot of its initial weights, but its seed draws them again.
     assert spec.step == 0

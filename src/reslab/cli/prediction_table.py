@@ -36,11 +36,11 @@ def _box_table(predictions: "Sequence[Prediction]", max_boxes: int | None) -> tu
 
     def lines(prediction: "Prediction") -> list[list[str]]:
         boxes = prediction.boxes or ()
-        found = [[box.name, f"{box.score:.3f}", *(f"{side:.1f}" for side in box.box)] for box in boxes[:max_boxes]]
+        rows = [[box.name, f"{box.score:.3f}", *(f"{side:.1f}" for side in box.box)] for box in boxes[:max_boxes]]
         if not boxes or len(boxes) > max_boxes:
             rest = f"and {len(boxes) - max_boxes} more" if boxes else prediction.error or "no box"
-            found.append([rest, *[""] * 5])
-        return found
+            rows.append([rest, *[""] * 5])
+        return rows
 
     return ["class", "score", "x1", "y1", "x2", "y2"], lines
 

@@ -60,8 +60,8 @@ def runs(
 ) -> None:
     """List runs with their settings and accuracy, by themselves or by groups of seeds, or compare them on a page."""
     requested = paths or [Path("runs")]
-    found = _collect_runs(requested)
-    selected = sort_runs(filter_runs(found, filters or []), sort)
+    runs = _collect_runs(requested)
+    selected = sort_runs(filter_runs(runs, filters or []), sort)
     if html_path is not None:
         _write_compare_page(html_path, selected, requested)
     if group:
@@ -72,8 +72,8 @@ def runs(
         columns = _name_metric(_COLUMNS, selected)
         print_table(columns, [_run_row(run) for run in selected], optional=_OPTIONAL_COLUMNS)
     if not selected and not as_json:
-        place = ", ".join(str(path) for path in requested)
-        echo_err(f"no run in {place} matches" if found else f"no runs in {place}; `reslab train` creates one")
+        paths_text = ", ".join(str(path) for path in requested)
+        echo_err(f"no run in {paths_text} matches" if runs else f"no runs in {paths_text}; `reslab train` creates one")
 
 
 def _collect_runs(paths: Sequence[Path]) -> list["Run"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.boxes import BoxFault, BoxIssue, BoxTable
+from reslab.data.boxes import BoxIssue, BoxIssueKind, BoxTable
 
 MIN_SIDE = 8.0
 """The side in pixels below which a box is tiny."""
@@ -57,9 +57,9 @@ class BoxStatistics:
         """The median square root of the area of a box, in pixels; 0 without boxes."""
         return float(np.median(np.sqrt(self.sides.prod(1)))) if len(self.sides) else 0.0
 
-    def issues_of(self, fault: BoxFault) -> list[BoxIssue]:
-        """Return the issues of one fault."""
-        return [issue for issue in self.issues if issue.fault is fault]
+    def issues_of(self, kind: BoxIssueKind) -> list[BoxIssue]:
+        """Return the issues of one kind."""
+        return [issue for issue in self.issues if issue.kind is kind]
 
     def classes_of(self, i: int, names: Sequence[str]) -> dict[str, int]:
         """Return the number of objects of each class that image i has."""

@@ -26,8 +26,8 @@ _ROUNDING = 1.0  # a box that sticks out by so few pixels is clipped without men
 ImageId = int | str
 
 
-class BoxFault(StrEnum):
-    """The fault of a box. `ERRORS` stop training; of the others, boxes are clipped or left out."""
+class BoxIssueKind(StrEnum):
+    """The kind of a problem with a box. `ERRORS` stop training; of the others, boxes are clipped or left out."""
 
     NOT_FINITE = "not-finite"
     SWAPPED = "swapped"
@@ -37,43 +37,43 @@ class BoxFault(StrEnum):
     EMPTY = "empty"
 
 
-ERRORS = (BoxFault.NOT_FINITE, BoxFault.SWAPPED, BoxFault.OUTSIDE, BoxFault.UNKNOWN_CLASS)
+ERRORS = (BoxIssueKind.NOT_FINITE, BoxIssueKind.SWAPPED, BoxIssueKind.OUTSIDE, BoxIssueKind.UNKNOWN_CLASS)
 
 
 @dataclass(frozen=True)
 class BoxIssue:
-    """A fault of a box: of which image, where it is written (`line 3`, `annotation 17`), and what is required."""
+    """A problem with a box: kind, image, location in the file (`line 3`, `annotation 17`), and what is required."""
 
-    fault: BoxFault
+    kind: BoxIssueKind
     image: str
-    place: str
+    location: str
     text: str
 
     @property
     def is_error(self) -> bool:
         """True if the image cannot be used as it is."""
-        return self.fault in ERRORS
+        return self.kind in ERRORS
 
 
-def fit_box(box: Sequence[float], height: int, width: int) -> tuple[tuple[float, ...], BoxFault | None, str]:
-    """Return a box clipped to its image, its fault if it has one, and what was required and came."""
+def fit_box(box: Sequence[float], height: int, width: int) -> tuple[tuple[float, ...], BoxIssueKind | None, str]:
+    """Return a box clipped to its image, the kind of its issue if there is one, and what was required and came."""
     x1, y1, x2, y2 = box
     shown = ", ".join(f"{value:g}" for value in box)
     if not all(map(np.isfinite, box)):
-        return (0.0,) * 4, BoxFault.NOT_FINITE, str(invalid("4 finite numbers as a box", shown))
+        return (0.0,) * 4, BoxIssueKind.NOT_FINITE, str(invalid("4 finite numbers as a box", shown))
     if x2 < x1 or y2 < y1:
         ordered = ", ".join(f"{value:g}" for value in (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
-        return (0.0,) * 4, BoxFault.SWAPPED, str(invalid("a box with x1 < x2 and y1 < y2", shown, ordered))
+        return (0.0,) * 4, BoxIssueKind.SWAPPED, str(invalid("a box with x1 < x2 and y1 < y2", shown, ordered))
     if x1 == x2 or y1 == y2:
-        return (0.0,) * 4, BoxFault.EMPTY, str(invalid("a box with an area", shown))
+        return (0.0,) * 4, BoxIssueKind.EMPTY, str(invalid("a box with an area", shown))
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
         required = f"a box inside the image of height {height} and width {width}"
-        return (0.0,) * 4, BoxFault.OUTSIDE, str(invalid(required, shown))
+        return (0.0,) * 4, BoxIssueKind.OUTSIDE, str(invalid(required, shown))
     if max(abs(old - new) for old, new in zip(box, clipped, strict=True)) > _ROUNDING:
         nearest = ", ".join(f"{value:g}" for value in clipped)
         required = f"a box within the image of height {height} and width {width}"
-        return clipped, BoxFault.CLIPPED, str(invalid(required, shown, nearest))
+        return clipped, BoxIssueKind.CLIPPED, str(invalid(required, shown, nearest))
     return clipped, None, ""
 
 

@@ -266,16 +266,16 @@ class MaskEncoding:
     def _unknown_error(self, stored: StoredMask, is_unknown: np.ndarray) -> ValueError:
         values = stored.values[is_unknown]
         if values.ndim == 2:
-            found = sorted({format_color(color) for color in unpack_colors(np.unique(pack_colors(values)))})
+            values_text = sorted({format_color(color) for color in unpack_colors(np.unique(pack_colors(values)))})
             required = "colors of classes" if self.colors else "masks of numbers, as no list gives colors"
             next_step = "list the colors in labelmap.txt, one class a line: NAME:RED,GREEN,BLUE"
         else:
-            found = [str(number) for number in np.unique(values).tolist()]
+            values_text = [str(number) for number in np.unique(values).tolist()]
             void = f", or {' or '.join(map(str, self.void_numbers))} for void" if self.void_numbers else ""
             numbers = (*self.numbers, *(number for number, _ in self.merged_numbers))
             required = f"numbers of the {self.num_classes} classes ({_ranges(tuple(sorted(numbers)))}){void}"
             next_step = "correct the mask, the list of classes, or --mask-values"
-        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        shown = ", ".join(values_text[:5]) + (f" and {len(values_text) - 5} more" if len(values_text) > 5 else "")
         return invalid(required, shown, next_step=next_step)
 
 

@@ -334,11 +334,11 @@ class _BoxGradCamWriter:
         return [self._write(path, image.read_pixels) for path, image in images]
 
     def _write(self, name: str, pixels: Tensor) -> str:
-        found = self.grad_cam.best_box(pixels, self.label)
-        if found is None:
+        grad_cam = self.grad_cam.best_box(pixels, self.label)
+        if grad_cam is None:
             return ""
         path = grad_cam_path(self.folder, name)
-        draw_box_grad_cam(pixels, found.heatmap, found.box).save(path)
+        draw_box_grad_cam(pixels, grad_cam.heatmap, grad_cam.box).save(path)
         return str(path)
 
 

@@ -63,7 +63,7 @@ class DetectorGradCam:
         with torch.no_grad():
             [detections] = self.network([x])
         labels = detections["labels"].tolist()
-        index = next((i for i, found in enumerate(labels) if found > 0 and label in (None, found)), None)
+        index = next((i for i, predicted in enumerate(labels) if predicted > 0 and label in (None, predicted)), None)
         return None if index is None else box_grad_cam(self.network, x, index)
 
 

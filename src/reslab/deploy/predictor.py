@@ -126,8 +126,8 @@ class DetectionPredictor:
         return compute_by_shape(images, self._compute_batch, lambda shape: self.backend.max_batch)
 
     def _compute_batch(self, images: Sequence[PreparedImage]) -> list[ImageOutput]:
-        found = self.backend(torch.stack([image.read_pixels for image in images]))
-        return [ImageOutput(detected_boxes(one, self.task.classes), self.backend.is_finite) for one in found]
+        detections = self.backend(torch.stack([image.read_pixels for image in images]))
+        return [ImageOutput(detected_boxes(one, self.task.classes), self.backend.is_finite) for one in detections]
 
     def result(self, output: ImageOutput, limits: ResultLimits = NO_LIMITS) -> dict[str, Any]:
         """Return the fields of `Prediction` that say what was predicted, within the limits."""
@@ -137,12 +137,12 @@ class DetectionPredictor:
 AnyPredictor = Predictor | DetectionPredictor
 
 
-def detected_boxes(found: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[DetectedBox, ...]:
+def detected_boxes(detections: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[DetectedBox, ...]:
     """Return what a detector found in one image as boxes with the names of classes, the highest score first."""
-    found = without_background(found)
-    order = found["scores"].argsort(descending=True, stable=True).tolist()
-    boxes, labels, scores = (found[name].tolist() for name in ("boxes", "labels", "scores"))
-    masks = found.get("masks")
+    detections = without_background(detections)
+    order = detections["scores"].argsort(descending=True, stable=True).tolist()
+    boxes, labels, scores = (detections[name].tolist() for name in ("boxes", "labels", "scores"))
+    masks = detections.get("masks")
     return tuple(
         DetectedBox(
             classes[labels[i] - 1],

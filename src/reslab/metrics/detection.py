@@ -43,13 +43,13 @@ class DetectionTarget:
     masks: Sequence[Rle] | None = None
 
     def __post_init__(self) -> None:
-        place = f"of the target of image {self.image_id!r}"
-        _check_boxes(f"boxes {place}", self.boxes)
-        _check_labels(f"labels {place}", self.labels, len(self.boxes))
+        context = f"of the target of image {self.image_id!r}"
+        _check_boxes(f"boxes {context}", self.boxes)
+        _check_labels(f"labels {context}", self.labels, len(self.boxes))
         for name, values in (("crowd", self.crowd), ("difficult", self.difficult), ("areas", self.areas)):
             if values is not None:
-                _check_vector(f"{name} {place}", values, len(self.boxes))
-        _check_masks(f"masks {place}", self.masks, len(self.boxes))
+                _check_vector(f"{name} {context}", values, len(self.boxes))
+        _check_masks(f"masks {context}", self.masks, len(self.boxes))
 
     @property
     def is_crowd(self) -> NDArray[np.bool_]:
@@ -81,11 +81,11 @@ class DetectionPrediction:
     masks: Sequence[Rle] | None = None
 
     def __post_init__(self) -> None:
-        place = f"of the prediction for image {self.image_id!r}"
-        _check_boxes(f"boxes {place}", self.boxes)
-        _check_vector(f"scores {place}", self.scores, len(self.boxes))
-        _check_labels(f"labels {place}", self.labels, len(self.boxes))
-        _check_masks(f"masks {place}", self.masks, len(self.boxes))
+        context = f"of the prediction for image {self.image_id!r}"
+        _check_boxes(f"boxes {context}", self.boxes)
+        _check_vector(f"scores {context}", self.scores, len(self.boxes))
+        _check_labels(f"labels {context}", self.labels, len(self.boxes))
+        _check_masks(f"masks {context}", self.masks, len(self.boxes))
 
 
 def pair_images(

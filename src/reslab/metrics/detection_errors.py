@@ -138,14 +138,14 @@ def _image_outcomes(
     same, other = np.where(is_same, overlaps, 0.0), np.where(is_same, 0.0, overlaps)
     columns = (_match(same, high), _on_ignored(target, boxes, predicted, high), *_best(same), *_best(other))
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    found = [_outcome(*row, high=high, low=low) for row in rows]
+    outcomes = [_outcome(*row, high=high, low=low) for row in rows]
     about = (Outcome.CORRECT, Outcome.LOCALIZATION, Outcome.CLASS)
-    covered = {index for outcome, index in found if outcome in about}
+    covered = {index for outcome, index in outcomes if outcome in about}
     return ImageOutcomes(
         image_id=target.image_id,
         indices=tuple(kept.tolist()),
-        outcomes=tuple(outcome for outcome, _ in found),
-        objects=tuple(None if index is None else int(counted[index]) for _, index in found),
+        outcomes=tuple(outcome for outcome, _ in outcomes),
+        objects=tuple(None if index is None else int(counted[index]) for _, index in outcomes),
         missed=tuple(int(counted[index]) for index in range(len(counted)) if index not in covered),
     )
 

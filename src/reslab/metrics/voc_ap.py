@@ -134,8 +134,8 @@ def _find_objects(
     is_same_class = to_array(prediction.labels)[:, None] == to_array(target.labels)[None]
     overlaps = np.where(is_same_class, overlaps, -1.0)
     best = overlaps.argmax(1)
-    found = np.where(target.is_ignored[best], _IGNORED, best)
-    return np.where(overlaps.max(1) > iou_threshold, found, _FALSE_POSITIVE)
+    matches = np.where(target.is_ignored[best], _IGNORED, best)
+    return np.where(overlaps.max(1) > iou_threshold, matches, _FALSE_POSITIVE)
 
 
 def _class_result(scores: Floats, objects: Floats, num_objects: int, interpolation: Interpolation) -> VocClassResult:

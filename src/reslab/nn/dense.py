@@ -76,9 +76,9 @@ class DenseNetwork(nn.Module, ModelMetadata):
     def parts(self) -> list[tuple[str, nn.Module]]:
         """Return the modules of each part that the network has; of one inside another the inner one alone."""
         modules = {name: module for name, module in self.named_modules() if name}
-        found = [(part, name) for part, names in self.part_modules.items() for name in names if name in modules]
+        named = [(part, name) for part, names in self.part_modules.items() for name in names if name in modules]
         return [
-            (part, modules[name]) for part, name in found if not any(other.startswith(f"{name}.") for _, other in found)
+            (part, modules[name]) for part, name in named if not any(other.startswith(f"{name}.") for _, other in named)
         ]
 
     def part_of(self, layer: str) -> str:

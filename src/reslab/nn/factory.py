@@ -39,8 +39,8 @@ def list_models(pattern: str = "*", kind: ModelKind | str | None = None) -> list
 
 def named_weights(model: str | Arch, pretrained: Any = True) -> Any:
     """Return `pretrained`, or in place of True the weights that the name includes: `a1_in1k` of `resnet50.a1_in1k`."""
-    found = find_model_name(model) if isinstance(model, str) else None
-    return found.weights if found and found.weights and pretrained is True else pretrained
+    model_name = find_model_name(model) if isinstance(model, str) else None
+    return model_name.weights if model_name and model_name.weights and pretrained is True else pretrained
 
 
 def create_model(

@@ -133,10 +133,10 @@ def mark_boxes(image: Image.Image | np.ndarray, marks: Sequence[MarkedBox]) -> I
     width, font_size = max(1, round(_WIDTH_SHARE * side)), max(_MIN_FONT_SIZE, round(_FONT_SHARE * side))
     for mark in marks:
         _draw_outline(drawing, mark, width)
-    taken: list[_Rectangle] = []
+    occupied: list[_Rectangle] = []
     for mark in reversed(marks):  # the best places go to the labels of the boxes on top
         if mark.label:
-            taken.append(_draw_label(drawing, mark, font_size, taken))
+            occupied.append(_draw_label(drawing, mark, font_size, occupied))
     return canvas
 
 
@@ -179,7 +179,7 @@ def _dashes(box: tuple[int, int, int, int], width: int) -> list[tuple[int, int, 
 
 
 def _draw_label(
-    drawing: ImageDraw.ImageDraw, mark: MarkedBox, font_size: int, taken: Sequence[_Rectangle]
+    drawing: ImageDraw.ImageDraw, mark: MarkedBox, font_size: int, occupied: Sequence[_Rectangle]
 ) -> _Rectangle:
     """Draw the label on a ground of the box's color, where it covers the fewest labels; return its rectangle."""
     font = _font(font_size, mark.label)
@@ -189,13 +189,13 @@ def _draw_label(
     width, height = font.getlength(mark.label) + 2 * padding, ascent + descent + padding // 2
     canvas_width, canvas_height = drawing.im.size
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
-    places = [(max(0.0, min(x, canvas_width - width)), max(0.0, min(y, canvas_height - height))) for x, y in corners]
-    rectangles = [(x, y, x + width, y + height) for x, y in places]
-    place = min(rectangles, key=lambda rectangle: sum(_intersection(rectangle, other) for other in taken))
-    left, top, right, bottom = place
+    positions = [(max(0.0, min(x, canvas_width - width)), max(0.0, min(y, canvas_height - height))) for x, y in corners]
+    rectangles = [(x, y, x + width, y + height) for x, y in positions]
+    rectangle = min(rectangles, key=lambda rectangle: sum(_intersection(rectangle, other) for other in occupied))
+    left, top, right, bottom = rectangle
     drawing.rectangle((left, top, right - 1, bottom - 1), fill=mark.color)
     drawing.text((left + padding, top + padding // 4), mark.label, fill=_contrast(mark.color), font=font)
-    return place
+    return rectangle
 
 
 def _intersection(one: _Rectangle, other: _Rectangle) -> float:

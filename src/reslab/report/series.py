@@ -77,10 +77,10 @@ def extract_series(records: Iterable[Mapping[str, Any]], key: str) -> Series:
 
     None is a value that was not finite; where all are None, the task does not have the metric, and the series is empty.
     """
-    held = [record for record in records if key in record]
-    if all(record[key] is None for record in held):
+    with_key = [record for record in records if key in record]
+    if all(record[key] is None for record in with_key):
         return Series()
-    return _make_series([(_epoch_of(record), _float_or_nan(record[key])) for record in held])
+    return _make_series([(_epoch_of(record), _float_or_nan(record[key])) for record in with_key])
 
 
 def equal_windows(steps: Sequence[float], means: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:

@@ -85,13 +85,13 @@ def measure_run(
         augmented = evaluation_metrics(task.spec.name, evaluator.evaluate(data.eval_split, tta).to_dict())
         metrics |= {f"{name}@{tta}": value for name, value in augmented.items()}
     metrics["train_seconds"] = run.result["train_seconds"]
-    wanted = set(metric_names)
-    if wanted & {"train_error_eval", "train_loss_eval"}:
+    requested = set(metric_names)
+    if requested & {"train_error_eval", "train_loss_eval"}:
         train_evaluation = evaluator.evaluate("train")
         metrics |= {"train_error_eval": 100 * (1 - train_evaluation.top1), "train_loss_eval": train_evaluation.loss}
-    if "train_error_batch" in wanted:
+    if "train_error_batch" in requested:
         metrics["train_error_batch"] = 100 * (1 - evaluator.evaluate_by_batch("train").top1)
-    if "test_error_batch" in wanted:
+    if "test_error_batch" in requested:
         metrics["test_error_batch"] = 100 * (1 - evaluator.evaluate_by_batch(data.eval_split).top1)
     return metrics
 

@@ -206,19 +206,19 @@ def _open_module_run(run: Run, allow_code: bool) -> Model:
     return _open_own_module(record, run.path, find_weights_path(run), allow_code)
 
 
-def _open_own_module(record: Mapping[str, Any], place: Path, weights_path: Path, allow_code: bool) -> Network:
+def _open_own_module(record: Mapping[str, Any], path: Path, weights_path: Path, allow_code: bool) -> Network:
     factory = recorded_factory(record)
     if factory is None or not (factory.library or allow_code):
-        raise _own_module_error(record, place)
+        raise _own_module_error(record, path)
     return _open_factory(factory, weights_path, False, None)
 
 
-def _own_module_error(record: Mapping[str, Any], place: Path) -> ValueError:
+def _own_module_error(record: Mapping[str, Any], path: Path) -> ValueError:
     factory = recorded_factory(record)
     name = factory.reference if factory else "package.module:factory"
-    step = f"name it: --model {name} --weights {place}" + (", or allow it: --allow-code" if factory else "")
+    step = f"name it: --model {name} --weights {path}" + (", or allow it: --allow-code" if factory else "")
     required = f"the code of {record['name']}" + (f", the factory {name}" if factory else "")
-    return invalid(required, f"{place} alone ({_NO_CODE})", next_step=step)
+    return invalid(required, f"{path} alone ({_NO_CODE})", next_step=step)
 
 
 def recorded_factory(record: Mapping[str, Any]) -> ModuleFactory | None:

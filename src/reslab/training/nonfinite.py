@@ -98,9 +98,9 @@ def find_non_finite(loop: TrainLoop, lr_at: Callable[[int], float], *, start: in
         x, _, indices = recording_loader.last_batch
         samples = (tuple(indices.tolist()), tuple(find_bad_images(x, indices)))
         gathered = loop.process_group.all_gather((_locate_non_finite(model, x, layers, meter.last("loss")), samples))
-        found = [(location, samples) for location, samples in gathered if location is not None]
-        found.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
-        origins.extend(NonFiniteOrigin(step - 1, location, *samples) for location, samples in found[:1])
+        non_finite = [(location, samples) for location, samples in gathered if location is not None]
+        non_finite.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
+        origins.extend(NonFiniteOrigin(step - 1, location, *samples) for location, samples in non_finite[:1])
         return bool(origins)
 
     with record_non_finite(model) as layers:

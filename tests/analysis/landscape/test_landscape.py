@@ -120,23 +120,23 @@ def test_the_same_seed_gives_the_same_directions() -> None:
 
 
 def test_the_origin_has_the_loss_of_the_weights_to_the_bit() -> None:
-    result = target()
-    answer = analyze_landscape(result, FEW)
-    loss = float(functional.cross_entropy(result.model(result.images), result.labels).detach()) * 6 / 6
-    assert answer.alphas == answer.betas == (-1.0, 0.0, 1.0)
-    assert answer.losses[1][1] == answer.loss == loss
-    assert answer.losses[0][1] != loss
+    inputs = target()
+    result = analyze_landscape(inputs, FEW)
+    loss = float(functional.cross_entropy(inputs.model(inputs.images), inputs.labels).detach()) * 6 / 6
+    assert result.alphas == result.betas == (-1.0, 0.0, 1.0)
+    assert result.losses[1][1] == result.loss == loss
+    assert result.losses[0][1] != loss
 
 
-def test_a_point_is_the_loss_of_the_weights_moved_by_hand() -> None:
-    result = target()
+def test_a_point_is_the_loss_of_manually_moved_weights() -> None:
+    inputs = target()
     generator = torch.Generator().manual_seed(0)
-    weights = clone_parameters(result.model)
+    weights = clone_parameters(inputs.model)
     one, two = random_direction(weights, generator), random_direction(weights, generator)
     moved = {name: weight + 1.0 * one[name] - 1.0 * two[name] for name, weight in weights.items()}
-    logits = torch.func.functional_call(result.model, moved, (result.images,))
-    answer = analyze_landscape(result, FEW)
-    assert answer.losses[0][2] == pytest.approx(float(functional.cross_entropy(logits, result.labels)), rel=1e-5)
+    logits = torch.func.functional_call(inputs.model, moved, (inputs.images,))
+    result = analyze_landscape(inputs, FEW)
+    assert result.losses[0][2] == pytest.approx(float(functional.cross_entropy(logits, inputs.labels)), rel=1e-5)
 
 
 def test_the_network_itself_does_not_move() -> None:
@@ -149,18 +149,18 @@ def test_the_network_itself_does_not_move() -> None:
 
 
 def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
-    result = target(small_module())
-    answer = analyze_landscape(
-        result, LandscapeOptions(points_per_axis=2, curvature_points=1, lanczos_iterations=60, num_eigenvalues=2)
+    inputs = target(small_module())
+    result = analyze_landscape(
+        inputs, LandscapeOptions(points_per_axis=2, curvature_points=1, lanczos_iterations=60, num_eigenvalues=2)
     )
-    values = torch.linalg.eigvalsh(dense_hessian(result.model, result.images, result.labels))
-    (curvature,) = answer.curvature
+    values = torch.linalg.eigvalsh(dense_hessian(inputs.model, inputs.images, inputs.labels))
+    (curvature,) = result.curvature
     assert (curvature.smallest, curvature.largest) == (
         pytest.approx(float(values[0]), rel=1e-3),
         pytest.approx(float(values[-1]), rel=1e-3),
     )
-    assert answer.largest == pytest.approx(values.flip(0)[:2].tolist(), rel=1e-3)
-    assert answer.non_convex_fraction == float(-values[0] / values[-1] > 0.1)
+    assert result.largest == pytest.approx(values.flip(0)[:2].tolist(), rel=1e-3)
+    assert result.non_convex_fraction == float(-values[0] / values[-1] > 0.1)
 
 
 def test_the_non_convex_fraction() -> None:
@@ -170,12 +170,12 @@ def test_the_non_convex_fraction() -> None:
 
 
 def test_one_dimension_is_a_line() -> None:
-    answer = analyze_landscape(
+    result = analyze_landscape(
         target(),
         LandscapeOptions(dimensions=1, points_per_axis=5, curvature_points=2, lanczos_iterations=2, num_eigenvalues=0),
     )
-    assert (len(answer.alphas), answer.betas, len(answer.losses), len(answer.losses[0])) == (5, (0.0,), 1, 5)
-    assert [curvature.alpha for curvature in answer.curvature] == [-1.0, 1.0]
+    assert (len(result.alphas), result.betas, len(result.losses), len(result.losses[0])) == (5, (0.0,), 1, 5)
+    assert [curvature.alpha for curvature in result.curvature] == [-1.0, 1.0]
 
 
 def test_points_are_cached_and_an_analysis_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,20 +243,20 @@ def test_the_plane_of_a_run_goes_through_its_snapshots(tmp_path: Path) -> None:
         save_weights(tmp_path / f"{step}.safetensors", earlier)
         losses[step] = analyze_landscape(target(earlier), FEW).loss
     base = target(final)
-    result = AnalysisTarget("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
-    answer = analyze_landscape(
-        result, LandscapeOptions(points_per_axis=3, directions="trajectory", curvature_points=0, num_eigenvalues=0)
+    inputs = AnalysisTarget("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
+    result = analyze_landscape(
+        inputs, LandscapeOptions(points_per_axis=3, directions="trajectory", curvature_points=0, num_eigenvalues=0)
     )
-    assert [point.step for point in answer.trajectory] == [0, 5]
-    assert sum(answer.explained_variance) == pytest.approx(1)
-    point = answer.trajectory[0]
+    assert [point.step for point in result.trajectory] == [0, 5]
+    assert sum(result.explained_variance) == pytest.approx(1)
+    point = result.trajectory[0]
     generator_free = trajectory_directions(
         [clone_parameters(_loaded(tmp_path / f"{step}.safetensors")) for step in (0, 5)], clone_parameters(final), 2
     )[0]
     moved = network()
     WeightPlane(clone_parameters(final), generator_free).set_weights(moved, (point.alpha, point.beta))
     assert analyze_landscape(target(moved), FEW).loss == pytest.approx(losses[0], rel=1e-4)
-    assert min(answer.alphas) < min(0, point.alpha)
+    assert min(result.alphas) < min(0, point.alpha)
 
 
 def _loaded(path: Path) -> ResidualNetwork:
@@ -284,11 +284,11 @@ def test_invalid_options_of_the_landscape_are_errors(options: dict[str, Any], te
 def test_a_loss_that_is_not_finite_is_none() -> None:
     model = network()
     model.fc.weight.data.fill_(1e38)
-    answer = analyze_landscape(
+    result = analyze_landscape(
         target(model), LandscapeOptions(points_per_axis=3, radius=1e30, curvature_points=1, num_eigenvalues=1)
     )
-    assert answer.losses[0][0] is None
-    assert "NaN" not in str(to_dict(answer))
+    assert result.losses[0][0] is None
+    assert "NaN" not in str(to_dict(result))
 
 
 def test_progress_without_a_callback_is_dropped() -> None:

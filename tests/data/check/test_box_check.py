@@ -31,15 +31,15 @@ def test_boxes_are_counted_exactly(tmp_path: Path) -> None:
     for split, images in SPLITS.items():
         names = [name for i in images for name, _ in OBJECTS[i]]
         areas = [(x2 - x1) * (y2 - y1) for i in images for _, (x1, y1, x2, y2) in OBJECTS[i]]
-        found = result["boxes"][split]
-        assert found["num_boxes"] == len(names)
-        assert found["per_class"] == {name: names.count(name) for name in CLASSES}
-        assert found["sizes"] == {
+        actual = result["boxes"][split]
+        assert actual["num_boxes"] == len(names)
+        assert actual["per_class"] == {name: names.count(name) for name in CLASSES}
+        assert actual["sizes"] == {
             "small": sum(area < 1024 for area in areas),
             "medium": sum(area >= 1024 for area in areas),
             "large": 0,
         }
-        assert found["median_side"] == pytest.approx(float(np.median(np.sqrt(areas))))
+        assert actual["median_side"] == pytest.approx(float(np.median(np.sqrt(areas))))
         shown = [{name for name, _ in OBJECTS[i]} for i in images]
         counts = {name: sum(name in of_image for of_image in shown) for name in CLASSES}
         assert result["splits"][split]["per_class"] == counts
@@ -66,23 +66,25 @@ def test_what_is_wrong_is_an_error_and_what_is_odd_a_warning(tmp_path: Path) -> 
     content["annotations"][4]["bbox"] = [1, 2, 7, 34]  # repeated, both 7 pixels wide
     content["annotations"][5]["bbox"] = [2, 10, 33, 3]  # 11 times as wide as high
     root = write_coco(tmp_path, {"train": content})
-    found = findings(root)
-    error = found[FindingKind.BOXES]
+    result = findings(root)
+    error = result[FindingKind.BOXES]
     assert error.severity is Severity.ERROR
     for text in ("of 1 image cannot be used: train2017/00.png", "annotation 1: required: a box with x1 < x2"):
         assert text in error.text
-    assert "1 box beyond the border" in found[FindingKind.CLIPPED_BOXES].text
-    assert "train2017/00.png annotation 0" in found[FindingKind.CLIPPED_BOXES].text
-    assert "train2017/01.png annotation 10" in found[FindingKind.EMPTY_BOXES].text
-    assert found[FindingKind.REPEATED_BOXES].severity is Severity.WARNING
-    assert found[FindingKind.REPEATED_BOXES].text.startswith("1 box is with the class and place of another")
-    assert found[FindingKind.TINY_BOXES].text.startswith("3 boxes are less than 8 pixels high or wide: in train2017/03")
-    assert found[FindingKind.ELONGATED_BOXES].text.startswith("1 box is over 10 times as long as wide")
-    assert "train2017/01.png, train2017/02.png" in found[FindingKind.WITHOUT_OBJECT].text
-    assert "Fewer than 20 training objects of cat" in found[FindingKind.SMALL_CLASSES].text
-    assert "of the training objects are small" in found[FindingKind.SMALL_BOXES].text
+    assert "1 box beyond the border" in result[FindingKind.CLIPPED_BOXES].text
+    assert "train2017/00.png annotation 0" in result[FindingKind.CLIPPED_BOXES].text
+    assert "train2017/01.png annotation 10" in result[FindingKind.EMPTY_BOXES].text
+    assert result[FindingKind.REPEATED_BOXES].severity is Severity.WARNING
+    assert result[FindingKind.REPEATED_BOXES].text.startswith("1 box is with the class and box of another")
+    assert result[FindingKind.TINY_BOXES].text.startswith(
+        "3 boxes are less than 8 pixels high or wide: in train2017/03"
+    )
+    assert result[FindingKind.ELONGATED_BOXES].text.startswith("1 box is over 10 times as long as wide")
+    assert "train2017/01.png, train2017/02.png" in result[FindingKind.WITHOUT_OBJECT].text
+    assert "Fewer than 20 training objects of cat" in result[FindingKind.SMALL_CLASSES].text
+    assert "of the training objects are small" in result[FindingKind.SMALL_BOXES].text
     issues = check_data(root).to_dict()["boxes"]["train"]["issues"]
-    assert [issue["fault"] for issue in issues] == ["clipped", "swapped", "empty"]
+    assert [issue["kind"] for issue in issues] == ["clipped", "swapped", "empty"]
 
 
 def test_good_data_has_no_findings_of_its_own(tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ def test_the_command_prints_images_and_boxes_and_writes_the_page(tmp_path: Path)
 def test_a_layout_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     root = write_coco(tmp_path)
     (root / "annotations/instances_val2017.json").write_text("{")
-    found = findings(root)[FindingKind.LAYOUT]
-    assert found.severity is Severity.ERROR
-    assert "instances_val2017.json: not valid JSON" in found.text
+    result = findings(root)[FindingKind.LAYOUT]
+    assert result.severity is Severity.ERROR
+    assert "instances_val2017.json: not valid JSON" in result.text
 
 
 def test_a_split_without_any_object_is_counted(tmp_path: Path) -> None:

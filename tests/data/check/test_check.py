@@ -36,9 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def kinds(check: DataCheck) -> dict[str, Finding]:
-    found = list_findings(check)
-    assert len({finding.kind for finding in found}) == len(found)
-    return {finding.kind: finding for finding in found}
+    findings = list_findings(check)
+    assert len({finding.kind for finding in findings}) == len(findings)
+    return {finding.kind: finding for finding in findings}
 
 
 def test_a_sound_folder_has_no_findings(folder: Path) -> None:
@@ -72,10 +72,10 @@ def test_copies_are_reported_where_they_are(folder: Path) -> None:
     assert result["near_duplicates"] == []
     assert result["cross_split_duplicates"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
     assert result["label_conflicts"] == [["train/ants/02.png", "train/bees/wrong.png"]]
-    found = kinds(check)
-    assert set(found) == {"cross-split-duplicates", "label-conflicts", "duplicates"}
-    assert "training and validation" in found["cross-split-duplicates"].text
-    assert "train/ants/01.png = train/ants/other.webp" in found["duplicates"].text
+    findings = kinds(check)
+    assert set(findings) == {"cross-split-duplicates", "label-conflicts", "duplicates"}
+    assert "training and validation" in findings["cross-split-duplicates"].text
+    assert "train/ants/01.png = train/ants/other.webp" in findings["duplicates"].text
 
 
 def test_near_duplicates(folder: Path) -> None:
@@ -113,10 +113,10 @@ def test_files_of_every_kind(folder: Path) -> None:
     exif[0x0112] = 6
     photograph(104).save(train / "turned.jpg", exif=exif)
     check = check_data(folder)
-    found = kinds(check)
-    assert set(found) == {"unreadable", "blank", "channels", "exif-rotated", "elongated", "small-images"}
-    assert found["unreadable"].severity == "error"
-    assert found["unreadable"].text.startswith("3 files cannot be read: train/ants/03.png")
+    findings = kinds(check)
+    assert set(findings) == {"unreadable", "blank", "channels", "exif-rotated", "elongated", "small-images"}
+    assert findings["unreadable"].severity == "error"
+    assert findings["unreadable"].text.startswith("3 files cannot be read: train/ants/03.png")
     result = check.to_dict()
     assert [bad["path"] for bad in result["unreadable"]] == [
         f"train/ants/{n}" for n in ("03.png", "empty.jpg", "text.gif")
@@ -133,9 +133,9 @@ def test_uneven_and_small_classes(folder: Path) -> None:
         path.unlink()
     check = check_data(folder)
     assert check.imbalance == 4.0
-    found = kinds(check)
-    assert set(found) == {"imbalance", "small-classes"}
-    assert "4 to 1: 24 images of ants, 6 of bees" in found["imbalance"].text
+    findings = kinds(check)
+    assert set(findings) == {"imbalance", "small-classes"}
+    assert "4 to 1: 24 images of ants, 6 of bees" in findings["imbalance"].text
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -148,11 +148,11 @@ def test_a_flat_folder_is_a_finding(folder: Path, split: str) -> None:
         photograph(200 + i).save(flat / f"{i}.png")
     shutil.copy(folder / "train" / "ants" / "00.png", flat / "3.png")
     check = check_data(folder)
-    result, found = check.to_dict(), kinds(check)
+    result, actual = check.to_dict(), kinds(check)
     assert result["unlabeled"] == {split: 4}
-    assert found["unlabeled"].severity == ("error" if split == "val" else "note")
+    assert actual["unlabeled"].severity == ("error" if split == "val" else "note")
     assert [shared["paths"] for shared in result["cross_split_duplicates"]] == [["train/ants/00.png", f"{split}/3.png"]]
-    assert ("layout" in found) == (split == "val")  # training refuses the one and passes over the other
+    assert ("layout" in actual) == (split == "val")  # training refuses the one and passes over the other
 
 
 def test_layouts_that_training_rejects_are_still_checked(folder: Path) -> None:
@@ -256,12 +256,12 @@ def test_files_and_folders_that_are_not_read(folder: Path) -> None:
     (folder / "train" / "ants" / "x.xyz").touch()
     (folder / "train" / "@eaDir").mkdir()
     check = check_data(folder)
-    found = kinds(check)
-    assert set(found) == {"ignored-files", "system-folders"}
-    assert found["ignored-files"].text.startswith(
+    findings = kinds(check)
+    assert set(findings) == {"ignored-files", "system-folders"}
+    assert findings["ignored-files"].text.startswith(
         "1 file is ignored, by ending not an image: 1 .xyz (train/ants/x.xyz)"
     )
-    assert "@eaDir" in found["system-folders"].text
+    assert "@eaDir" in findings["system-folders"].text
     assert check.to_dict()["ignored"] == {
         "other_files": 1, "repeated": 0, "folders": [], "system_folders": ["@eaDir"]
     }  # fmt: skip
@@ -273,6 +273,6 @@ def test_class_names_that_differ_in_case_or_blanks(folder: Path) -> None:
             (folder / split / name).mkdir()
             for i in range(20):
                 photograph(1000 * (split == "val") + 500 + 100 * k + i).save(folder / split / name / f"{i}.png")
-    found = kinds(check_data(folder))
-    assert set(found) == {"similar-classes"}
-    assert "'Ants' and 'ants', 'be es' and 'bees'" in found["similar-classes"].text
+    findings = kinds(check_data(folder))
+    assert set(findings) == {"similar-classes"}
+    assert "'Ants' and 'ants', 'be es' and 'bees'" in findings["similar-classes"].text

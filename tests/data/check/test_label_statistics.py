@@ -47,13 +47,13 @@ def test_classes_of_images_with_several() -> None:
     assert result["class_pairs"] == [
         {"classes": ["ant", "bee"], "num_images": 10}, {"classes": ["ant", "fly"], "num_images": 2},
     ]  # fmt: skip
-    found = texts(check)
-    assert found[FindingKind.NO_CLASS].startswith("Images without any class: 5 training;")
-    assert "15 to 1: 30 images of ant, 2 of fly. Compare per-class metrics." in found[FindingKind.IMBALANCE]
+    actual = texts(check)
+    assert actual[FindingKind.NO_CLASS].startswith("Images without any class: 5 training;")
+    assert "15 to 1: 30 images of ant, 2 of fly. Compare per-class metrics." in actual[FindingKind.IMBALANCE]
     assert [image.label for image in check.images][0:39:19] == ["ant, fly", "ant", "(no class)"]
 
 
-def test_pairs_of_classes_are_counted_as_by_hand() -> None:
+def test_pairs_of_classes_are_counted() -> None:
     labels = (torch.rand(200, 5, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     pairs = {(pair.first, pair.second): pair for pair in count_class_pairs(labels, list("abcde"))}
     for a in range(5):
@@ -69,9 +69,9 @@ def test_classes_that_teach_nothing() -> None:
     labels[:, 0], labels[:25, 1] = 1, 1
     assert "Every training image shows ant" in texts(multi_label(labels))[FindingKind.ALWAYS_SHOWN]
     labels[:, 0] = labels[:, 1]
-    found = texts(multi_label(labels))
-    assert "together or not at all: ant and bee" in found[FindingKind.NEVER_APART]
-    assert FindingKind.ALWAYS_SHOWN not in found
+    result = texts(multi_label(labels))
+    assert "together or not at all: ant and bee" in result[FindingKind.NEVER_APART]
+    assert FindingKind.ALWAYS_SHOWN not in result
 
 
 def test_values_and_their_outliers() -> None:
@@ -86,16 +86,16 @@ def test_values_and_their_outliers() -> None:
         "max": 1000.0,
         "outliers": ["#7"],
     }
-    found = texts(check)
-    assert "value 1000 of #7" in found[FindingKind.OUTLIERS]
-    assert "test value from -3 to 5, in training from 0 to 1000" in found[FindingKind.VALUE_RANGE]
+    result = texts(check)
+    assert "value 1000 of #7" in result[FindingKind.OUTLIERS]
+    assert "test value from -3 to 5, in training from 0 to 1000" in result[FindingKind.VALUE_RANGE]
     assert not any(check.counts.values())
     assert check.imbalance == 1
 
 
 def test_values_without_a_spread() -> None:
-    found = texts(regression(torch.full((NUM,), 2.0)))
-    assert found[FindingKind.CONSTANT_VALUES] == (
+    result = texts(regression(torch.full((NUM,), 2.0)))
+    assert result[FindingKind.CONSTANT_VALUES] == (
         "All training images have the same value of value (2): there is nothing to learn."
     )
     mostly = torch.zeros(NUM)

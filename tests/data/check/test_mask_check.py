@@ -58,20 +58,20 @@ def test_pixels_are_counted_exactly(folder: Path) -> None:
 
 
 def test_a_rare_class_is_a_note(folder: Path) -> None:
-    found = findings(folder)
-    assert found["rare-pixels"].severity is Severity.NOTE
-    assert "nucleus 0.01%" in found["rare-pixels"].text
-    assert not any(finding.severity is Severity.ERROR for finding in found.values())
+    result = findings(folder)
+    assert result["rare-pixels"].severity is Severity.NOTE
+    assert "nucleus 0.01%" in result["rare-pixels"].text
+    assert not any(finding.severity is Severity.ERROR for finding in result.values())
 
 
 def test_masks_that_cannot_be_used_are_errors(folder: Path) -> None:
     write_mask(folder / "train" / "masks" / "1.png", disk(40, 48))
     write_mask(folder / "train" / "masks" / "2.png", disk(40, 50) * 7)
     (folder / "val" / "masks" / "0.png").write_bytes(b"nothing")
-    found = findings(folder)["masks"]
-    assert found.severity is Severity.ERROR
-    assert found.text.startswith("3 masks cannot be used: train/images/1.png, train/images/2.png, val/images/0.png")
-    assert "a mask of the size of its image, 40x50; got: 40x48" in found.text
+    result = findings(folder)["masks"]
+    assert result.severity is Severity.ERROR
+    assert result.text.startswith("3 masks cannot be used: train/images/1.png, train/images/2.png, val/images/0.png")
+    assert "a mask of the size of its image, 40x50; got: 40x48" in result.text
     errors = check_data(folder).to_dict()["masks"]["train"]["errors"]
     assert [error["path"] for error in errors] == ["train/images/1.png", "train/images/2.png"]
     assert "got: 7" in errors[1]["error"]
@@ -81,12 +81,13 @@ def test_void_and_empty_masks(folder: Path) -> None:
     write_mask(folder / "train" / "masks" / "1.png", np.full((40, 50), VOID, dtype=np.uint8))
     write_mask(folder / "train" / "masks" / "2.png", np.full((40, 50), VOID, dtype=np.uint8))
     write_mask(folder / "val" / "masks" / "1.png", np.zeros((40, 50), dtype=np.uint8))
-    found = findings(folder)
-    assert (found["void-masks"].severity, found["without-object"].severity) == (Severity.WARNING, Severity.NOTE)
-    assert found["void-masks"].text.startswith("2 images are void throughout")
-    assert found["without-object"].text == "1 image is ground throughout, without another class: val/images/1.png."
+    result = findings(folder)
+    assert (result["void-masks"].severity, result["without-object"].severity) == (Severity.WARNING, Severity.NOTE)
+    assert result["void-masks"].text.startswith("2 images are void throughout")
+    assert result["without-object"].text == "1 image is ground throughout, without another class: val/images/1.png."
     assert (
-        found["void-share"].text == "Void, and so not learned: 25% of the training pixels, 0% of the validation pixels."
+        result["void-share"].text
+        == "Void, and so not learned: 25% of the training pixels, 0% of the validation pixels."
     )
 
 
@@ -97,9 +98,9 @@ def test_a_class_without_pixels_is_a_warning(folder: Path) -> None:
 
 def test_what_would_stop_training_is_an_error(folder: Path) -> None:
     (folder / "train" / "masks" / "3.png").rename(folder / "train" / "masks" / "x.png")
-    found = findings(folder)["layout"]
-    assert found.severity is Severity.ERROR
-    assert "an image without a mask" in found.text
+    result = findings(folder)["layout"]
+    assert result.severity is Severity.ERROR
+    assert "an image without a mask" in result.text
     (folder / "classes.txt").write_text("ground\nground\n")
     assert "every class and color once" in findings(folder)["layout"].text
 

@@ -186,7 +186,7 @@ def test_instances_have_boxes_for_the_task_detection(tmp_path: Path) -> None:
     assert open_dataset(other, split_record=again.split_record).fingerprint == again.fingerprint
 
 
-def test_a_voc_folder_with_masks_and_boxes_says_which_it_reads(tmp_path: Path) -> None:
+def test_a_voc_folder_with_masks_and_boxes_reports_which_it_reads(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "both")
     for i, (height, width) in enumerate(SIZES):
         write_mask(root / "SegmentationClass" / f"{i:02}.png", np.eye(height, width, dtype=np.uint8))

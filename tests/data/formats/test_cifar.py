@@ -178,7 +178,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_error_names_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(name: str, root: str) -> None:
         raise OSError("Network is unreachable")
 
@@ -275,7 +275,7 @@ def test_cut_tars(tmp_path: Path, cut: int) -> None:
 def members(path: Path) -> list[tuple[str, bytes]]:
     content = path.read_bytes()
     places = list_tar_members(path, content)
-    return [(place.name, content[place.offset : place.offset + place.num_bytes]) for place in places]
+    return [(index.name, content[index.offset : index.offset + index.num_bytes]) for index in places]
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -316,18 +316,18 @@ def write_cifar10(folder: Path) -> Path:
     return inner
 
 
-@pytest.mark.parametrize("place", [".", "cifar10"])
-def test_airplanes_and_birds_relabelled(tmp_path: Path, place: str) -> None:
-    write_cifar10(tmp_path / place)
+@pytest.mark.parametrize("subfolder", [".", "cifar10"])
+def test_airplanes_and_birds_relabelled(tmp_path: Path, subfolder: str) -> None:
+    write_cifar10(tmp_path / subfolder)
     data, whole = open_dataset("cifar2", tmp_path), open_dataset("cifar10", tmp_path)
     assert (data.name, data.classes, data.eval_split) == ("cifar2", ("airplane", "bird"), "test")
     for split, num in (("train", 5), ("test", 1)):
-        found, every = data.splits[split], whole.splits[split]
-        assert isinstance(found, TensorImageDataset)
+        result, every = data.splits[split], whole.splits[split]
+        assert isinstance(result, TensorImageDataset)
         assert isinstance(every, TensorImageDataset)
         chosen = [i for i, label in enumerate(every.labels.tolist()) if label in (0, 2)]
-        assert torch.equal(found.images, every.images[chosen])
-        assert found.labels.tolist() == [0, 1, 1, 0, 1] * num
+        assert torch.equal(result.images, every.images[chosen])
+        assert result.labels.tolist() == [0, 1, 1, 0, 1] * num
     assert data.preprocess.mean == (0.4915, 0.4823, 0.4468)
     assert data.preprocess.std == (0.2470, 0.2435, 0.2616)
     assert "Stevens" in DATASETS["cifar2"].reference

@@ -79,8 +79,8 @@ def test_deeper_folders_and_hidden_files(tmp_path: Path) -> None:
         image(hidden)
     (tmp_path / "a" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path, val_fraction=0.5)
-    found = sorted(names(data, "train") + names(data, "val"))
-    assert found == ["a/0.png", "a/1.png", "a/deep/x.JPG", "b/0.png", "b/1.png"]
+    result = sorted(names(data, "train") + names(data, "val"))
+    assert result == ["a/0.png", "a/1.png", "a/deep/x.JPG", "b/0.png", "b/1.png"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

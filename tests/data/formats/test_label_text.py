@@ -167,7 +167,7 @@ def test_bad_cells(images: Path, header: str, labels: list[str], options: dict[s
 
 
 def texts(cells: list[str]) -> LabelTexts:
-    return LabelTexts(("label",), [(cell,) for cell in cells], place=lambda i: f"line {i}", row=lambda i: cells[i])
+    return LabelTexts(("label",), [(cell,) for cell in cells], location=lambda i: f"line {i}", row=lambda i: cells[i])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ NAMES = [f"{i}.png" for i in range(8)]
 
 @pytest.mark.parametrize("file", ["labels.csv", "Annotations.csv", "labels.tsv"])
 @pytest.mark.parametrize("images", ["", "images/"])
-def test_a_labels_file_beside_the_images(tmp_path: Path, file: str, images: str) -> None:
+def test_a_labels_file_next_to_the_images(tmp_path: Path, file: str, images: str) -> None:
     save(tmp_path, [images + name for name in NAMES])
     rows = ["path,label", *(f"{name},{i + 0.5}" for i, name in enumerate(NAMES))]
     (tmp_path / file).write_text("\n".join(rows).replace(",", "\t" if file.endswith("tsv") else ","))
@@ -32,9 +32,9 @@ def test_a_labels_file_beside_the_images(tmp_path: Path, file: str, images: str)
     record = json.loads(json.dumps(data.split_record))
     assert open_dataset(tmp_path, split_record=record).fingerprint == data.fingerprint
     assert list_dataset(tmp_path).task == "regression"
-    found = find_format(tmp_path)
-    assert found is not None
-    assert (found.name, len(found.list_images(tmp_path))) == ("labels-file", 8)
+    result = find_format(tmp_path)
+    assert result is not None
+    assert (result.name, len(result.list_images(tmp_path))) == ("labels-file", 8)
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_voc(tmp_path: Path) -> None:
 
 def test_the_palette_of_voc() -> None:
     """Colors of devkit_doc.pdf: aeroplane, bicycle, person, tvmonitor and void."""
-    found = [voc_color(number) for number in (0, 1, 2, 15, 20, 255)]
-    assert found == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128), (0, 64, 128), (224, 224, 192)]
+    result = [voc_color(number) for number in (0, 1, 2, 15, 20, 255)]
+    assert result == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128), (0, 64, 128), (224, 224, 192)]
 
 
 def test_another_palette_in_the_layout_of_voc(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_0_and_255_are_two_classes(tmp_path: Path, listed: bool) -> None:
     assert torch.equal(mask(data), torch.from_numpy(disk(30, 30)))
 
 
-def test_numbers_with_gaps_are_numbered_anew(tmp_path: Path) -> None:
+def test_class_numbers_with_gaps_become_consecutive(tmp_path: Path) -> None:
     for i in range(3):
         numbers = disk(30, 30) * 7
         numbers[0], numbers[1] = VOID, 19

@@ -14,15 +14,15 @@ ROUNDED = {"random-resized-crop(10)|batch", "random-resized-crop(10,0.3,bicubic)
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_pixels_are_as_recorded(expression: str) -> None:
-    for name, found in render(expression).items():
+    for name, result in render(expression).items():
         known = KNOWN[name]
-        assert (found.shape, found.dtype) == (known.shape, known.dtype)
-        if found.dtype != np.uint8:
-            np.testing.assert_allclose(found, known, rtol=0, atol=1e-5)
+        assert (result.shape, result.dtype) == (known.shape, known.dtype)
+        if result.dtype != np.uint8:
+            np.testing.assert_allclose(result, known, rtol=0, atol=1e-5)
         elif name in ROUNDED:
-            assert abs(found.astype(int) - known).max() <= 1
+            assert abs(result.astype(int) - known).max() <= 1
         else:
-            assert np.array_equal(found, known)
+            assert np.array_equal(result, known)
 
 
 def test_every_transform_is_recorded() -> None:

@@ -20,5 +20,5 @@ print("torchvision" in sys.modules)
 
 
 def test_torchvision_is_imported_by_the_transforms_that_need_it() -> None:
-    found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", "True"]
+    process = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "True"]

@@ -30,8 +30,8 @@ def test_mixup_is_timms(lam: float, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = timms.Mixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=CLASSES)
     monkeypatch.setattr(theirs, "_params_per_batch", lambda: (lam, False))
     expected_x, expected_y = theirs(x[TO_TIMM].clone(), y[TO_TIMM])
-    found = mix_images(x.clone(), MixParams(lam))
-    assert torch.equal(found[TO_TIMM], expected_x)
+    result = mix_images(x.clone(), MixParams(lam))
+    assert torch.equal(result[TO_TIMM], expected_x)
     assert torch.equal(mix_targets(y, CLASSES, lam)[TO_TIMM], expected_y)
 
 
@@ -93,8 +93,8 @@ def test_any_start_and_workers_give_the_same_mixes(tmp_path: Path, workers: int)
     files = FileImageDataset(tuple(tmp_path / f"{i:02}.png" for i in range(NUM)), LABELS, 3, tmp_path)
     whole = list(islice(train(IN_MEMORY).iter_from(), 9))
     for start in (0, 4):
-        found = list(islice(train(files, num_workers=workers).iter_from(start), 9 - start))
-        for one, other in zip(found, whole[start:], strict=True):
+        result = list(islice(train(files, num_workers=workers).iter_from(start), 9 - start))
+        for one, other in zip(result, whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -107,16 +107,16 @@ def test_ranks_together_are_one(world_size: int, num_repeats: int) -> None:
         for rank in range(world_size)
     ]
     for step, batch in enumerate(whole):
-        for place, expected in enumerate(batch):
-            assert torch.equal(torch.cat([part[step][place] for part in parts]), expected)
+        for index, expected in enumerate(batch):
+            assert torch.equal(torch.cat([part[step][index] for part in parts]), expected)
 
 
 def test_lambdas_are_of_the_beta_distribution() -> None:
     for alpha in (0.2, 1.0):
-        found = np.sort([BatchMixer(mixup=alpha).sample_params(0, step, 8, 8).lam for step in range(4000)])
+        result = np.sort([BatchMixer(mixup=alpha).sample_params(0, step, 8, 8).lam for step in range(4000)])
         expected = np.sort(np.random.default_rng(0).beta(alpha, alpha, 4000))
-        assert abs(found - expected).max() < 0.06
-        assert abs(found.mean() - 0.5) < 0.03
+        assert abs(result - expected).max() < 0.06
+        assert abs(result.mean() - 0.5) < 0.03
     boxes = [BatchMixer(0.2, 1.0).sample_params(0, step, 8, 8).box is not None for step in range(2000)]
     assert abs(np.mean(boxes) - 0.5) < 0.05
     assert all(BatchMixer(cutmix=1.0).sample_params(0, step, 8, 8).box for step in range(50))

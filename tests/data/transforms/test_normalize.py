@@ -54,13 +54,13 @@ def test_training_subtracts_it_before_images_are_moved() -> None:
     for step, (x, _, indices) in enumerate(islice(batches.iter_from(0), 4)):
         centred = images.images[indices] / 255 - compute_mean_image(images)
         # The same shifts and flips of uint8 images that tell where each pixel came from.
-        place = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(10, 3, 8, 8) + 1
+        positions = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(10, 3, 8, 8) + 1
         moved = (
             TransformPipeline("pad(2) crop(8) flip")
-            .apply_batch(place.contiguous(), hash_keys(3, step // 2, indices))
+            .apply_batch(positions.contiguous(), hash_keys(3, step // 2, indices))
             .long()
         )
-        padded = functional.pad(centred.flatten(2), (1, 0))  # place 0: outside, where the paper has zeros
+        padded = functional.pad(centred.flatten(2), (1, 0))  # position 0: outside, where the paper has zeros
         assert torch.equal(x, padded.gather(2, moved.flatten(2)).view_as(x))
 
 

@@ -102,18 +102,18 @@ def test_deterministic_operations_equal_torchvision(words: str, reference: Calla
 
 def test_crop_takes_every_position() -> None:
     grid = torch.arange(40 * 40, dtype=torch.float32).view(1, 1, 40, 40).expand(3000, 1, 40, 40)
-    found = TransformPipeline("crop(32)").apply_batch(grid, hash_keys(0, 0, torch.arange(3000)))
-    tops, lefts = (found[:, 0, 0, 0] // 40).long(), (found[:, 0, 0, 0] % 40).long()
+    result = TransformPipeline("crop(32)").apply_batch(grid, hash_keys(0, 0, torch.arange(3000)))
+    tops, lefts = (result[:, 0, 0, 0] // 40).long(), (result[:, 0, 0, 0] % 40).long()
     for sample in (0, 1, 2):
         top, left = int(tops[sample]), int(lefts[sample])
-        assert torch.equal(found[sample, 0], grid[0, 0, top : top + 32, left : left + 32])
+        assert torch.equal(result[sample, 0], grid[0, 0, top : top + 32, left : left + 32])
     assert set(zip(tops.tolist(), lefts.tolist(), strict=True)) == {(y, x) for y in range(9) for x in range(9)}
 
 
 def test_flip_turns_half() -> None:
-    found = TransformPipeline("flip").apply_batch(IMAGES, KEYS)
-    turned = (found == IMAGES.flip(3)).flatten(1).all(1)
-    kept = (found == IMAGES).flatten(1).all(1)
+    result = TransformPipeline("flip").apply_batch(IMAGES, KEYS)
+    turned = (result == IMAGES.flip(3)).flatten(1).all(1)
+    kept = (result == IMAGES).flatten(1).all(1)
     assert bool((turned ^ kept).all())
     assert 16 < int(turned.sum()) < 48
 
@@ -156,18 +156,18 @@ def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: s
     mode = F.InterpolationMode(way)
     batch = augment.apply_batch(IMAGES, KEYS).int()
     boxes = random_crop_boxes(RandomDraws(KEYS, 0), 32, 40, 0.08).tolist()
-    for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
+    for image, (top, left, height, width), result, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
         expected = F.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
-        assert int((found - expected).abs().max()) <= (1 if way == "bilinear" else 2)
+        assert int((result - expected).abs().max()) <= (1 if way == "bilinear" else 2)
         assert torch.equal(augment.apply_image(image, number).int(), expected)
 
 
 def test_scale_crop_is_a_window_of_the_scaled_image() -> None:
     draws = RandomDraws(KEYS, 0)
-    found = TransformPipeline("random-scale-crop(24,26,40)").apply_batch(IMAGES, KEYS)
+    result = TransformPipeline("random-scale-crop(24,26,40)").apply_batch(IMAGES, KEYS)
     sides = (draws.integers(0, 15) + 26).tolist()
     assert (min(sides), max(sides)) == (26, 40)
-    for image, side, window in zip(IMAGES, sides, found, strict=True):
+    for image, side, window in zip(IMAGES, sides, result, strict=True):
         scaled = F.resize(image, [side], antialias=True)
         windows = scaled.unfold(1, 24, 1).unfold(2, 24, 1)  # C, tops, lefts, 24, 24
         assert bool((windows == window[:, None, None]).flatten(3).all(3).all(0).any())
@@ -182,8 +182,8 @@ def test_lighting_adds_the_principal_colours() -> None:
     assert torch.equal(added[..., 0], added[..., 1])
     vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
     expected = vectors @ torch.diag(torch.tensor([0.2175, 0.0188, 0.0045]) ** 2) @ vectors.T * 0.01
-    found = torch.cov(added[:, :, 0, 0].T).float()
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=2e-6)
+    result = torch.cov(added[:, :, 0, 0].T).float()
+    torch.testing.assert_close(result, expected, rtol=0.05, atol=2e-6)
     grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
     changed = TransformPipeline("lighting(0.1)").apply_batch(grey, KEYS)
     exact = TransformPipeline("lighting(0.1)").apply_batch(grey / 255, KEYS) * 255
@@ -255,9 +255,9 @@ def test_images_one_by_one_equal_the_batch() -> None:
     drawn = hash_keys(3, 0, torch.arange(6))
     input_images = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = TransformPipeline("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
-    found = [augment.apply_draws(*pair) for pair in zip(input_images, augment.sample_draws(drawn), strict=True)]
+    result = [augment.apply_draws(*pair) for pair in zip(input_images, augment.sample_draws(drawn), strict=True)]
     alone = [augment.apply_image(one_image, int(key)) for one_image, key in zip(input_images, drawn, strict=True)]
-    assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(result, alone, strict=True))
     nothing, flip = TransformPipeline(""), TransformPipeline("flip")
     assert torch.equal(nothing.apply_draws(input_images[2], nothing.sample_draws(drawn)[2]), input_images[2])
     turned = [flip.apply_draws(*pair) for pair in zip(input_images, flip.sample_draws(drawn), strict=True)]

@@ -32,7 +32,7 @@ NAMES = {
     "translate-x": "TranslateXRel",
     "translate-y": "TranslateYRel",
 }
-PICTURE = Image.fromarray(
+IMAGE = Image.fromarray(
     np.asarray(
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)).resize(
             (53, 40), Image.Resampling.BICUBIC
@@ -57,21 +57,21 @@ def test_an_operation_is_timms(name: str, magnitude: float, monkeypatch: pytest.
             chosen = SimpleNamespace(random=lambda sign=sign: 0.25 if sign > 0 else 0.75)
             monkeypatch.setattr(timms, "random", chosen)
             black = name == "posterize" and magnitude == 10  # no bit is kept, which today's Pillow refuses
-            expected = np.zeros((40, 53, 3)) if black else np.asarray(operation(PICTURE))
-            found = np.asarray(RAND_AUGMENT_OPS[name](PICTURE, magnitude / 10, sign, way))
-            assert np.array_equal(found, expected)
+            expected = np.zeros((40, 53, 3)) if black else np.asarray(operation(IMAGE))
+            result = np.asarray(RAND_AUGMENT_OPS[name](IMAGE, magnitude / 10, sign, way))
+            assert np.array_equal(result, expected)
 
 
 def test_an_image_is_a_function_of_its_draws() -> None:
-    pixels = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(IMAGE)).permute(2, 0, 1)
     images = pixels.expand(40, -1, -1, -1)
     sample_keys = hash_keys(0, 0, torch.arange(40))
-    found = TransformPipeline("randaugment(9,0.5)").apply_batch(images, sample_keys)
+    result = TransformPipeline("randaugment(9,0.5)").apply_batch(images, sample_keys)
     draws = RandomDraws(sample_keys, 0)
     numbers = torch.stack([draws.uniform(k) for k in range(12)], 1)
     changed = 0
-    for row, image in zip(numbers.tolist(), found, strict=True):
-        expected = PICTURE
+    for row, image in zip(numbers.tolist(), result, strict=True):
+        expected = IMAGE
         for which, applied, radius, angle, sign, way in (row[:6], row[6:]):
             if applied < 0.5:
                 normal = np.sqrt(-2 * np.log(1 - radius)) * np.cos(2 * np.pi * angle)
@@ -89,15 +89,15 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
     seen: dict[str, list[list[float]]] = {"ours": [], "timm": []}
     names: Counter[int] = Counter()
 
-    def recorded(place: int):  # type: ignore[no-untyped-def]
+    def recorded(index: int):  # type: ignore[no-untyped-def]
         def operation(image, level, sign, way):  # type: ignore[no-untyped-def]
-            names[place] += 1
+            names[index] += 1
             seen["ours"].append([level * sign, way == Image.Resampling.BICUBIC])
             return image
 
         return operation
 
-    monkeypatch.setattr(ours, "_OPS_IN_ORDER", tuple(recorded(place) for place in range(15)))
+    monkeypatch.setattr(ours, "_OPS_IN_ORDER", tuple(recorded(index) for index in range(15)))
     TransformPipeline("randaugment(7,1)").apply_batch(
         torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), hash_keys(0, 0, torch.arange(3000))
     )
@@ -108,13 +108,13 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
     monkeypatch.setitem(timms.NAME_TO_OP, "ShearX", None)
     transform.aug_fn = lambda img, factor, **_: seen["timm"].append([factor / 0.3, 0.0])  # type: ignore[assignment]
     for _ in range(6000):
-        transform(PICTURE)
-    mine, theirs = np.array(seen["ours"]), np.array(seen["timm"])
-    assert abs(len(mine) - len(theirs)) < 250
-    assert abs(mine[:, 0].mean()) < 0.05  # signs are even
-    assert abs(mine[:, 1].mean() - 0.5) < 0.04  # the two ways of interpolation too
+        transform(IMAGE)
+    actual, theirs = np.array(seen["ours"]), np.array(seen["timm"])
+    assert abs(len(actual) - len(theirs)) < 250
+    assert abs(actual[:, 0].mean()) < 0.05  # signs are even
+    assert abs(actual[:, 1].mean() - 0.5) < 0.04  # the two ways of interpolation too
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
-        assert abs(np.quantile(abs(mine[:, 0]), share) - np.quantile(abs(theirs[:, 0]), share)) < 0.02
+        assert abs(np.quantile(abs(actual[:, 0]), share) - np.quantile(abs(theirs[:, 0]), share)) < 0.02
 
 
 def test_randaugment_keeps_gray_and_rejects_four_channels() -> None:

@@ -127,16 +127,16 @@ SAME: dict[str, Callable[[RandomDraws], Callable[..., Any]]] = {
 }
 
 
-def assert_same_sample(found: tuple[Tensor, Any], expected: tuple[Tensor, Any]) -> None:
-    assert torch.equal(found[0], expected[0].as_subclass(Tensor))
+def assert_same_sample(result: tuple[Tensor, Any], expected: tuple[Tensor, Any]) -> None:
+    assert torch.equal(result[0], expected[0].as_subclass(Tensor))
     for name, value in expected[1].items():
         if not isinstance(value, Tensor):
-            assert found[1][name] == value
+            assert result[1][name] == value
             continue
-        assert type(found[1][name]) is type(value)
-        assert torch.equal(found[1][name].as_subclass(Tensor), value.as_subclass(Tensor)), name
+        assert type(result[1][name]) is type(value)
+        assert torch.equal(result[1][name].as_subclass(Tensor), value.as_subclass(Tensor)), name
         if isinstance(value, tv_tensors.BoundingBoxes):
-            assert (found[1][name].canvas_size, found[1][name].format) == (value.canvas_size, value.format)
+            assert (result[1][name].canvas_size, result[1][name].format) == (value.canvas_size, value.format)
 
 
 @pytest.mark.parametrize("expression", SAME)
@@ -145,9 +145,9 @@ def test_a_geometric_transform_is_torchvisions(expression: str) -> None:
     for key in KEYS:
         draws = RandomDraws(torch.tensor([key]), 0)
         expected = SAME[expression](draws)(tv_tensors.Image(IMAGE), target())
-        found = pipeline.apply_sample(IMAGE, target(), key)
-        assert_same_sample(found, expected)
-        assert torch.equal(found[0], pipeline.apply_image(IMAGE, key))
+        result = pipeline.apply_sample(IMAGE, target(), key)
+        assert_same_sample(result, expected)
+        assert torch.equal(result[0], pipeline.apply_image(IMAGE, key))
     assert TRANSFORMS[call.name].kind is TransformKind.GEOMETRIC
 
 
@@ -180,10 +180,10 @@ def test_a_color_transform_is_torchvisions_and_leaves_the_target(expression: str
     for key in KEYS:
         draws = RandomDraws(torch.tensor([key]), 0)
         expected = COLOR[expression](draws)(tv_tensors.Image(IMAGE), target())
-        found = pipeline.apply_sample(IMAGE, target(), key)
-        assert_same_sample(found, expected)
-        assert torch.equal(found[1]["mask"], target()["mask"])
-        applied += not torch.equal(found[0], IMAGE)
+        result = pipeline.apply_sample(IMAGE, target(), key)
+        assert_same_sample(result, expected)
+        assert torch.equal(result[1]["mask"], target()["mask"])
+        applied += not torch.equal(result[0], IMAGE)
     assert applied > 2
 
 

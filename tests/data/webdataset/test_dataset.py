@@ -49,8 +49,8 @@ def test_labels_of_other_tasks(
     write_shard(tmp_path, labels, extension, size)
     data = open_dataset(tmp_path, val_fraction=0.34)
     assert (data.task, data.classes) == (task, classes)
-    found = {images.name(i): images.labels[i].tolist() for images in data.splits.values() for i in range(len(images))}
-    assert [found[f"0.tar/{i}.png"] for i in range(3)] == expected
+    result = {images.name(i): images.labels[i].tolist() for images in data.splits.values() for i in range(len(images))}
+    assert [result[f"0.tar/{i}.png"] for i in range(3)] == expected
     again = open_dataset(tmp_path, split_record=json.loads(json.dumps(data.split_record)))
     assert (again.task, again.fingerprint) == (task, data.fingerprint)
     listing = list_dataset(tmp_path)
@@ -67,7 +67,7 @@ def test_a_list_of_classes_names_the_columns_of_shards(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_whole_numbers_in_shards_are_numbers_if_the_task_says_so(tmp_path: Path) -> None:
+def test_integers_in_shards_are_regression_targets_if_the_task_requires_it(tmp_path: Path) -> None:
     write_shard(tmp_path, [3, 17, 250], "cls")
     data = open_dataset(tmp_path, task="regression", val_fraction=0.34)
     assert sorted(float(label) for images in data.splits.values() for label in images.labels) == [3, 17, 250]

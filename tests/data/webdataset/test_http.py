@@ -60,7 +60,7 @@ def test_a_connection_that_keeps_breaking_is_an_error(web: Web) -> None:
         file.read()
 
 
-def test_a_server_that_is_away_for_a_moment(web: Web) -> None:
+def test_a_server_that_is_unreachable_for_a_moment(web: Web) -> None:
     web.num_away = 2
     with UrlFile(f"{web.url}/file") as file:
         assert file.read() == CONTENT

@@ -92,13 +92,13 @@ def test_shards_are_indexed_once(web: Web) -> None:
     opened(web)
     web.requests.clear()
     opened(web)
-    whole = [path for path, wanted in web.requests if path.endswith(".tar")]
+    whole = [path for path, expected in web.requests if path.endswith(".tar")]
     assert len(whole) == 5  # each asked for its version
     write_shard(web.folder / "set" / "val-000.tar", range(200, 203))
     assert len(opened(web).split("val")) == 3
 
 
-def test_names_of_classes_lie_beside_the_shards(web: Web) -> None:
+def test_class_names_are_read_from_a_file_in_the_folder_of_the_shards(web: Web) -> None:
     (web.folder / "set" / "classes.txt").write_text("ant\nbee\n")
     assert opened(web).classes == ("ant", "bee")
 
@@ -106,9 +106,9 @@ def test_names_of_classes_lie_beside_the_shards(web: Web) -> None:
 def test_an_epoch_has_every_sample_once(web: Web) -> None:
     data = opened(web)
     for epoch in range(2):
-        indices = torch.cat([found[2] for found in steps(data, 6 * epoch, 6)])
+        indices = torch.cat([result[2] for result in steps(data, 6 * epoch, 6)])
         assert sorted(indices.tolist()) == list(range(NUM))
-    first, second = (torch.cat([found[2] for found in steps(data, at, 6)]).tolist() for at in (0, 6))
+    first, second = (torch.cat([result[2] for result in steps(data, at, 6)]).tolist() for at in (0, 6))
     assert first != second
     shards = [index // NUM_EACH for index in first]
     assert first != sorted(first)
@@ -151,9 +151,9 @@ def test_ranks_share_the_shards(web: Web) -> None:
 def test_a_worker_whose_shards_are_few_begins_them_again_with_other_crops(web: Web) -> None:
     write_shard(web.folder / "set" / "train-003.tar", range(18, 19))
     data = opened(web)  # 19 samples: four steps, two a worker; one of them may have seven samples for eight
-    found = [(int(index), x) for xs, _, indices in steps(data, 0, 8, 2) for index, x in zip(indices, xs, strict=True)]
-    assert len(found) == 32
-    epochs = [found[:16], found[16:]]
+    result = [(int(index), x) for xs, _, indices in steps(data, 0, 8, 2) for index, x in zip(indices, xs, strict=True)]
+    assert len(result) == 32
+    epochs = [result[:16], result[16:]]
     for epoch in epochs:
         twice = [pair for pair in epoch if [index for index, _ in epoch].count(pair[0]) > 1]
         assert len(twice) in (0, 2)
@@ -164,7 +164,7 @@ def test_a_worker_whose_shards_are_few_begins_them_again_with_other_crops(web: W
 def test_held_out_samples_are_not_streamed(web: Web) -> None:
     data = opened(web, "train-{000..003}.tar", val_fraction=0.25)
     train = data.split("train")
-    indices = torch.cat([found[2] for found in steps(data, 0, 4)]).tolist()
+    indices = torch.cat([result[2] for result in steps(data, 0, 4)]).tolist()
     assert (len(train), len(set(indices))) == (18, 16)
     assert max(indices) < 18
     again = opened(web, "train-{000..003}.tar", split_record=data.split_record)
@@ -196,7 +196,7 @@ def test_a_broken_image_is_listed_and_skipped(web: Web) -> None:
         opened(web)
     data = opened(web, skip_bad_images=True)
     assert [name for name, _ in data.skipped_files] == ["train-001.tar/006.png"]
-    seen = [data.split("train").name(int(index)) for found in steps(data, 0, 5) for index in found[2]]
+    seen = [data.split("train").name(int(index)) for result in steps(data, 0, 5) for index in result[2]]
     assert "train-001.tar/006.png" not in seen
 
 
@@ -208,13 +208,13 @@ def test_more_workers_than_shards_are_an_error(web: Web) -> None:
 
 
 def test_names_of_shards() -> None:
-    found = list_url_shards("https://a.org/x/{train,val}/{00..01}.tar?sig=1::https://a.org/x/test-0.tar")
-    assert found == {
+    result = list_url_shards("https://a.org/x/{train,val}/{00..01}.tar?sig=1::https://a.org/x/test-0.tar")
+    assert result == {
         "train": ["https://a.org/x/train/00.tar?sig=1", "https://a.org/x/train/01.tar?sig=1"],
         "val": ["https://a.org/x/val/00.tar?sig=1", "https://a.org/x/val/01.tar?sig=1"],
         "test": ["https://a.org/x/test-0.tar"],
     }
-    assert url_root([url for part in found.values() for url in part]) == "https://a.org/x"
+    assert url_root([url for part in result.values() for url in part]) == "https://a.org/x"
     assert list_url_shards("https://a.org/trains/{0..1}.tar") == {
         "train": [f"https://a.org/trains/{k}.tar" for k in (0, 1)]
     }

@@ -285,13 +285,13 @@ def test_compressed_tars_are_named_as_such(tmp_path: Path) -> None:
 def test_the_fingerprint_sees_images_of_equal_size_in_shards(tmp_path: Path) -> None:
     path = write_shards(tmp_path) / "0.tar"
     before, content = open_dataset(tmp_path).fingerprint, bytearray(path.read_bytes())
-    place = content.index(b"IEND") + 4  # the checksum of a PNG's last chunk, which decoders ignore
-    content[place] ^= 1
+    offset = content.index(b"IEND") + 4  # the checksum of a PNG's last chunk, which decoders ignore
+    content[offset] ^= 1
     path.write_bytes(content)
     assert open_dataset(tmp_path).fingerprint != before
 
 
-def test_images_beside_shards_are_reported(tmp_path: Path) -> None:
+def test_images_next_to_shards_are_reported(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", samples(range(8)))
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "1.png").write_bytes(encoded(1, (9, 9)))

@@ -21,14 +21,14 @@ def test_backend_outputs_equal_the_network(network: ResidualNetwork, digits: Ten
     with torch.no_grad():
         expected = network(digits)
     engine = open_backend(network, name, precision, "cpu", calibration_images=digits[:64])
-    found = engine(digits)
+    result = engine(digits)
     assert (engine.name, engine.precision) == (name, precision)
-    assert (found.shape, found.dtype) == (expected.shape, torch.float32)
+    assert (result.shape, result.dtype) == (expected.shape, torch.float32)
     scale = float(expected.abs().max())
-    apart = float((found - expected).abs().max()) / scale
+    apart = float((result - expected).abs().max()) / scale
     assert apart < {"float32": 1e-5, "bf16": 0.05, "int8": 0.15}[precision]
     assert precision == "float32" or apart > 1e-6  # it did compute in less
-    agreement = float((found.argmax(1) == expected.argmax(1)).float().mean())
+    agreement = float((result.argmax(1) == expected.argmax(1)).float().mean())
     assert agreement >= (1.0 if precision == "float32" else 0.97)
 
 
@@ -146,26 +146,28 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
         "from openvino.tools.ovc import telemetry_utils\nprint(telemetry_utils.tm.__name__)\n"
         "print(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert found == ["openvino.tools.ovc.telemetry_stub", "False"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert process == ["openvino.tools.ovc.telemetry_stub", "False"]
 
 
 @pytest.mark.skipif(not can_compile(CPU), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.soak)])
-def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
+def test_compiled_outputs_equal_eager_outputs(precision: str) -> None:
     """Also for a smaller last batch, and for one image."""
     from tests.deploy.export.test_bn_folding import lived
 
     network = lived(
         "resnet20_cifar", depths=(1, 1), strides=(1, 2), widths=(16, 32), num_classes=4, image_size=(16, 16)
     )
-    plain, compiled = (open_backend(network, "torch", precision, "cpu", compiled=wanted) for wanted in (False, True))
+    plain, compiled = (
+        open_backend(network, "torch", precision, "cpu", compiled=expected_value) for expected_value in (False, True)
+    )
     assert str(compiled) == f"torch, compiled, {precision}, on cpu"
     x = torch.randn(5, 3, 16, 16)
     for batch in (5, 3, 1):
-        expected, found = plain(x[:batch]), compiled(x[:batch])
+        expected, result = plain(x[:batch]), compiled(x[:batch])
         scale = float(expected.abs().max())
-        assert float((found - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
+        assert float((result - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
 
 
 def test_without_a_compiler_that_is_reported(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,8 @@ def test_onnx_without_reslab(sound: Path, network: ResidualNetwork, digits: Tens
     facts = json.loads(session.get_modelmeta().custom_metadata_map["reslab"])
     assert facts["classes"] == [str(digit) for digit in range(10)]
     for batch in (1, 5):
-        (found,) = session.run(None, {"images": digits[:batch].numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), network(digits[:batch]).detach(), rtol=1e-4, atol=1e-4)
+        (result,) = session.run(None, {"images": digits[:batch].numpy()})
+        torch.testing.assert_close(torch.from_numpy(result), network(digits[:batch]).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_torch_export_without_reslab(run: Run, network: ResidualNetwork, digits: Tensor, tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_spoilt_file_is_an_error_and_leaves_nothing(
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], None]:
     """Replace the loader of `onnx`, so that the export returns given outputs."""
 
-    def reported(answer: Callable[[Tensor], Tensor]) -> None:
-        line = replace(EXPORT_FORMATS["onnx"], write=lambda job, path: path.touch(), load=lambda job, path: answer)
+    def reported(result: Callable[[Tensor], Tensor]) -> None:
+        line = replace(EXPORT_FORMATS["onnx"], write=lambda job, path: path.touch(), load=lambda job, path: result)
         monkeypatch.setitem(EXPORT_FORMATS, "onnx", line)
 
     return reported

@@ -79,9 +79,9 @@ def test_the_parts_of_a_detector_are_the_whole(name: str) -> None:
         x = torch.rand(size, generator=generator)
         with torch.no_grad():
             expected = network(list(x))
-        found = detect(x)
-        assert sum(len(image["scores"]) for image in found) > 0
-        for ours, theirs in zip(found, expected, strict=True):
+        result = detect(x)
+        assert sum(len(image["scores"]) for image in result) > 0
+        for ours, theirs in zip(result, expected, strict=True):
             assert ours.keys() == theirs.keys()
             for key, values in theirs.items():
                 assert torch.equal(ours[key], values), key
@@ -90,8 +90,8 @@ def test_the_parts_of_a_detector_are_the_whole(name: str) -> None:
 def test_an_image_without_proposals_has_no_box() -> None:
     network = build_detector("maskrcnn_resnet18_fpn_320", score_threshold=1.0)
     x = torch.rand(1, 3, 64, 64)
-    (found,) = detector_as_graphs(network)(x)
-    assert {key: tuple(values.shape) for key, values in found.items()} == {
+    (result,) = detector_as_graphs(network)(x)
+    assert {key: tuple(values.shape) for key, values in result.items()} == {
         "boxes": (0, 4),
         "labels": (0,),
         "scores": (0,),
@@ -173,7 +173,7 @@ def test_another_network_does_not_pass() -> None:
         compare_detections(torch_detect(network), torch_detect(network), [], task, network.arch)
 
 
-def test_what_cannot_be_exported_says_why(data: Path, tmp_path: Path) -> None:
+def test_the_error_for_what_cannot_be_exported_gives_the_reason(data: Path, tmp_path: Path) -> None:
     network = build_detector("retinanet_resnet18_fpn_320")
     for to in ("torch", "openvino", "torchvision"):
         with pytest.raises(ValueError, match=r"safetensors or onnx for retinanet.*nearest valid: onnx; the selection"):

@@ -80,10 +80,10 @@ def test_a_graph_of_a_regression_gives_values_in_their_unit(tmp_path: Path) -> N
     network = build_network("regression")
     made = export(network, "onnx", tmp_path / "net.onnx", data=make_data("regression"))
     x = torch.randn(4, 1, 8, 8)
-    (found,) = onnxruntime.InferenceSession(str(made.path)).run(None, {"images": x.numpy()})
+    (result,) = onnxruntime.InferenceSession(str(made.path)).run(None, {"images": x.numpy()})
     mean, std = (np.array(TASKS["regression"][key]) for key in ("mean", "std"))
     with torch.no_grad():
-        np.testing.assert_allclose(found, mean + std * network(x).double().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(result, mean + std * network(x).double().numpy(), rtol=1e-5, atol=1e-6)
     assert json.loads(made.report_path.read_text())["task"] == {
         "name": "regression",
         "mean": [0.0] * 3,
@@ -163,7 +163,7 @@ def test_a_segmentation_takes_any_size(tmp_path: Path, to: str) -> None:
     assert report["metric"] == "miou"
 
 
-def test_the_folder_of_a_segmentation_says_what_it_is(tmp_path: Path) -> None:
+def test_the_export_of_a_segmentation_network_records_its_task(tmp_path: Path) -> None:
     network = build_segmentation(**SMALL, aux=True)
     made = export(network, "safetensors", tmp_path / "net", data=make_masks((64, 64), (64, 64))[0])
     config = json.loads((made.path / "config.json").read_text())

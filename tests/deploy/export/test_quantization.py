@@ -18,8 +18,8 @@ def cost(values: Tensor, ends: tuple[float, float]) -> float:
     """Return the squared error of torch's rounding to 8 bits."""
     low, high = ends
     step = (high - low) / 255
-    found = torch.fake_quantize_per_tensor_affine(values, step, round(-low / step), 0, 255)
-    return float(((found - values) ** 2).sum())
+    result = torch.fake_quantize_per_tensor_affine(values, step, round(-low / step), 0, 255)
+    return float(((result - values) ** 2).sum())
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -45,14 +45,14 @@ def test_values_that_fill_their_range_keep_it() -> None:
 def test_every_value_of_the_graph_is_measured(network: ResidualNetwork, digits: Tensor) -> None:
     network.eval()
     model = to_onnx(fold_batch_norms(network))
-    found = measure_ranges(model, digits[:32])
+    result = measure_ranges(model, digits[:32])
     with torch.no_grad():
         logits = network(digits[:32])
-    for end, most in zip(found["logits"], (float(logits.min()), float(logits.max())), strict=True):
+    for end, most in zip(result["logits"], (float(logits.min()), float(logits.max())), strict=True):
         assert 0.3 <= end / most <= 1.0001
-    assert set(found) >= {"images", "logits", *(name for node in model.graph.node for name in node.output[:1])}
+    assert set(result) >= {"images", "logits", *(name for node in model.graph.node for name in node.output[:1])}
     parts = measure_ranges(model, digits[:32].repeat(200, 1, 1, 1))  # more than are computed at once
-    assert parts["logits"] == pytest.approx(found["logits"], rel=1e-4)
+    assert parts["logits"] == pytest.approx(result["logits"], rel=1e-4)
 
 
 def test_all_units_but_the_first_compute_in_int8(network: ResidualNetwork, digits: Tensor) -> None:

@@ -23,9 +23,9 @@ def locked(runs: list[object], settings: ServerSettings) -> Iterator[TestClient]
 def test_without_the_token_nobody_comes_in(locked: TestClient, given: str | None, png: bytes) -> None:
     headers = {} if given is None else {"Authorization": given.encode()}
     for method, way in (("POST", "/v1/predict"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json")):
-        found = locked.request(method, way, content=png, headers=headers)  # type: ignore[arg-type]
-        assert (found.status_code, found.headers["www-authenticate"]) == (401, "Bearer")
-        assert "Authorization: Bearer" in found.json()["error"]
+        response = locked.request(method, way, content=png, headers=headers)  # type: ignore[arg-type]
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+        assert "Authorization: Bearer" in response.json()["error"]
 
 
 def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClient, png: bytes) -> None:
@@ -34,7 +34,7 @@ def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClien
     assert locked.get("/readyz").status_code == 200
 
 
-def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServerSettings) -> None:
+def test_on_loopback_other_host_names_are_rejected(weights: Path, settings: ServerSettings) -> None:
     """A foreign page whose host name points to this server (DNS rebinding) is rejected."""
     with TestClient(
         create_app([weights], replace(settings, allowed_hosts=("127.0.0.1", "localhost", "::1")))
@@ -91,16 +91,16 @@ ORIGIN_CASES = [
 ]
 
 
-def test_pages_of_other_origins_cannot_send_work(weights: Path, settings: ServerSettings, png: bytes) -> None:
+def test_pages_of_other_origins_cannot_send_requests(weights: Path, settings: ServerSettings, png: bytes) -> None:
     """A browser sends these headers; a page of the server and one of an allowed origin are answered."""
     allowing = replace(settings, allowed_origins=("https://friend.example",))
     with TestClient(create_app([weights], allowing), base_url="http://localhost:8000") as client:
         for headers, status in ORIGIN_CASES:
-            found = client.post("/v1/predict", content=png, headers=headers)
-            assert found.status_code == status, headers
+            response = client.post("/v1/predict", content=png, headers=headers)
+            assert response.status_code == status, headers
             if status == 403:
-                assert "--allow-origin" in found.json()["error"]
-                assert "access-control-allow-origin" not in found.headers
+                assert "--allow-origin" in response.json()["error"]
+                assert "access-control-allow-origin" not in response.headers
         link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         assert client.get("/", headers=link).status_code == 200
         assert client.get("/v1/models", headers=link).status_code == 403
@@ -116,8 +116,11 @@ def test_allowed_origin_may_read_the_responses(weights: Path, settings: ServerSe
             200,
             "https://friend.example",
         )
-        found = client.post("/v1/predict", content=png, headers=origin | {"Authorization": "Bearer sesame"})
-        assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "https://friend.example")
+        response = client.post("/v1/predict", content=png, headers=origin | {"Authorization": "Bearer sesame"})
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (
+            200,
+            "https://friend.example",
+        )
         assert client.post("/v1/predict", content=png, headers=origin).status_code == 401
         evil = client.options("/v1/predict", headers={"Origin": "https://evil.example"} | preflight_headers)
         assert (evil.status_code, "access-control-allow-origin" in evil.headers) == (400, False)

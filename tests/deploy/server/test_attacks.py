@@ -198,9 +198,9 @@ def server(runs: list[Run], tmp_path: Path) -> Iterator[tuple["subprocess.Popen[
 
 def wait_for_port(log_path: Path) -> int:
     for _ in range(1200):
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", log_path.read_text())
-        if found:
-            return int(found[1])
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", log_path.read_text())
+        if match:
+            return int(match[1])
         time.sleep(0.1)
     raise AssertionError(log_path.read_text())
 
@@ -209,7 +209,7 @@ def resident_mb(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 >> 20
 
 
-def test_attacks_cost_only_those_who_attack(server: tuple["subprocess.Popen[bytes]", int], png: bytes) -> None:
+def test_attacks_slow_down_only_the_attackers(server: tuple["subprocess.Popen[bytes]", int], png: bytes) -> None:
     process, port = server
     failures: list[str] = []
 
@@ -261,12 +261,12 @@ def overload_until_sigterm(process: "subprocess.Popen[bytes]", port: int, png: b
             try:
                 response = connection.getresponse()
                 response.read()
-                answer = str(response.status)
+                status = str(response.status)
             except (OSError, http.client.HTTPException):
-                answer = "unanswered"
+                status = "unanswered"
             with lock:
-                statuses[f"{answer} {'before' if sent < signal_time[0] else 'after'}"] += 1
-            if answer == "unanswered":
+                statuses[f"{status} {'before' if sent < signal_time[0] else 'after'}"] += 1
+            if status == "unanswered":
                 return
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(64)]

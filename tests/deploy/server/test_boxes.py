@@ -84,11 +84,10 @@ def test_a_batch_has_a_row_for_each_image(client: TestClient, detector: DenseNet
 
 def test_limits_of_a_request(client: TestClient, detector: DenseNetwork) -> None:
     (expected,) = predict(detector, [IMAGES[1]], min_score=0.3)
-    found = client.post("/v1/predict", params={"min_score": 0.3}, content=IMAGES[1]).json()["predictions"][0]["boxes"]
-    assert found == as_sent(expected.boxes)
+    body = client.post("/v1/predict", params={"min_score": 0.3}, content=IMAGES[1]).json()["predictions"][0]["boxes"]
+    assert body == as_sent(expected.boxes)
     assert (
-        client.post("/v1/predict", params={"top_k": 1}, content=IMAGES[1]).json()["predictions"][0]["boxes"]
-        == found[:1]
+        client.post("/v1/predict", params={"top_k": 1}, content=IMAGES[1]).json()["predictions"][0]["boxes"] == body[:1]
     )
     assert client.post("/v1/predict", params={"min_score": 1.5}, content=IMAGES[1]).status_code == 422
     strip = client.post("/v1/predict", content=encode(0, 1, 60))  # resized to 96 pixels, it has a height of 2
@@ -119,36 +118,36 @@ def test_boxes_with_blocks_off_are_those_of_the_ablated_backbone(
     client: TestClient, detector: DenseNetwork, tmp_path: Path
 ) -> None:
     body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer1.1"]}
-    found = client.post("/v1/lesion", json=body)
-    assert found.status_code == 200, found.text
+    response = client.post("/v1/lesion", json=body)
+    assert response.status_code == 200, response.text
     ablated = copy.deepcopy(detector)
     with disabled_blocks(ablated.residual_network, ["layer1.1"]):
         with torch.no_grad():
             (expected,) = ablated([read_image(IMAGES[0]) / 255])
         (row,) = predict(detector, [IMAGES[0]])
-    answer = found.json()
-    assert [box["score"] for box in answer["boxes"]] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
-    assert [box["name"] for box in answer["boxes"]] == [CLASSES[k - 1] for k in expected["labels"].tolist()]
-    baseline = [{name: box[name] for name in ("name", "score", "box")} for box in answer["baseline_boxes"]]
+    result = response.json()
+    assert [box["score"] for box in result["boxes"]] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+    assert [box["name"] for box in result["boxes"]] == [CLASSES[k - 1] for k in expected["labels"].tolist()]
+    baseline = [{name: box[name] for name in ("name", "score", "box")} for box in result["baseline_boxes"]]
     assert baseline == as_sent(row.boxes)
-    assert [box["score"] for box in answer["boxes"]] != [box["score"] for box in answer["baseline_boxes"]]
-    by_block = {each["block"]: each for each in answer["responses"]}
+    assert [box["score"] for box in result["boxes"]] != [box["score"] for box in result["baseline_boxes"]]
+    by_block = {each["block"]: each for each in result["responses"]}
     assert by_block["layer1.0"]["baseline"] == by_block["layer1.0"]["ablated"]
     assert by_block["layer2.0"]["baseline"] != by_block["layer2.0"]["ablated"]
     again = client.post("/v1/lesion", json={**body, "off": []}).json()
-    assert again["boxes"] == again["baseline_boxes"] == answer["baseline_boxes"]
+    assert again["boxes"] == again["baseline_boxes"] == result["baseline_boxes"]
 
 
 def test_the_heatmap_of_a_box_is_grad_cam_of_its_score(client: TestClient, detector: DenseNetwork) -> None:
     body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer1.1"]}
-    found = client.post("/v1/lesion", json=body).json()["boxes"]
-    answer = client.post("/v1/explain", params={"box": 1}, json=body).json()
+    boxes = client.post("/v1/lesion", json=body).json()["boxes"]
+    explanation = client.post("/v1/explain", params={"box": 1}, json=body).json()
     ablated = copy.deepcopy(detector)
     with disabled_blocks(ablated.residual_network, ["layer1.1"]):
         expected = box_grad_cam(ablated, read_image(IMAGES[0]) / 255, 1)
-    assert answer["box"]["score"] == pytest.approx(found[1]["score"])
-    assert answer["box"]["box"] == pytest.approx(found[1]["box"], abs=1e-2)
-    heatmap = torch.tensor(answer["heatmap"])
+    assert explanation["box"]["score"] == pytest.approx(boxes[1]["score"])
+    assert explanation["box"]["box"] == pytest.approx(boxes[1]["box"], abs=1e-2)
+    heatmap = torch.tensor(explanation["heatmap"])
     assert torch.allclose(heatmap, expected.heatmap / expected.heatmap.max(), atol=2e-4)
     beyond = client.post("/v1/explain", params={"box": 99}, json=body)
     assert (beyond.status_code, "a box from 0 to" in beyond.json()["error"]) == (422, True)

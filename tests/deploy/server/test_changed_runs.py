@@ -41,7 +41,7 @@ def saved_network(path: Path, name: str, num_classes: int = 10, **overrides: obj
     return path
 
 
-def test_networks_without_blocks_are_served_beside_others(
+def test_networks_without_blocks_are_served_with_others(
     runs: list[Run], tmp_path: Path, settings: ServerSettings, png: bytes
 ) -> None:
     paths = [saved_network(tmp_path / f"{name}.safetensors", name) for name in NETWORKS_WITHOUT_BLOCKS]
@@ -52,8 +52,8 @@ def test_networks_without_blocks_are_served_beside_others(
             network = create_model(name, num_classes=10)
             assert (model["name"], model["stages"], model["problem"]) == (name, [], "")
             assert model["params"] == sum(parameter.numel() for parameter in network.parameters())
-            found = client.post(f"/v1/lesion?model={name}", content=png).json()
-            assert (found["responses"], found["classes"]) == ([], found["baseline"])
+            response = client.post(f"/v1/lesion?model={name}", content=png).json()
+            assert (response["responses"], response["classes"]) == ([], response["baseline"])
             assert client.post(f"/v1/lesion/curve?model={name}", content=png).json()["blocks"] == []
             assert client.post(f"/v1/block?model={name}&block=layer1.0", content=png).status_code == 422
             for route in ("predict", "explain"):
@@ -91,8 +91,8 @@ def test_run_that_is_moved_is_404_and_still_predicts(
     with TestClient(create_app([copied_run, runs[1]], settings)) as client:
         before = client.post("/v1/predict", content=png).json()["predictions"]
         copied_run.rename(copied_run.with_name("elsewhere"))
-        found = client.get("/v1/models/copy/run")
-        assert (found.status_code, "moved or deleted" in found.json()["error"]) == (404, True)
+        response = client.get("/v1/models/copy/run")
+        assert (response.status_code, "moved or deleted" in response.json()["error"]) == (404, True)
         models = client.get("/v1/models").json()["models"]
         assert [("moved or deleted" in model["problem"], model["finished"]) for model in models] == [
             (True, True),
@@ -111,9 +111,9 @@ def test_torn_metadata_is_503_with_the_reason(
 ) -> None:
     with TestClient(create_app([copied_run], settings)) as client:
         (copied_run / "run.json").write_bytes(content)
-        found = client.get("/v1/models/copy/run")
-        assert found.status_code == 503
-        assert "copy" in found.json()["error"]
+        response = client.get("/v1/models/copy/run")
+        assert response.status_code == 503
+        assert "copy" in response.json()["error"]
         assert client.get("/v1/models").json()["models"][0]["finished"]
         assert client.post("/v1/predict", content=png).status_code == 200
 
@@ -181,9 +181,9 @@ def test_run_in_training_is_served_with_its_best_weights(
     with TestClient(create_app([training_run], settings)) as client:
 
         def top_probability() -> float:
-            found = client.post("/v1/predict", content=png)
-            assert found.status_code == 200, found.text
-            return float(found.json()["predictions"][0]["classes"][0]["probability"])
+            response = client.post("/v1/predict", content=png)
+            assert response.status_code == 200, response.text
+            return float(response.json()["predictions"][0]["classes"][0]["probability"])
 
         assert top_probability() == pytest.approx(expected_probability(network, 2.0, png), rel=1e-5)
         (model,) = client.get("/v1/models").json()["models"]
@@ -194,8 +194,8 @@ def test_run_in_training_is_served_with_its_best_weights(
         checkpoint_path(training_run / "checkpoint").write_bytes(b"torn")
         assert top_probability() == pytest.approx(expected_probability(network, 3.0, png), rel=1e-5)
         assert partial_file.exists()
-        found = client.get("/v1/models/copy/run").json()
-        assert (found["finished"], found["evaluated"]) == (False, False)
+        response = client.get("/v1/models/copy/run").json()
+        assert (response["finished"], response["evaluated"]) == (False, False)
         assert client.get("/v1/models/copy/confusion?true=0&predicted=0").status_code == 503
         (training_run / "later.safetensors").rename(training_run / "model.safetensors")
         assert top_probability() == pytest.approx(expected_probability(network, 1.0, png), rel=1e-5)
@@ -231,7 +231,7 @@ def test_a_thousand_classes(tmp_path: Path, settings: ServerSettings, png: bytes
         (row,) = client.post("/v1/predict?top_k=1000", content=png).json()["predictions"]
         assert sum(score["probability"] for score in row["classes"]) == pytest.approx(1, abs=1e-4)
         assert len(row["classes"]) == 1000
-        found = client.post("/v1/explain?class=c999", content=png).json()
-        assert (found["class"], len(found["classes"])) == ("c999", 10)
+        response = client.post("/v1/explain?class=c999", content=png).json()
+        assert (response["class"], len(response["classes"])) == ("c999", 10)
         assert client.post("/v1/explain?class=c9999", content=png).status_code == 422
         assert 10 <= len(client.post("/v1/lesion", content=png).json()["classes"]) <= 20

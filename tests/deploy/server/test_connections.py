@@ -28,35 +28,35 @@ def hasty(settings: ServerSettings) -> ServerSettings:
 
 @pytest.fixture(scope="module")
 def port(runs: list[Run], hasty: ServerSettings) -> Iterator[int]:
-    with listening(create_app(runs[:1], hasty), hasty) as found:
-        yield found
+    with listening(create_app(runs[:1], hasty), hasty) as listening_port:
+        yield listening_port
 
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as found:
-        yield found
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as connection:
+        yield connection
 
 
 def read_all(line: socket.socket) -> bytes:
     """Read until the other side closes the connection; fail if it never does."""
-    found = b""
+    received = b""
     try:
         while piece := line.recv(1 << 16):
-            found += piece
+            received += piece
     except ConnectionError:
         pass
-    return found
+    return received
 
 
 def answered(line: socket.socket) -> None:
     """Read one complete response to HEAD and keep the connection open."""
-    found = b""
-    while not found.endswith(b'{"status":"ok"}'):
+    received = b""
+    while not received.endswith(b'{"status":"ok"}'):
         piece = line.recv(1 << 16)
-        assert piece, found
-        found += piece
-    assert found.startswith(b"HTTP/1.1 200 ")
+        assert piece, received
+        received += piece
+    assert received.startswith(b"HTTP/1.1 200 ")
 
 
 def flood(line: socket.socket, piece: bytes, num_bytes: int) -> int:
@@ -109,13 +109,13 @@ def test_incomplete_request_is_closed_on_timeout(port: int, begin: bytes) -> Non
         assert read_all(line) == b""
 
 
-def test_second_request_has_to_be_said_in_time_too(port: int) -> None:
+def test_the_second_request_of_a_connection_has_a_deadline_too(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n" + HEAD)
         assert read_all(line).count(b"HTTP/1.1 200 ") == 1
 
 
-def test_open_connection_may_rest_between_requests(port: int) -> None:
+def test_an_open_connection_may_be_idle_between_requests(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n")
         answered(line)
@@ -172,7 +172,7 @@ def ask_slowly(line: socket.socket) -> None:
         time.sleep(0.01)
 
 
-def test_idle_connections_make_room_for_new_ones_the_oldest_first(runs: list[Run], settings: ServerSettings) -> None:
+def test_idle_connections_are_closed_for_new_ones_the_oldest_first(runs: list[Run], settings: ServerSettings) -> None:
     ask = HEAD + b"Connection: close\r\n\r\n"
     few = replace(settings, max_connections=4)
     with listening(create_app(runs[:1], few), few) as port, ExitStack() as stack:
@@ -193,12 +193,12 @@ def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSett
     with listening(create_app(runs[:1], hasty), hasty, loop="asyncio") as port:
         test_head_that_is_too_long_is_reported(port)
         test_incomplete_request_is_closed_on_timeout(port, HEAD)
-        test_open_connection_may_rest_between_requests(port)
+        test_an_open_connection_may_be_idle_between_requests(port)
         test_idle_connection_is_not_kept_by_what_is_no_request(port)
         test_client_that_never_reads_is_closed(port)
 
 
-def test_body_cut_short_is_no_fault_of_the_service(port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_body_is_a_client_error(port: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), connected(port) as line:
         line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nabc")
     with caplog.at_level(logging.WARNING), connected(port) as line:

@@ -46,8 +46,8 @@ def test_slow_image_gets_504_and_the_others_their_results(weights: Path, setting
         started = time.monotonic()
         fast = [executor.submit(client.post, "/v1/predict", content=png) for _ in range(4)]
         assert [request.result().status_code for request in fast] == [200] * 4
-        found = slow.result()
-        assert (found.status_code, "within 0.2 seconds" in found.json()["error"]) == (504, True)
+        result = slow.result()
+        assert (result.status_code, "within 0.2 seconds" in result.json()["error"]) == (504, True)
         assert time.monotonic() - started < 5
         assert client.post("/v1/predict", content=png).status_code == 200
 

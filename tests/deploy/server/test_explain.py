@@ -20,12 +20,12 @@ def heat(network: ResidualNetwork, x: torch.Tensor, label: int, method: str) -> 
     target = torch.tensor([label])
     if method == "grad-cam":
         maps = grad_cam(network, x, target, "layer3.0")[:, None]
-        found = torch.nn.functional.interpolate(maps, (8, 8), mode="bilinear")[0, 0]
+        result = torch.nn.functional.interpolate(maps, (8, 8), mode="bilinear")[0, 0]
     elif method == "occlusion":
-        found = occlusion(network, x, target, 2, 1)[0].clamp_min(0)
+        result = occlusion(network, x, target, 2, 1)[0].clamp_min(0)
     else:
-        found = integrated_gradients(network, x, target, 0.0, 32)[0].sum(0).abs().detach()
-    return found / found.max().clamp_min(1e-30)
+        result = integrated_gradients(network, x, target, 0.0, 32)[0].sum(0).abs().detach()
+    return result / result.max().clamp_min(1e-30)
 
 
 METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
@@ -33,10 +33,10 @@ METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_heat_maps(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes, method: str) -> None:
-    found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
-    assert np.abs(np.array(found["heatmap"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
-    assert (found["class"], found["method"], found["rejected"]) == ("3", method, [])
-    seen = Image.open(io.BytesIO(base64.b64decode(found["image"].partition(",")[2])))
+    response = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
+    assert np.abs(np.array(response["heatmap"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
+    assert (response["class"], response["method"], response["rejected"]) == ("3", method, [])
+    seen = Image.open(io.BytesIO(base64.b64decode(response["image"].partition(",")[2])))
     assert np.array_equal(np.asarray(seen), read_image(png, 1)[0].numpy())
 
 
@@ -45,13 +45,13 @@ def test_heat_maps_are_of_the_network_as_it_is_cut(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, method: str
 ) -> None:
     whole = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
-    found = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()
+    response = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()
     with cut(network):
-        wanted = heat(network, x, 3, method).numpy()
-        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        expected = heat(network, x, 3, method).numpy()
+        assert probability_by_name(response["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         first = max(probabilities(network, x).items(), key=lambda pair: pair[1])[0]
-    assert np.abs(np.array(found["heatmap"]) - wanted).max() < 1e-3
-    assert np.abs(np.array(whole["heatmap"]) - wanted).max() > 1e-2
+    assert np.abs(np.array(response["heatmap"]) - expected).max() < 1e-3
+    assert np.abs(np.array(whole["heatmap"]) - expected).max() > 1e-2
     unnamed = client.post("/v1/explain", params={"method": method}, json={"image": text, **PLAN}).json()
     assert unnamed["class"] == first
     again = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
@@ -60,6 +60,6 @@ def test_heat_maps_are_of_the_network_as_it_is_cut(
 
 def test_method_and_class_that_are_not_there(client: TestClient, png: bytes) -> None:
     for params, words in (({"method": "gradcam"}, "nearest: 'grad-cam'"), ({"class": "33"}, "nearest: '3'")):
-        found = client.post("/v1/explain", params=params, content=png)
-        assert found.status_code == 422
-        assert words in found.json()["error"]
+        response = client.post("/v1/explain", params=params, content=png)
+        assert response.status_code == 422
+        assert words in response.json()["error"]

@@ -32,8 +32,8 @@ def narrow(settings: ServerSettings) -> ServerSettings:
 
 @pytest.fixture(scope="module")
 def port(runs: list[Run], narrow: ServerSettings) -> Iterator[int]:
-    with listening(create_app(runs[:1], narrow), narrow) as found:
-        yield found
+    with listening(create_app(runs[:1], narrow), narrow) as listening_port:
+        yield listening_port
 
 
 def predict_status(port: int, png: bytes) -> int:
@@ -49,9 +49,9 @@ def status_of(response: bytes) -> int:
 
 def error_of(response: bytes) -> dict[str, str]:
     """Return the body of an error response."""
-    found: dict[str, str] = json.loads(response.partition(b"\r\n\r\n")[2])
-    assert set(found) == {"error", "kind"}
-    return found
+    result: dict[str, str] = json.loads(response.partition(b"\r\n\r\n")[2])
+    assert set(result) == {"error", "kind"}
+    return result
 
 
 def test_slow_bodies_take_no_slot_in_the_queue(port: int, png: bytes) -> None:
@@ -62,7 +62,7 @@ def test_slow_bodies_take_no_slot_in_the_queue(port: int, png: bytes) -> None:
         assert [predict_status(port, png) for _ in range(6)] == [200] * 6
 
 
-def test_idle_connections_and_slow_bodies_make_room(port: int, png: bytes) -> None:
+def test_idle_connections_and_slow_bodies_are_evicted(port: int, png: bytes) -> None:
     with ExitStack() as stack:
         for number in range(60):
             line = stack.enter_context(connected(port))

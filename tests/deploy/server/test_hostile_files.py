@@ -36,8 +36,8 @@ def png_of(width: int, height: int, body: bytes = b"") -> bytes:
 def jpeg_of(width: int, height: int) -> bytes:
     """Return a JPEG whose frame declares this size."""
     whole = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
-    place = whole.index(b"\xff\xc0")
-    whole[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    offset = whole.index(b"\xff\xc0")
+    whole[offset + 5 : offset + 9] = struct.pack(">HH", height, width)
     return bytes(whole)
 
 
@@ -98,8 +98,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_with_its_reason(client: TestClient, name: str) -> None:
     content, status, words = REFUSED[name]
-    found = client.post("/v1/predict", content=content, headers={"Content-Type": "image/png"})
-    assert (found.status_code, words in found.json()["error"]) == (status, True), found.text
+    response = client.post("/v1/predict", content=content, headers={"Content-Type": "image/png"})
+    assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
     assert client.get("/healthz").status_code == 200
 
 
@@ -150,8 +150,8 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_odd_images_are_read(client: TestClient, name: str) -> None:
-    found = client.post("/v1/predict", content=KINDS[name])
-    assert found.status_code == 200, found.text
+    response = client.post("/v1/predict", content=KINDS[name])
+    assert response.status_code == 200, response.text
 
 
 def test_a_damaged_jpeg_is_refused_or_read(client: TestClient) -> None:
@@ -160,7 +160,7 @@ def test_a_damaged_jpeg_is_refused_or_read(client: TestClient) -> None:
     whole = encoded(Image.fromarray(draw.integers(0, 255, (32, 32, 3), np.uint8)), "JPEG")
     for _ in range(60):
         broken = bytearray(whole)
-        for place in draw.integers(3, len(broken), 8):
-            broken[place] = draw.integers(256)
-        found = client.post("/v1/predict", content=bytes(broken))
-        assert found.status_code in (200, 413, 415, 422), found.text
+        for index in draw.integers(3, len(broken), 8):
+            broken[index] = draw.integers(256)
+        response = client.post("/v1/predict", content=bytes(broken))
+        assert response.status_code in (200, 413, 415, 422), response.text

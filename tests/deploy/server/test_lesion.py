@@ -22,16 +22,16 @@ from tests.deploy.server.expected import PLAN, cut, probabilities, probability_b
 
 def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
-    found = client.post("/v1/lesion", json=sent).json()
-    assert probability_by_name(found["baseline"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+    response = client.post("/v1/lesion", json=sent).json()
+    assert probability_by_name(response["baseline"]) == pytest.approx(probabilities(network, x), abs=1e-6)
     with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
-        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        assert probability_by_name(response["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         with torch.no_grad(), record_block_calls(network) as runs:
             network(x)
     stds = [float(run.output.std(correction=0)) for run in runs]
-    assert [row["ablated"] for row in found["responses"]] == pytest.approx(stds, rel=1e-4)
-    assert [row["block"] for row in found["responses"]] == [name for name, _ in network.blocks()]
-    assert found["rejected"] == []
+    assert [row["ablated"] for row in response["responses"]] == pytest.approx(stds, rel=1e-4)
+    assert [row["block"] for row in response["responses"]] == [name for name, _ in network.blocks()]
+    assert response["rejected"] == []
 
 
 def test_first_classes_of_either_network_are_reported_of_both(
@@ -39,14 +39,14 @@ def test_first_classes_of_either_network_are_reported_of_both(
 ) -> None:
     """A class that leaves the top classes has not dropped to zero."""
     monkeypatch.setattr("reslab.deploy.server.routes.blocks._NUM_TOP_CLASSES", 2)
-    found = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
+    response = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
     whole = probabilities(network, x)
     with cut(network):
         now = probabilities(network, x)
     firsts = {name for each in (whole, now) for name in sorted(each, key=lambda name: -each[name])[:2]}
     assert len(firsts) > 2
-    for rows, wanted in ((found["baseline"], whole), (found["classes"], now)):
-        assert probability_by_name(rows) == pytest.approx({name: wanted[name] for name in firsts}, abs=1e-6)
+    for rows, expected in ((response["baseline"], whole), (response["classes"], now)):
+        assert probability_by_name(rows) == pytest.approx({name: expected[name] for name in firsts}, abs=1e-6)
         assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
 
 
@@ -57,11 +57,11 @@ def test_the_plan_may_come_with_a_form(client: TestClient, png: bytes, text: str
 
 def test_a_block_that_cannot_be_disabled_stays_with_the_reason(client: TestClient, text: str) -> None:
     sent = {"image": text, "off": ["layer3.0", "layer1.1"], "swap": [["layer1.0", "layer3.0"]]}
-    found = client.post("/v1/lesion", params={"model": "plain"}, json=sent).json()
-    assert [row["block"] for row in found["rejected"]] == ["layer1.0, layer3.0", "layer3.0"]
-    assert "equal channels" in found["rejected"][0]["reason"]
-    assert "changes the shape" in found["rejected"][1]["reason"]
-    assert probability_by_name(found["classes"]) != probability_by_name(found["baseline"])
+    response = client.post("/v1/lesion", params={"model": "plain"}, json=sent).json()
+    assert [row["block"] for row in response["rejected"]] == ["layer1.0, layer3.0", "layer3.0"]
+    assert "equal channels" in response["rejected"][0]["reason"]
+    assert "changes the shape" in response["rejected"][1]["reason"]
+    assert probability_by_name(response["classes"]) != probability_by_name(response["baseline"])
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,12 @@ def test_a_block_that_cannot_be_disabled_stays_with_the_reason(client: TestClien
     ],
 )
 def test_a_plan_that_means_nothing_is_refused(client: TestClient, text: str, plan: dict[str, object]) -> None:
-    found = client.post("/v1/lesion", json={"image": text, **plan})
-    assert found.status_code == 422, found.text
-    assert len(found.text) < 3000
+    response = client.post("/v1/lesion", json={"image": text, **plan})
+    assert response.status_code == 422, response.text
+    assert len(response.text) < 3000
 
 
-def test_a_network_that_has_diverged_says_so(
-    runs: list[Run], settings: ServerSettings, png: bytes, tmp_path: Path
-) -> None:
+def test_a_diverged_network_is_reported(runs: list[Run], settings: ServerSettings, png: bytes, tmp_path: Path) -> None:
     """NaN is not valid JSON, and zeros would be wrong."""
     folder = tmp_path / "nan"
     shutil.copytree(runs[0].path, folder)
@@ -101,8 +99,10 @@ def test_a_network_that_has_diverged_says_so(
     save_weights(folder / "model.safetensors", network)
     with allow_nonfinite_weights(), TestClient(create_app([folder], settings)) as client:
         for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
-            found = client.post(way, content=png)
-            assert (found.status_code, "with finite outputs; got: nan" in found.json()["error"]) == (500, True), way
+            response = client.post(way, content=png)
+            assert (response.status_code, "with finite outputs; got: nan" in response.json()["error"]) == (500, True), (
+                way
+            )
         assert client.post("/v1/block?block=layer1.0", content=png).status_code == 200
         assert client.get("/v1/models/nan/run").status_code == 200
 
@@ -110,23 +110,23 @@ def test_a_network_that_has_diverged_says_so(
 def test_the_curve_is_each_unit_alone(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes
 ) -> None:
-    found = client.post("/v1/lesion/curve", content=png).json()
+    response = client.post("/v1/lesion/curve", content=png).json()
     whole = probabilities(network, x)
     first = max(whole, key=lambda name: whole[name])
     drops = []
     for name, _ in network.blocks():
         with disabled_blocks(network, [name]):
             drops.append(whole[first] - probabilities(network, x)[first])
-    assert [row["confidence_drop"] for row in found["blocks"]] == pytest.approx(drops, abs=1e-6)
-    assert found["num_images"] == 1
+    assert [row["confidence_drop"] for row in response["blocks"]] == pytest.approx(drops, abs=1e-6)
+    assert response["num_images"] == 1
 
 
 def test_the_curve_of_a_plain_twin_on_the_runs_images(client: TestClient) -> None:
-    found = client.post("/v1/lesion/curve", params={"model": "plain"}).json()
-    assert found["num_images"] == 32
-    missing = [row["block"] for row in found["blocks"] if row["confidence_drop"] is None]
+    response = client.post("/v1/lesion/curve", params={"model": "plain"}).json()
+    assert response["num_images"] == 32
+    missing = [row["block"] for row in response["blocks"] if row["confidence_drop"] is None]
     assert missing == ["layer2.0", "layer3.0"]
-    assert all(row["reason"] for row in found["blocks"] if row["block"] in missing)
+    assert all(row["reason"] for row in response["blocks"] if row["block"] in missing)
 
 
 def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClient, png: bytes, text: str) -> None:
@@ -143,13 +143,13 @@ def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClie
 
     with ThreadPoolExecutor(6) as pool:
         predicted, cut = pool.map(predict, range(24)), pool.map(lesion, range(24))
-        assert all(same(found, whole) for found in predicted)
-        assert all(found == alone[number % len(plans)] for number, found in enumerate(cut))
+        assert all(same(result, whole) for result in predicted)
+        assert all(result == alone[number % len(plans)] for number, result in enumerate(cut))
 
 
-def same(found: object, wanted: object) -> bool:
+def same(result: object, expected: object) -> bool:
     """Equal up to rounding, which the batch size may change."""
-    (left,), (right,) = found, wanted  # type: ignore[misc]
+    (left,), (right,) = result, expected  # type: ignore[misc]
     names = [[row["name"] for row in each["classes"]] for each in (left, right)]
     numbers = [[row["probability"] for row in each["classes"]] for each in (left, right)]
     return names[0] == names[1] and numbers[0] == pytest.approx(numbers[1], abs=1e-5)
@@ -157,8 +157,8 @@ def same(found: object, wanted: object) -> bool:
 
 def test_branches_are_scaled(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1"], "scale": {"layer2.1": 0.5, "layer1.1": 2}}
-    found = client.post("/v1/lesion", json=sent).json()
+    response = client.post("/v1/lesion", json=sent).json()
     with scaled_branches(network, {"layer2.1": 0.5}), disabled_blocks(network, ["layer1.1"]):
-        assert probability_by_name(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        assert probability_by_name(response["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
     plain = client.post("/v1/lesion", params={"model": "plain"}, json={"image": text, "scale": {"layer1.1": 0.5}})
     assert plain.json()["rejected"] == [{"block": "layer1.1", "reason": "it has no shortcut"}]

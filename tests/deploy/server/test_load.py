@@ -59,12 +59,12 @@ class Clients:
         while go_on(num_requests):
             path, body = self.ask(chance)
             connection.request("POST", path, body, {"Content-Type": "image/png"})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == 429:
-                assert answer.headers["Retry-After"] == "1"
+            response = connection.getresponse()
+            response.read()
+            if response.status == 429:
+                assert response.headers["Retry-After"] == "1"
             with self._lock:
-                self.codes[answer.status] += 1
+                self.codes[response.status] += 1
             num_requests += 1
         connection.close()
 

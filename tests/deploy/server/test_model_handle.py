@@ -37,7 +37,7 @@ def test_a_lone_item_is_computed_at_once_and_those_that_gather_together() -> Non
     assert [each.result() for each in (first, *others)] == [2 * number for number in range(7)]
 
 
-def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
+def test_a_cancelled_request_is_not_computed() -> None:
     held = Held()
     line = DynamicBatcher(held, 4)
     first = line.submit(0)
@@ -51,7 +51,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     assert held.batches == [[0], [2]]
 
 
-def test_a_fault_is_reported_to_those_of_its_batch_and_the_line_goes_on() -> None:
+def test_an_error_reaches_the_requests_of_its_batch_and_the_batcher_continues() -> None:
     def compute(numbers: Sequence[int]) -> list[int]:
         if 0 in numbers:
             raise ValueError("no zero")

@@ -62,5 +62,5 @@ def test_examples_can_be_sent_as_they_stand(client: TestClient) -> None:
     openapi = json.loads(client.get("/openapi.json").text)
     for way in ("/v1/predict", "/v1/explain", "/v1/block", "/v1/lesion", "/v1/lesion/curve"):
         body = openapi["paths"][way]["post"]["requestBody"]["content"]["application/json"]["example"]
-        found = client.post(way, params={"block": "layer1.0"} if way == "/v1/block" else {}, json=body)
-        assert found.status_code == 200, (way, found.text)
+        response = client.post(way, params={"block": "layer1.0"} if way == "/v1/block" else {}, json=body)
+        assert response.status_code == 200, (way, response.text)

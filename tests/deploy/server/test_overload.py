@@ -128,9 +128,9 @@ def test_what_takes_too_long_ends_in_504_and_leaves_nothing(
     with TestClient(create_app([weights], replace(settings, timeout_seconds=0.3))) as client:
         state = state_of(client)
         stopper = Stopper(state)
-        found = client.post("/v1/predict", json={"images": [text, text]})
-        assert found.status_code == 504
-        assert "0.3" in found.json()["error"]
+        response = client.post("/v1/predict", json={"images": [text, text]})
+        assert response.status_code == 504
+        assert "0.3" in response.json()["error"]
         assert (state.limiter.num_images, state.limiter.num_bytes) == (0, 0)
         with state.models["alone"].load().analysis_model.exclusive():
             assert client.post("/v1/explain", content=png).status_code == 504
@@ -148,10 +148,10 @@ def test_an_internal_error_is_500_and_frees_its_slot(weights: Path, settings: Se
             raise RuntimeError("the disk of /secret/place is full")
 
         state.models["alone"].load().batcher.compute = fail
-        found = client.post("/v1/predict", content=png)
-        assert found.status_code == 500
-        assert set(found.json()) == {"error", "kind"}
-        assert "secret" not in found.text
+        response = client.post("/v1/predict", content=png)
+        assert response.status_code == 500
+        assert set(response.json()) == {"error", "kind"}
+        assert "secret" not in response.text
         assert state.limiter.num_images == 0
 
 
@@ -183,7 +183,7 @@ def test_a_body_is_measured_while_it_comes() -> None:
     assert sum(sent) <= 21_000
 
 
-def test_a_body_that_says_it_is_far_too_long_is_not_read() -> None:
+def test_a_body_with_a_content_length_beyond_the_limit_is_not_read() -> None:
     sent: list[int] = []
     with pytest.raises(HTTPError, match="got: 99999999"):
         asyncio.run(read_request_bytes(request_of(endless(sent), content_length="99999999"), 5000, len_of, 5.0))
@@ -205,9 +205,9 @@ def test_a_body_that_does_not_come_is_408() -> None:
 
 
 def test_too_long_a_body_over_the_wire(client: TestClient) -> None:
-    found = client.post("/v1/predict", content=bytes((1 << 20) + 1), headers={"Content-Type": "image/png"})
-    assert found.status_code == 413
-    assert "1,048,576 bytes" in found.json()["error"]
+    response = client.post("/v1/predict", content=bytes((1 << 20) + 1), headers={"Content-Type": "image/png"})
+    assert response.status_code == 413
+    assert "1,048,576 bytes" in response.json()["error"]
 
 
 def test_memory_for_bodies_is_bounded(weights: Path, settings: ServerSettings) -> None:

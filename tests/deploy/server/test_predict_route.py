@@ -13,8 +13,8 @@ from reslab.training.run import Run
 from reslab.training.run_weights import load
 
 
-def names_and_numbers(answer: dict[str, object]) -> list[tuple[str, float]]:
-    (row,) = answer["predictions"]  # type: ignore[misc]
+def names_and_numbers(result: dict[str, object]) -> list[tuple[str, float]]:
+    (row,) = result["predictions"]  # type: ignore[misc]
     return [(each["name"], each["probability"]) for each in row["classes"]]
 
 
@@ -23,7 +23,7 @@ def test_every_body_gives_what_predict_gives(
 ) -> None:
     file = tmp_path / "digit.png"
     file.write_bytes(png)
-    (wanted,) = predict(runs[0], file, backend="torch", device="cpu")
+    (expected,) = predict(runs[0], file, backend="torch", device="cpu")
     bodies = [
         client.post("/v1/predict", content=png, headers={"Content-Type": "image/png"}),
         client.post("/v1/predict", content=png, headers={"Content-Type": "application/octet-stream"}),
@@ -34,9 +34,9 @@ def test_every_body_gives_what_predict_gives(
     ]
     for body in bodies:
         assert body.status_code == 200, body.text
-        found = names_and_numbers(body.json())
-        assert [name for name, _ in found] == [guess.name for guess in wanted.classes]
-        assert [number for _, number in found] == pytest.approx([guess.probability for guess in wanted.classes])
+        result = names_and_numbers(body.json())
+        assert [name for name, _ in result] == [guess.name for guess in expected.classes]
+        assert [number for _, number in result] == pytest.approx([guess.probability for guess in expected.classes])
 
 
 def test_the_model_is_chosen_by_name(client: TestClient, png: bytes) -> None:
@@ -53,8 +53,8 @@ def test_the_model_is_chosen_by_name(client: TestClient, png: bytes) -> None:
 
 def test_several_images_are_rows_in_their_order(client: TestClient, png: bytes) -> None:
     files = [("image", png), ("image", b"no image"), ("image", png)]
-    found = client.post("/v1/predict", params={"top_k": 3}, files=files)
-    first, broken, last = found.json()["predictions"]
+    response = client.post("/v1/predict", params={"top_k": 3}, files=files)
+    first, broken, last = response.json()["predictions"]
     assert len(first["classes"]) == 3
     assert first == last
     assert broken["classes"] == []
@@ -62,9 +62,9 @@ def test_several_images_are_rows_in_their_order(client: TestClient, png: bytes) 
 
 
 def test_where_no_image_can_be_read_the_request_fails(client: TestClient) -> None:
-    found = client.post("/v1/predict", files=[("image", b"one"), ("image", b"two")])
-    assert found.status_code == 415
-    assert "JPEG, PNG" in found.json()["error"]
+    response = client.post("/v1/predict", files=[("image", b"one"), ("image", b"two")])
+    assert response.status_code == 415
+    assert "JPEG, PNG" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -94,29 +94,29 @@ def test_where_no_image_can_be_read_the_request_fails(client: TestClient) -> Non
 def test_a_body_that_means_nothing_is_reported_why(
     client: TestClient, sent: dict[str, object], status: int, words: str
 ) -> None:
-    found = client.post("/v1/predict", **sent)  # type: ignore[arg-type]
-    assert (found.status_code, words in found.json()["error"]) == (status, True), found.text
+    response = client.post("/v1/predict", **sent)  # type: ignore[arg-type]
+    assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
 
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "many", "1001"])
 def test_top_k_is_checked(client: TestClient, png: bytes, top_k: str) -> None:
-    found = client.post("/v1/predict", params={"top_k": top_k}, content=png)
-    assert found.status_code == 422
-    assert "top_k" in found.json()["error"]
+    response = client.post("/v1/predict", params={"top_k": top_k}, content=png)
+    assert response.status_code == 422
+    assert "top_k" in response.json()["error"]
 
 
 def test_more_images_than_allowed(client: TestClient, text: str) -> None:
-    found = client.post("/v1/predict", json={"images": [text] * 9})
-    assert found.status_code == 413
-    assert "at most 8 images" in found.json()["error"]
+    response = client.post("/v1/predict", json={"images": [text] * 9})
+    assert response.status_code == 413
+    assert "at most 8 images" in response.json()["error"]
 
 
-def test_other_methods_and_ways(client: TestClient) -> None:
+def test_other_methods_and_paths(client: TestClient) -> None:
     assert client.get("/v1/predict").status_code == 405
     for way in ("/v1/nothing", "/static/../../../../etc/passwd", "/static/%2e%2e/%2e%2e/app.py", "/v1/models/../../x"):
-        found = client.get(way)
-        assert found.status_code == 404, way
-        assert set(found.json()) == {"error", "kind"}
+        response = client.get(way)
+        assert response.status_code == 404, way
+        assert set(response.json()) == {"error", "kind"}
 
 
 def test_int8_takes_its_scales_from_the_training_images_of_each_run(
@@ -127,13 +127,15 @@ def test_int8_takes_its_scales_from_the_training_images_of_each_run(
     file.write_bytes(png)
     settings = ServerSettings(backend="onnxruntime", precision="int8", device="cpu")
     with TestClient(create_app(runs[:1], settings)) as client:
-        answer = client.post("/v1/predict", content=png).json()
-    assert (answer["backend"], answer["precision"]) == ("onnxruntime", "int8")
+        body = client.post("/v1/predict", content=png).json()
+    assert (body["backend"], body["precision"]) == ("onnxruntime", "int8")
     images = load_calibration_images(runs[0].path, load(runs[0]))
-    (wanted,) = predict(runs[0], file, backend="onnxruntime", precision="int8", device="cpu", calibration_images=images)
+    (expected,) = predict(
+        runs[0], file, backend="onnxruntime", precision="int8", device="cpu", calibration_images=images
+    )
     (whole,) = predict(runs[0], file, backend="torch", device="cpu")
-    numbers = [number for _, number in names_and_numbers(answer)]
-    assert numbers == pytest.approx([guess.probability for guess in wanted.classes])
+    numbers = [number for _, number in names_and_numbers(body)]
+    assert numbers == pytest.approx([guess.probability for guess in expected.classes])
     assert numbers != pytest.approx([guess.probability for guess in whole.classes], rel=1e-5)
 
 

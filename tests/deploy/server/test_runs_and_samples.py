@@ -47,40 +47,42 @@ def test_samples_are_the_test_images(client: TestClient, digits: DatasetSplits) 
     assert {row["label"] for row in samples} == set(digits.classes)
     for row in samples[:3]:
         assert row["label"] == digits.classes[int(images.labels[row["id"]])]
-        found = client.get(f"/v1/models/net/samples/{row['id']}.png")
-        assert found.headers["content-type"] == "image/png"
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.content))), images.preview(row["id"])[0].numpy())
-    answer = client.get("/v1/models/net/samples").json()
-    assert (answer["samples"], answer["split"]) == (samples[:24], "test")
+        response = client.get(f"/v1/models/net/samples/{row['id']}.png")
+        assert response.headers["content-type"] == "image/png"
+        assert np.array_equal(
+            np.asarray(Image.open(io.BytesIO(response.content))), images.preview(row["id"])[0].numpy()
+        )
+    body = client.get("/v1/models/net/samples").json()
+    assert (body["samples"], body["split"]) == (samples[:24], "test")
 
 
 @pytest.mark.parametrize("number", ["359", "-1", "x", "1e3", "../1", "..%2f..%2frun.json", "99999999999999999999"])
 def test_a_sample_is_a_number_and_never_a_path(client: TestClient, number: str) -> None:
-    found = client.get(f"/v1/models/net/samples/{number}.png")
-    assert found.status_code in (404, 422)
-    assert set(found.json()) == {"error", "kind"}
+    response = client.get(f"/v1/models/net/samples/{number}.png")
+    assert response.status_code in (404, 422)
+    assert set(response.json()) == {"error", "kind"}
 
 
 def wait_until_evaluated(client: TestClient, name: str) -> dict[str, Any]:
     for _ in range(100):
-        found: dict[str, Any] = client.get(f"/v1/models/{name}/run").json()
-        if found["evaluated"]:
-            return found
+        response: dict[str, Any] = client.get(f"/v1/models/{name}/run").json()
+        if response["evaluated"]:
+            return response
     raise AssertionError("never evaluated")
 
 
 def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: DatasetSplits) -> None:
-    found = wait_until_evaluated(client, "net")
+    result = wait_until_evaluated(client, "net")
     network = load(runs[0])
     assert network.preprocess is not None
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
-    wanted = evaluate_batches(network, batches, Classification(digits.classes))
-    assert found["confusion_matrix"] == [list(row) for row in wanted.confusion_matrix]
-    assert found["num_images"] == wanted.num_samples
-    assert (found["finished"], found["step"], found["num_steps"]) == (True, 22, 22)
-    assert found["log"] == runs[0].log.records()
+    expected = evaluate_batches(network, batches, Classification(digits.classes))
+    assert result["confusion_matrix"] == [list(row) for row in expected.confusion_matrix]
+    assert result["num_images"] == expected.num_samples
+    assert (result["finished"], result["step"], result["num_steps"]) == (True, 22, 22)
+    assert result["log"] == runs[0].log.records()
     later = client.get("/v1/models/net/run", params={"since": 1}).json()
-    assert later["log"] == found["log"][1:]
+    assert later["log"] == result["log"][1:]
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
     kept = evaluate_batches(network, batches, Classification(digits.classes), keep_predictions=True)
     assert kept.probabilities is not None
@@ -88,16 +90,16 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
     true = kept.probabilities.double().gather(1, kept.labels[:, None])[:, 0]
     wrong = (kept.probabilities.argmax(1) != kept.labels).nonzero().flatten().tolist()
     top = sorted(((-math.log(float(true[i])), i) for i in wrong), reverse=True)[:24]
-    assert [row["id"] for row in found["misclassified"]] == [i for _, i in top]
-    assert [row["loss"] for row in found["misclassified"]] == pytest.approx([loss for loss, _ in top], rel=1e-4)
-    assert found["per_class"][3]["num_samples"] == sum(wanted.confusion_matrix[3])
+    assert [row["id"] for row in result["misclassified"]] == [i for _, i in top]
+    assert [row["loss"] for row in result["misclassified"]] == pytest.approx([loss for loss, _ in top], rel=1e-4)
+    assert result["per_class"][3]["num_samples"] == sum(expected.confusion_matrix[3])
 
 
 def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None:
-    found = wait_until_evaluated(client, "net")
+    result = wait_until_evaluated(client, "net")
     for true, called in ((0, 0), (8, 1)):
         rows = client.get("/v1/models/net/confusion", params={"true": true, "predicted": called}).json()["samples"]
-        assert len(rows) == found["confusion_matrix"][true][called]
+        assert len(rows) == result["confusion_matrix"][true][called]
         assert all(int(digits.split("test").labels[row["id"]]) == true for row in rows)
     assert client.get("/v1/models/net/confusion", params={"true": 0, "predicted": 10}).status_code == 422
 
@@ -108,9 +110,9 @@ def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings
         assert (model["name"], model["has_run"], model["eval_split"]) == ("alone", False, "test")
         assert client.post("/v1/predict", content=png).status_code == 200
         for way in ("run", "samples", "samples/1.png", "confusion?true=1&predicted=1"):
-            found = client.get(f"/v1/models/alone/{way}")
-            assert found.status_code == 404
-            assert "a weights file" in found.json()["error"]
+            response = client.get(f"/v1/models/alone/{way}")
+            assert response.status_code == 404
+            assert "a weights file" in response.json()["error"]
         assert client.post("/v1/lesion/curve").status_code == 404
 
 
@@ -133,9 +135,9 @@ def test_a_run_in_training_is_shown_and_predicts_once_it_has_ended(
         (model,) = client.get("/v1/models").json()["models"]
         assert (model["has_weights"], model["finished"]) == (False, False)
         assert model["stages"]
-        found = client.post("/v1/predict", content=png)
-        assert found.status_code == 503
-        assert "first checkpoint" in found.json()["error"]
+        response = client.post("/v1/predict", content=png)
+        assert response.status_code == 503
+        assert "first checkpoint" in response.json()["error"]
         before = client.get("/v1/models/growing/run").json()
         assert (before["finished"], before["confusion_matrix"], before["num_steps"]) == (False, None, 22)
         Run(unfinished).log.append({"kind": "train", "step": 23, "epoch": 1.05, "loss": 1.0})
@@ -149,15 +151,15 @@ def test_a_run_in_training_is_shown_and_predicts_once_it_has_ended(
         assert client.get("/v1/models/growing/run").json()["finished"]
 
 
-def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, settings: ServerSettings) -> None:
+def test_a_run_with_missing_data_is_reported(runs: list[Run], tmp_path: Path, settings: ServerSettings) -> None:
     folder = tmp_path / "lost"
     shutil.copytree(runs[0].path, folder)
     run = Run(folder)
     run.update(data={**run.metadata["data"], "requested": str(tmp_path / "nowhere")})
     with TestClient(create_app([folder], settings)) as client:
-        found = client.get("/v1/models/lost/samples")
-        assert found.status_code == 404
-        assert "cannot be opened" in found.json()["error"]
+        response = client.get("/v1/models/lost/samples")
+        assert response.status_code == 404
+        assert "cannot be opened" in response.json()["error"]
         assert "cannot be opened" in wait_until_evaluated(client, "lost")["reason"]
 
 

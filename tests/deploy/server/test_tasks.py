@@ -43,28 +43,28 @@ def image() -> bytes:
     return stream.getvalue()
 
 
-def answer(client: TestClient, model: str, image: bytes, **params: Any) -> dict[str, Any]:
+def predict_one(client: TestClient, model: str, image: bytes, **params: Any) -> dict[str, Any]:
     response = client.post("/v1/predict", params={"model": model, **params}, content=image)
     assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()["predictions"][0]
-    return found
+    body: dict[str, Any] = response.json()["predictions"][0]
+    return body
 
 
 def test_labels_come_with_their_thresholds(client: TestClient, files: dict[str, Path], image: bytes) -> None:
     (expected,) = predict(files["labels"], [image])
-    found = answer(client, "labels", image)
-    assert found.keys() == {"classes", "error"}
-    assert found["classes"] == [
+    result = predict_one(client, "labels", image)
+    assert result.keys() == {"classes", "error"}
+    assert result["classes"] == [
         {"name": score.name, "probability": pytest.approx(score.probability), "threshold": score.threshold}
         for score in expected.classes
     ]
-    assert len(answer(client, "labels", image, top_k=3)["classes"]) == 3
+    assert len(predict_one(client, "labels", image, top_k=3)["classes"]) == 3
 
 
 def test_values_are_in_their_unit(client: TestClient, files: dict[str, Path], image: bytes) -> None:
     (expected,) = predict(files["values"], [image])
     assert expected.values is not None
-    assert answer(client, "values", image) == {"values": pytest.approx(dict(expected.values)), "error": ""}
+    assert predict_one(client, "values", image) == {"values": pytest.approx(dict(expected.values)), "error": ""}
 
 
 def decoded(uri: str) -> Image.Image:
@@ -74,10 +74,10 @@ def decoded(uri: str) -> Image.Image:
 def test_a_mask_has_the_size_of_the_image(client: TestClient, files: dict[str, Path], image: bytes) -> None:
     (expected,) = predict(files["masks"], [image])
     assert expected.mask is not None
-    found = answer(client, "masks", image)
-    assert found["shares"] == expected.shares
-    assert np.array_equal(np.array(decoded(found["mask"])), expected.mask.numpy())
-    assert decoded(found["overlay"]).size == (50, 40)
+    result = predict_one(client, "masks", image)
+    assert result["shares"] == expected.shares
+    assert np.array_equal(np.array(decoded(result["mask"])), expected.mask.numpy())
+    assert decoded(result["overlay"]).size == (50, 40)
     assert client.post("/v1/predict", params={"model": "masks"}, content=b"no image").status_code == 415
 
 
@@ -93,8 +93,8 @@ def test_models_report_their_task(client: TestClient) -> None:
 
 def test_heatmaps_of_targets_and_refusals(client: TestClient, image: bytes) -> None:
     ask = {"model": "values", "class": "bee"}
-    found = client.post("/v1/explain", params=ask, content=image)
-    assert (found.json()["class"], found.json()["classes"]) == ("bee", [])
+    response = client.post("/v1/explain", params=ask, content=image)
+    assert (response.json()["class"], response.json()["classes"]) == ("bee", [])
     assert client.post("/v1/explain", params={"model": "values"}, content=image).json()["class"] == "ant"
     for route, model in (("lesion", "values"), ("lesion", "masks")):
         refused = client.post(f"/v1/{route}", params={"model": model}, content=image)
@@ -105,12 +105,12 @@ def test_heatmaps_of_targets_and_refusals(client: TestClient, image: bytes) -> N
 def test_the_heatmap_of_a_mask_is_grad_cam_of_the_pixels_of_a_class(
     client: TestClient, image: bytes, tmp_path: Path
 ) -> None:
-    answer = client.post("/v1/explain", params={"model": "masks", "class": "bee"}, content=image).json()
+    body = client.post("/v1/explain", params={"model": "masks", "class": "bee"}, content=image).json()
     network = load_model(save_task_networks(tmp_path)["masks"])
     assert isinstance(network, DenseNetwork)
     (expected,) = GradCam(network, torch.device("cpu"))(read_image(image)[None], torch.tensor([1]))
-    assert answer["class"] == "bee"
-    assert torch.allclose(torch.tensor(answer["heatmap"]), expected, atol=2e-4)
+    assert body["class"] == "bee"
+    assert torch.allclose(torch.tensor(body["heatmap"]), expected, atol=2e-4)
     main = client.post("/v1/explain", params={"model": "masks"}, content=image).json()
     shares = client.post("/v1/predict", params={"model": "masks"}, content=image).json()["predictions"][0]["shares"]
     assert main["class"] == next((name for name in shares if name != "ant"), "ant")

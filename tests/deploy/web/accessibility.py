@@ -14,5 +14,5 @@ RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 def check(page: Page) -> None:
     """Assert that no rule of RULES is violated."""
-    found = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": list(RULES)})
-    assert found.violations_count == 0, found.generate_report()
+    result = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": list(RULES)})
+    assert result.violations_count == 0, result.generate_report()

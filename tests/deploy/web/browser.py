@@ -20,7 +20,7 @@ REQUIRED = os.environ.get("RESLAB_REQUIRE_BROWSER") == "1"
 WITHOUT_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
 PATIENCE_MILLISECONDS = 60_000.0
 
-_browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+_browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 if not REQUIRED:
     pytest.importorskip("playwright", reason="the pages were not tried: playwright is not installed")
     if _browser is None:

@@ -41,8 +41,8 @@ def address(runs: list[Run]) -> Iterator[str]:
     """The address of the server."""
     from tests.deploy.web.browser import served
 
-    with served(runs) as found:
-        yield found
+    with served(runs) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def browser() -> Iterator[Any]:
     """The browser, for one file: while it is open, Playwright's event loop is running, and other tests can run none."""
     from tests.deploy.web.browser import launched
 
-    with launched() as found:
-        yield found
+    with launched() as launched_browser:
+        yield launched_browser
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     """The explorer on a wide screen, after its first results."""
     from tests.deploy.web.browser import opened_page, wait_for_answers
 
-    with opened_page(browser, address, viewport={"width": 1280, "height": 900}) as found:
-        wait_for_answers(found)
-        yield found
+    with opened_page(browser, address, viewport={"width": 1280, "height": 900}) as opened:
+        wait_for_answers(opened)
+        yield opened
 
 
 @pytest.fixture(scope="session")

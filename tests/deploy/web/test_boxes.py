@@ -68,28 +68,28 @@ def lesion(address: str, photo: Path, off: list[str]) -> Any:
 
 def test_boxes_are_drawn_where_they_were_detected(page: Page, detector_address: str, photo: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("window.innerWidth")
-    found = lesion(detector_address, photo, [])["boxes"]
+    result = lesion(detector_address, photo, [])["boxes"]
     page.locator(".min-score input").fill("0")
-    expect(page.locator(".box-list li")).to_have_count(len(found))
-    expect(page.locator(".prediction b")).to_have_text(str(len(found)))
-    assert page.locator(".box-list .name").all_inner_texts() == [box["name"] for box in found]
+    expect(page.locator(".box-list li")).to_have_count(len(result))
+    expect(page.locator(".prediction b")).to_have_text(str(len(result)))
+    assert page.locator(".box-list .name").all_inner_texts() == [box["name"] for box in result]
     page.locator(".box-list .bar").first.click()
     drawn, image = page.locator(".box.selected").bounding_box(), page.locator(".frame.detected img").bounding_box()
     assert drawn is not None
     assert image is not None
-    x1, y1, x2, y2 = found[0]["box"]
+    x1, y1, x2, y2 = result[0]["box"]
     scale = image["width"] / WIDTH
     corners = [drawn["x"] - image["x"], drawn["y"] - image["y"], drawn["width"], drawn["height"]]
     assert corners == pytest.approx([scale * x1, scale * y1, scale * (x2 - x1), scale * (y2 - y1)], abs=1.5)
     color = page.locator(".box.selected").evaluate("box => getComputedStyle(box).borderTopColor")
-    assert color == "rgb({}, {}, {})".format(*box_color(CLASSES.index(found[0]["name"])))
-    expect(page.locator(".box.selected span")).to_contain_text(found[0]["name"])
+    assert color == "rgb({}, {}, {})".format(*box_color(CLASSES.index(result[0]["name"])))
+    expect(page.locator(".box.selected span")).to_contain_text(result[0]["name"])
     check(page)
 
 
 def test_the_lowest_score_leaves_boxes_out(page: Page, detector_address: str, photo: Path) -> None:
-    found = lesion(detector_address, photo, [])["boxes"]
-    scores = sorted(box["score"] for box in found)
+    result = lesion(detector_address, photo, [])["boxes"]
+    scores = sorted(box["score"] for box in result)
     expect(page.locator(".box-list li")).to_have_count(sum(score >= 0.5 for score in scores))
     percent = round(100 * scores[len(scores) // 2])
     page.locator(".min-score input").fill(str(percent))
@@ -103,8 +103,8 @@ def test_boxes_that_vanish_without_a_block_are_dashed(page: Page, detector_addre
     expect(page.locator(".box.gone")).to_have_count(0)
     page.get_by_role("switch", name="layer1.1").click()
     expect(page.locator(".waiting")).to_have_count(0)
-    answer = lesion(detector_address, photo, ["layer1.1"])
-    shown, before = ([box for box in answer[key] if box["score"] >= 0.5] for key in ("boxes", "baseline_boxes"))
+    result = lesion(detector_address, photo, ["layer1.1"])
+    shown, before = ([box for box in result[key] if box["score"] >= 0.5] for key in ("boxes", "baseline_boxes"))
     gone = [box for box in before if not any(is_same_object(box, other) for other in shown)]
     assert gone
     expect(page.locator(".box.gone")).to_have_count(len(gone))

@@ -55,17 +55,17 @@ def run_line(line: str, photo: bytes) -> httpx2.Response:
     return httpx2.request(method, url, headers=headers, content=content, files=files or None, data=fields or None)
 
 
-def test_every_way_is_there_and_its_line_works_as_it_stands(docs: Page, address: str) -> None:
-    found = docs.locator(".operations section")
-    assert [section.get_attribute("aria-label") for section in found.all()] == [
+def test_every_route_is_listed_and_its_curl_command_works(docs: Page, address: str) -> None:
+    sections = docs.locator(".operations section")
+    assert [section.get_attribute("aria-label") for section in sections.all()] == [
         " ".join(way) for way in routes(address)
     ]
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(stream, "JPEG")
-    for section in found.all():
+    for section in sections.all():
         line = section.locator("pre").first.inner_text()
-        answer = run_line(line, stream.getvalue())
-        assert answer.status_code == 200, (line, answer.text)
+        response = run_line(line, stream.getvalue())
+        assert response.status_code == 200, (line, response.text)
 
 
 def test_every_way_can_be_tried(docs: Page) -> None:

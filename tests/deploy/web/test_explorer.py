@@ -76,7 +76,7 @@ def expect_other(page: Page, canvas: Locator, before: str) -> None:
     page.wait_for_function("([canvas, before]) => canvas.toDataURL() !== before", arg=[handle, before])
 
 
-def test_error_is_reported_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) -> None:
+def test_an_error_is_reported_and_nothing_is_lost(page: Page, tmp_path: Path) -> None:
     lever(page, "layer1.0").click()
     expect(verdict(page)).to_contain_text("was ")
     before = verdict(page).inner_text()
@@ -93,7 +93,7 @@ def test_error_is_reported_kindly_and_nothing_is_lost(page: Page, tmp_path: Path
     expect(alert).to_be_empty()
 
 
-def test_service_that_is_gone_is_reported_and_what_is_shown_stays(page: Page) -> None:
+def test_an_unreachable_service_is_reported_and_the_page_stays(page: Page) -> None:
     before = verdict(page).inner_text()
     page.route("**/v1/**", lambda route: route.abort())
     lever(page, "layer2.0").click()

@@ -67,7 +67,7 @@ def test_undone_swap_hands_the_focus_on(page: Page) -> None:
     expect(page.get_by_role("button", name="All on")).to_be_focused()
 
 
-def test_error_put_away_gives_the_focus_back(page: Page, tmp_path: Path) -> None:
+def test_a_dismissed_error_returns_the_focus(page: Page, tmp_path: Path) -> None:
     bar = page.locator(".bars .bar").nth(1)
     bar.focus()
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"No image."})
@@ -104,7 +104,7 @@ def test_each_result_is_announced_once(page: Page) -> None:
     assert "was " in announcements[0]
 
 
-def test_service_that_is_gone_is_reported_once(page: Page) -> None:
+def test_an_unreachable_service_is_reported_once(page: Page) -> None:
     settled(page)
     page.evaluate(ANNOUNCED)
     page.route("**/v1/**", lambda route: route.abort())

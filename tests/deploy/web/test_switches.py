@@ -73,7 +73,7 @@ def test_unit_opens_to_its_maps_and_measures(page: Page) -> None:
     expect(page.locator("[data-block='layer2.1'] .block")).to_be_focused()
 
 
-def test_plain_twin_stands_beside_and_what_cannot_be_switched_says_why(page: Page) -> None:
+def test_the_plain_twin_is_shown_and_blocks_that_cannot_be_switched_give_the_reason(page: Page) -> None:
     page.select_option("#compare", "plain")
     twin = page.locator(".model-panel").nth(1)
     expect(twin.locator(".prediction")).to_contain_text("%")
@@ -157,7 +157,7 @@ def test_the_branch_of_an_open_block_is_scaled(page: Page) -> None:
     assert top_values(page) == values
 
 
-def test_five_things_to_try_stand_on_the_page(page: Page) -> None:
+def test_the_page_lists_five_things_to_try(page: Page) -> None:
     expect(page.locator(".try li")).to_have_count(5)
     page.locator(".try summary").click()
     expect(page.locator(".try li").first).to_be_hidden()

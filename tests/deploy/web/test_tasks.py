@@ -47,14 +47,14 @@ def open_task(browser: Browser, task_address: str, photo: Path) -> Iterator[Any]
         yield show
 
 
-def answer(address: str, model: str, photo: Path) -> Any:
+def predict_one(address: str, model: str, photo: Path) -> Any:
     params = {"model": model, "top_k": 10}
     return httpx2.post(f"{address}/v1/predict", params=params, content=photo.read_bytes()).json()["predictions"][0]
 
 
 def test_labels_have_marks_at_their_thresholds(open_task: Any, task_address: str, photo: Path) -> None:
     page = open_task("labels")
-    scores = answer(task_address, "labels", photo)["classes"]
+    scores = predict_one(task_address, "labels", photo)["classes"]
     names = [score["name"] for score in scores if score["probability"] >= score["threshold"]]
     expect(page.locator(".prediction b")).to_have_text(", ".join(names) or "no class")
     assert page.locator(".bars .name").all_inner_texts() == [score["name"] for score in scores]
@@ -67,7 +67,7 @@ def test_labels_have_marks_at_their_thresholds(open_task: Any, task_address: str
 
 def test_values_are_shown_with_a_heatmap_of_one(open_task: Any, task_address: str, photo: Path) -> None:
     page = open_task("values")
-    values = answer(task_address, "values", photo)["values"]
+    values = predict_one(task_address, "values", photo)["values"]
     texts = page.locator(".values .value").all_inner_texts()
     assert [float(text) for text in texts] == pytest.approx(list(values.values()), rel=5e-3)
     page.locator(".values .bar", has_text="bee").click()
@@ -80,9 +80,9 @@ PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width,
 
 def test_a_mask_is_drawn_in_the_colors_of_its_legend(open_task: Any, task_address: str, photo: Path) -> None:
     page = open_task("masks")
-    found = answer(task_address, "masks", photo)
-    assert page.locator(".mask-legend .name").all_inner_texts() == list(found["shares"])
-    mask = Image.open(io.BytesIO(base64.b64decode(found["mask"].partition(",")[2])))
+    result = predict_one(task_address, "masks", photo)
+    assert page.locator(".mask-legend .name").all_inner_texts() == list(result["shares"])
+    mask = Image.open(io.BytesIO(base64.b64decode(result["mask"].partition(",")[2])))
     canvas = page.locator(".frame.mask canvas")
     expect(canvas).to_have_attribute("width", "120")
     painted = torch.tensor(canvas.evaluate(PIXELS)).view(90, 120, 4)

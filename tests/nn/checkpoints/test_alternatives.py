@@ -68,12 +68,12 @@ def test_the_groups_are_those_of_networks_built_in_full():
         if arch.num_blocks <= 200:
             sizes = {"num_classes": 1000, "in_channels": 3}
             groups[frozenset(shapes(replace(arch, **sizes)).items())].append(name)
-    found = {tuple(names) for names in groups.values() if len(names) > 1}
-    assert found - {tuple(members) for members in MEMBERS} <= {
+    result = {tuple(names) for names in groups.values() if len(names) > 1}
+    assert result - {tuple(members) for members in MEMBERS} <= {
         ("book_depth", "book_res"),
         ("book_width", "book_dropout"),
     }
-    assert {tuple(members) for members in MEMBERS} <= found
+    assert {tuple(members) for members in MEMBERS} <= result
 
 
 @pytest.mark.parametrize("name", ["resnet50", "seresnet50", "resnet20_cifar", "convnext_tiny", "resnetv2_50"])
@@ -176,7 +176,7 @@ def test_the_axes_that_distinguish_the_networks_can_be_chosen(weights):
         create_model("resnet50", pretrained=weights, order="original", stem=axes["stem"], **SMALL)
 
 
-def test_a_config_beside_the_weights_names_the_network(weights):
+def test_a_config_next_to_the_weights_names_the_network(weights):
     folder = weights.parent / "repo"
     folder.mkdir()
     path = weights.rename(folder / "pytorch_model.bin")
@@ -224,8 +224,8 @@ def test_networks_that_the_key_scheme_rules_out_are_no_alternatives():
 def test_torchvisions_enums_of_regnets_and_convnexts_are_resolved():
     from torchvision.models import ConvNeXt_Tiny_Weights, RegNet_Y_400MF_Weights, RegNet_Y_800MF_Weights
 
-    found = find_published_weights("regnety_004", RegNet_Y_400MF_Weights.IMAGENET1K_V2)
-    assert (found.arch, found.url) == ("regnety_004", RegNet_Y_400MF_Weights.IMAGENET1K_V2.url)
+    result = find_published_weights("regnety_004", RegNet_Y_400MF_Weights.IMAGENET1K_V2)
+    assert (result.arch, result.url) == ("regnety_004", RegNet_Y_400MF_Weights.IMAGENET1K_V2.url)
     assert find_published_weights("convnext_tiny").url == ConvNeXt_Tiny_Weights.DEFAULT.url
     with pytest.raises(ValueError, match="weights of regnety_004: RegNet_Y_400MF_Weights"):
         find_published_weights("regnety_004", RegNet_Y_800MF_Weights.DEFAULT)

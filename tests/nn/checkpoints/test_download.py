@@ -22,11 +22,11 @@ def serve() -> Iterator[Callable[[Answer], str]]:
     """Start a server whose every answer is made by the given function; return its URL."""
     servers = []
 
-    def start(answer: Answer) -> str:
+    def start(result: Answer) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 try:
-                    answer(self)
+                    result(self)
                 except OSError:
                     self.close_connection = True
 
@@ -102,12 +102,12 @@ BAD_ANSWERS: dict[str, tuple[Answer, str]] = {
 def test_a_server_that_misbehaves_is_given_up_and_leaves_no_file(
     serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    answer, reason = BAD_ANSWERS[kind]
+    result, reason = BAD_ANSWERS[kind]
     monkeypatch.setattr(download, "MAX_BYTES", 1_000_000)
     monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
     start = time.monotonic()
     with pytest.raises(WeightsUnavailableError, match=reason) as caught:
-        fetch_weights(serve(answer), DIGEST, "weights", tmp_path)
+        fetch_weights(serve(result), DIGEST, "weights", tmp_path)
     assert time.monotonic() - start < 5
     assert "put it at" in caught.value.next_step
     assert list(tmp_path.iterdir()) == []

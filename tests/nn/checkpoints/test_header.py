@@ -41,18 +41,18 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def test_a_flipped_byte_anywhere_is_reported_or_changes_nothing(path: Path) -> None:
     whole, header, tensors = path.read_bytes(), read_header(path), read_tensors(path)
     num_reported = 0
-    for place in range(0, len(whole), 101):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+    for index in range(0, len(whole), 101):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x11]) + whole[index + 1 :])
         try:
-            found = read_tensors(path)
+            result = read_tensors(path)
         except ValueError:
             num_reported += 1
             with pytest.raises(ValueError):
                 read_checkpoint(path) if b'"reslab"' in path.read_bytes() else read_header(path)
         else:
             assert read_header(path) == header
-            assert found.keys() == tensors.keys()
-            assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+            assert result.keys() == tensors.keys()
+            assert all(torch.equal(result[name], tensors[name]) for name in tensors)
     assert num_reported > 50
 
 
@@ -137,7 +137,7 @@ def test_a_flipped_byte_of_a_foreign_torch_file_is_reported(tmp_path: Path) -> N
     path = tmp_path / "w.pth"
     torch.save({"conv1.weight": torch.ones(64)}, path)
     whole = path.read_bytes()
-    place = whole.index(torch.ones(2).numpy().tobytes())
-    path.write_bytes(whole[:place] + b"\x01" + whole[place + 1 :])
+    index = whole.index(torch.ones(2).numpy().tobytes())
+    path.write_bytes(whole[:index] + b"\x01" + whole[index + 1 :])
     with pytest.raises(CheckpointError, match=r"checksum of .*data/0 differs"):
         read_checkpoint(path)

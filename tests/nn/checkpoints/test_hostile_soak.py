@@ -137,9 +137,9 @@ def zip_cases(folder: Path) -> Iterator[tuple[str, Write]]:
     yield "zip of names that climb", lambda path: _write_zip(path, {"../../ran/data.pkl": pickle.dumps({}, 2)})
     yield "zip without torch weights", lambda path: _write_zip(path, {"a.txt": b"a"})
     whole = _bytes(lambda file: torch.save(good_state(), file))
-    for place in (len(whole) // 4, len(whole) // 2):
-        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
-        yield f"torch with a wrong checksum at {place}", lambda path, damaged=damaged: path.write_bytes(damaged)
+    for index in (len(whole) // 4, len(whole) // 2):
+        damaged = whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]
+        yield f"torch with a wrong checksum at {index}", lambda path, damaged=damaged: path.write_bytes(damaged)
     for length in (1, 30, 1000, len(whole) // 2, len(whole) - 1):
         yield f"torch cut at {length}", lambda path, length=length: path.write_bytes(whole[:length])
     legacy = _bytes(lambda file: torch.save(good_state(), file, _use_new_zipfile_serialization=False))
@@ -257,12 +257,12 @@ def test_hostile_checkpoints_are_loaded_right_or_refused(tmp_path: Path, capsys:
         except BaseException as error:
             failures.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
         code = main(["predict", str(path), str(tmp_path / "a.png"), "--json"])
-        answer = capsys.readouterr().out
+        output = capsys.readouterr().out
         outcomes[f"predict exit {code}"] += 1
-        if code != 0 and ("unexpected error" in answer or '"error"' not in answer):
-            failures.append(f"{name}: predict says {answer[:200]}")
+        if code != 0 and ("unexpected error" in output or '"error"' not in output):
+            failures.append(f"{name}: predict says {output[:200]}")
         if code == 0 and not name.startswith("own header"):
-            failures.append(f"{name}: predict answers {answer[:100]}")
+            failures.append(f"{name}: predict answers {output[:100]}")
         seconds = time.monotonic() - start
         slowest = max(slowest, (seconds, name))
         growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) << 10

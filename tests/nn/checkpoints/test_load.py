@@ -74,7 +74,7 @@ def test_a_half_checkpoint_is_refused_key_by_key_and_changes_nothing():
         assert part in str(error.value)
 
 
-def test_strict_false_goes_on_half_loaded_and_warns():
+def test_strict_false_loads_a_part_and_warns():
     theirs = state(small())
     del theirs["layer2.0.conv1.weight"]
     theirs["layer1.0.bn1.weight"] = torch.ones(9)
@@ -111,7 +111,7 @@ def test_a_network_on_the_meta_device_takes_the_tensors_themselves():
     same_but(state(ours), theirs)
 
 
-def test_a_new_number_of_classes_leaves_the_head_at_random_values_and_says_so(caplog):
+def test_a_new_number_of_classes_leaves_the_head_at_random_values_with_a_message(caplog):
     theirs = state(small(num_classes=100))
     ours = load(theirs, num_classes=7)
     same_but(state(ours), theirs, "fc.weight", "fc.bias")
@@ -242,7 +242,7 @@ HINTS = {
 
 
 @pytest.mark.parametrize("case", HINTS)
-def test_a_checkpoint_of_another_network_is_refused_and_says_which(case):
+def test_a_checkpoint_of_another_network_is_refused_by_its_name(case):
     theirs, ours, message = HINTS[case]
     with pytest.raises(CheckpointError, match=message):
         load(state(small(**theirs)), **ours)

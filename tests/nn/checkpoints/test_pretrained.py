@@ -115,8 +115,8 @@ def offer(folder, state, monkeypatch, name="resnet18"):
     torch.save(state, folder / "w")
     digest = hashlib.sha256((folder / "w").read_bytes()).hexdigest()[:8]
     path = (folder / "w").rename(folder / f"{name}-{digest}.pth")
-    found = replace(find_published_weights(name), url=f"https://nowhere.invalid/models/{path.name}")
-    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: found)
+    result = replace(find_published_weights(name), url=f"https://nowhere.invalid/models/{path.name}")
+    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: result)
     return path
 
 
@@ -158,7 +158,7 @@ def test_published_weights_in_another_function_are_warned_of(weights):
         create_model("resnet18", pretrained=True, order="relu-before-add")
 
 
-def test_dilated_and_frozen_networks_take_published_weights_without_a_word(weights):
+def test_dilated_and_frozen_networks_take_published_weights_without_a_warning(weights):
     axes = {"replace_stride_with_dilation": (False, True, True), "norm": "frozen"}
     assert create_model("resnet18", pretrained=True, **axes).load_report.is_complete
 
@@ -212,10 +212,10 @@ def test_ctrl_c_leaves_nothing_in_the_cache(weights, cache, monkeypatch):
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("answer", ["refused", "404"])
-def test_offline_it_says_which_file_to_put_where(weights, cache, monkeypatch, answer):
+@pytest.mark.parametrize("response", ["refused", "404"])
+def test_the_offline_error_names_the_file_and_its_folder(weights, cache, monkeypatch, response):
     path, _ = weights
-    if answer == "refused":
+    if response == "refused":
         monkeypatch.setenv("RESLAB_WEIGHTS_URL", NOWHERE)
     content = path.read_bytes()
     path.unlink()
@@ -263,11 +263,11 @@ TAGS = [
 
 @pytest.mark.parametrize("tag", TAGS, ids=str)
 def test_torchvisions_forms_of_a_tag(tag):
-    found = find_published_weights("resnet50", tag)
-    assert found.tag == "IMAGENET1K_V2"
-    assert found.url == ResNet50_Weights.IMAGENET1K_V2.url
-    assert found.hash_prefix == "11ad3fa6"
-    assert found.preprocess.transform == "resize(232) center-crop(224)"
+    result = find_published_weights("resnet50", tag)
+    assert result.tag == "IMAGENET1K_V2"
+    assert result.url == ResNet50_Weights.IMAGENET1K_V2.url
+    assert result.hash_prefix == "11ad3fa6"
+    assert result.preprocess.transform == "resize(232) center-crop(224)"
 
 
 def test_every_network_that_torchvision_has_weights_of_has_them_here():
@@ -277,17 +277,17 @@ def test_every_network_that_torchvision_has_weights_of_has_them_here():
         members = torchvision.models.get_model_weights(name)
         assert list_published_tags(name)[: len(members)] == [member.name for member in members]
         for member in members:
-            found = find_published_weights(name, member.name)
-            assert (found.url, len(found.classes), len(found.hash_prefix)) == (member.url, 1000, 8)
+            result = find_published_weights(name, member.name)
+            assert (result.url, len(result.classes), len(result.hash_prefix)) == (member.url, 1000, 8)
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "resnet50.a1_in1k", "timm/resnet50.a1_in1k"])
 def test_timms_forms_of_a_tag(tag):
-    found = find_published_weights("resnet50", tag)
-    assert (found.tag, found.repo, found.hash_prefix) == ("a1_in1k", "timm/resnet50.a1_in1k", "14fe96d1")
-    assert found.preprocess == Preprocess(3, "resize(235,bicubic) center-crop(224)", *IMAGENET)
-    assert found.classes == CLASSES
-    assert found.messages == ()
+    result = find_published_weights("resnet50", tag)
+    assert (result.tag, result.repo, result.hash_prefix) == ("a1_in1k", "timm/resnet50.a1_in1k", "14fe96d1")
+    assert result.preprocess == Preprocess(3, "resize(235,bicubic) center-crop(224)", *IMAGENET)
+    assert result.classes == CLASSES
+    assert result.messages == ()
 
 
 @pytest.mark.parametrize(
@@ -458,8 +458,8 @@ def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(on_hub):
 
 
 def test_timms_weights_without_a_hash_in_their_name_come_from_the_hub(on_hub, monkeypatch):
-    found = PublishedWeights("resnet18d", "tag", repo="org/small")
-    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: found)
+    result = PublishedWeights("resnet18d", "tag", repo="org/small")
+    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: result)
     ours = create_model("resnet18d", depths=(1, 1, 1, 1), pretrained="tag", num_classes=3)
     assert ours.load_report.file == "org/small"
 
@@ -472,7 +472,7 @@ def test_an_offline_hub_is_an_error_of_its_own(on_hub, monkeypatch):
         from_hub()
 
 
-def test_a_repository_without_weights_says_so(on_hub):
+def test_a_repository_without_weights_is_reported(on_hub):
     folder, _, _ = on_hub
     (folder / "model.safetensors").unlink()
     with pytest.raises(
@@ -481,7 +481,7 @@ def test_a_repository_without_weights_says_so(on_hub):
         from_hub()
 
 
-def test_a_hub_that_cannot_be_reached_says_which_file_to_fetch(on_hub, monkeypatch):
+def test_the_error_for_an_unreachable_hub_names_the_file_to_download(on_hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     with pytest.raises(WeightsUnavailableError, match=r"org/small/resolve/main/model\.safetensors elsewhere"):
         from_hub()

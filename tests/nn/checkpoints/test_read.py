@@ -53,11 +53,11 @@ class Bomb:
 @pytest.mark.parametrize("ending", WRITERS)
 def test_every_format_is_read_whatever_its_name(tmp_path, ending, named):
     path = write(ending, tmp_path / ("w" + (ending if named == ".same" else named)))
-    found = read_checkpoint(path)
-    assert set(found.tensors) == set(STATE)
-    assert all(torch.equal(found.tensors[key], tensor) for key, tensor in STATE.items())
-    assert found.ordered == (ending != ".safetensors")
-    assert not found.ordered or list(found.tensors) == list(STATE)
+    checkpoint = read_checkpoint(path)
+    assert set(checkpoint.tensors) == set(STATE)
+    assert all(torch.equal(checkpoint.tensors[key], tensor) for key, tensor in STATE.items())
+    assert checkpoint.ordered == (ending != ".safetensors")
+    assert not checkpoint.ordered or list(checkpoint.tensors) == list(STATE)
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -146,7 +146,7 @@ def test_a_missing_file_names_its_neighbours_and_a_folder_is_none(tmp_path):
         read_checkpoint(tmp_path / "nowhere" / "w.pth")
 
 
-def test_harmless_values_beside_the_weights_are_read(tmp_path):
+def test_harmless_values_next_to_the_weights_are_read(tmp_path):
     beside = {"args": Namespace(lr=0.1), "best": np.float64(0.9), "epoch": np.int64(3)}
     torch.save({"state_dict": STATE, **beside}, tmp_path / "w.pth")
     content = read_file(tmp_path / "w.pth").value
@@ -158,8 +158,8 @@ def test_harmless_values_beside_the_weights_are_read(tmp_path):
 
 @pytest.mark.parametrize("wrapper", WRAPPER_KEYS)
 def test_every_wrapper_is_taken_off(wrapper):
-    found = unwrap_checkpoint("w.pth", {"epoch": 3, "optimizer": {"state": {}}, wrapper: STATE})
-    assert dict(found.tensors) == STATE
+    checkpoint = unwrap_checkpoint("w.pth", {"epoch": 3, "optimizer": {"state": {}}, wrapper: STATE})
+    assert dict(checkpoint.tensors) == STATE
 
 
 def test_nested_wrappers_are_removed_and_a_pickle_that_contains_itself_is_an_error():
@@ -172,9 +172,9 @@ def test_nested_wrappers_are_removed_and_a_pickle_that_contains_itself_is_an_err
 
 def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_reported():
     averaged = {key: tensor * 0 for key, tensor in STATE.items()}
-    found = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE})
-    assert dict(found.tensors) == STATE
-    assert found.messages == ("loaded 'model'; the file also contains 'model_ema'",)
+    checkpoint = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE})
+    assert dict(checkpoint.tensors) == STATE
+    assert checkpoint.messages == ("loaded 'model'; the file also contains 'model_ema'",)
     chosen = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE}, entry="model_ema")
     assert dict(chosen.tensors) == averaged
     with pytest.raises(ValueError, match=r"unknown entry of the file 'model_em'.*'model_ema'"):
@@ -183,26 +183,26 @@ def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_reported
 
 @pytest.mark.parametrize("prefix", [*KEY_PREFIXES, "model.backbone.", "student.base_model.module."])
 def test_every_prefix_is_taken_off(prefix):
-    found = unwrap_checkpoint("w.pth", {prefix + key: tensor for key, tensor in STATE.items()})
-    assert dict(found.tensors) == STATE
-    assert "".join(found.prefixes) == prefix
+    checkpoint = unwrap_checkpoint("w.pth", {prefix + key: tensor for key, tensor in STATE.items()})
+    assert dict(checkpoint.tensors) == STATE
+    assert "".join(checkpoint.prefixes) == prefix
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
 def test_modules_that_wrap_others_are_taken_off_anywhere(wrapper):
     wrapped = {f"module.{wrapper}layer1.{wrapper}0.conv1.weight": torch.ones(1), f"{wrapper}fc.bias": torch.ones(1)}
-    found = unwrap_checkpoint("w.pth", wrapped)
-    assert set(found.tensors) == {"layer1.0.conv1.weight", "fc.bias"}
-    assert found.prefixes == ("module.",)
+    checkpoint = unwrap_checkpoint("w.pth", wrapped)
+    assert set(checkpoint.tensors) == {"layer1.0.conv1.weight", "fc.bias"}
+    assert checkpoint.prefixes == ("module.",)
 
 
 @pytest.mark.parametrize(("kept", "dropped"), [("teacher", "student"), ("model", "ema_model")])
 def test_of_two_copies_of_a_network_one_is_loaded_and_named(kept, dropped):
     both = {f"net.{kept}.{key}": tensor for key, tensor in STATE.items()}
     both |= {f"net.{dropped}.{key}": tensor + 1 for key, tensor in STATE.items()}
-    found = unwrap_checkpoint("w.pth", both)
-    assert dict(found.tensors) == STATE
-    assert found.messages == (f"loaded {kept!r}; the file also contains {dropped!r}",)
+    checkpoint = unwrap_checkpoint("w.pth", both)
+    assert dict(checkpoint.tensors) == STATE
+    assert checkpoint.messages == (f"loaded {kept!r}; the file also contains {dropped!r}",)
 
 
 def test_a_prefix_that_would_make_two_keys_one_stays():
@@ -210,7 +210,7 @@ def test_a_prefix_that_would_make_two_keys_one_stays():
     assert set(unwrap_checkpoint("w.pth", doubled).tensors) == set(doubled)
 
 
-def test_counters_and_plain_values_are_left_away():
+def test_counters_and_plain_values_are_left_out():
     beside = {"n_averaged": torch.tensor(3), "conv1.total_ops": torch.zeros(1), "version": 2, 7: torch.zeros(1)}
     assert dict(unwrap_checkpoint("w.pth", STATE | beside).tensors) == STATE
 

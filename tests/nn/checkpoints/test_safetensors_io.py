@@ -48,7 +48,7 @@ def test_what_was_loaded_computes_to_the_last_digit_what_was_saved(tmp_path: Pat
     assert {tensor.data_ptr() % 64 for tensor in read_tensors(tmp_path / "w.safetensors").values()} == {0}
 
 
-def test_the_file_may_be_read_by_whom_a_new_file_may_be_read(tmp_path: Path) -> None:
+def test_the_file_has_the_permissions_of_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "new").touch()
     save_weights(tmp_path / "m.safetensors", small())
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
@@ -85,7 +85,7 @@ def test_tied_tensors_of_any_module_are_stored_once(tmp_path: Path) -> None:
         load_network(tmp_path / "m.safetensors")
 
 
-def test_views_of_one_storage_are_not_taken_for_one_tensor(tmp_path: Path) -> None:
+def test_views_of_one_storage_are_not_treated_as_one_tensor(tmp_path: Path) -> None:
     model = nn.Module()
     storage = torch.arange(8.0)
     model.register_buffer("first", storage[:4])

@@ -27,25 +27,25 @@ def subjects() -> list[AnalysisTarget]:
 
 def shown(question: str, subjects: list[AnalysisTarget], settings: Mapping[str, Any]) -> RenderedResult:
     """The answer shown, drawn as a page and as an image, too."""
-    found = render_analysis(question, [to_dict(answer) for answer in run_analysis(question, subjects, settings)])
-    page = render_page(AnalysisPage(question, "what is asked", "who asked it", found))
-    assert page.count("<svg") == len(found.figures)
-    assert render_png(found.figures, found.title).startswith(b"\x89PNG")
-    assert all(figure.alt_text for figure in found.figures)
-    return found
+    rendered = render_analysis(question, [to_dict(result) for result in run_analysis(question, subjects, settings)])
+    page = render_page(AnalysisPage(question, "what is asked", "who asked it", rendered))
+    assert page.count("<svg") == len(rendered.figures)
+    assert render_png(rendered.figures, rendered.title).startswith(b"\x89PNG")
+    assert all(figure.alt_text for figure in rendered.figures)
+    return rendered
 
 
 LESION = {"draws": 2, "path_draws": 2, "path_images": 4}
 
 
 def test_lesion_draws_both_networks_in_each_figure(subjects: list[AnalysisTarget]) -> None:
-    found = shown("lesion", subjects, LESION)
-    assert len(found.figures) == 5
-    assert len(found.tables) == 2
-    assert "deleting one block raises it by" in found.paragraphs[0]
-    assert any("a plain network has only one" in words for words in found.paragraphs)
-    assert "reason" in found.tables[1].columns
-    assert "reason" not in found.tables[0].columns
+    rendered = shown("lesion", subjects, LESION)
+    assert len(rendered.figures) == 5
+    assert len(rendered.tables) == 2
+    assert "deleting one block raises it by" in rendered.paragraphs[0]
+    assert any("a plain network has only one" in words for words in rendered.paragraphs)
+    assert "reason" in rendered.tables[1].columns
+    assert "reason" not in rendered.tables[0].columns
 
 
 def test_lesion_without_draws(subjects: list[AnalysisTarget]) -> None:
@@ -69,23 +69,23 @@ LANDSCAPE = {
 
 
 def test_landscape_has_maps_heights_a_line_and_cells(subjects: list[AnalysisTarget]) -> None:
-    found = shown("landscape", subjects, LANDSCAPE)
+    rendered = shown("landscape", subjects, LANDSCAPE)
     titles = [
         "Loss contours",
         "Loss surface",
         "Loss along one direction",
         "Convexity of the loss surface",
     ]
-    assert [figure.title for figure in found.figures] == titles
-    assert "the largest eigenvalue at the weights" in found.paragraphs[0]
-    assert len(found.tables[0].rows) == 2
-    assert "on the line through the weights" in found.figures[2].alt_text
+    assert [figure.title for figure in rendered.figures] == titles
+    assert "the largest eigenvalue at the weights" in rendered.paragraphs[0]
+    assert len(rendered.tables[0].rows) == 2
+    assert "on the line through the weights" in rendered.figures[2].alt_text
 
 
 def test_a_grid_that_misses_the_weights_does_not_claim_a_line_through_them(subjects: list[AnalysisTarget]) -> None:
-    found = shown("landscape", subjects[:1], {"points_per_axis": 2, "curvature_points": 0, "num_eigenvalues": 0})
-    assert "nearest to the weights" in found.figures[2].alt_text
-    assert "the weights" not in found.figures[2].figure.axes[0].get_xlabel()
+    rendered = shown("landscape", subjects[:1], {"points_per_axis": 2, "curvature_points": 0, "num_eigenvalues": 0})
+    assert "nearest to the weights" in rendered.figures[2].alt_text
+    assert "the weights" not in rendered.figures[2].figure.axes[0].get_xlabel()
 
 
 def test_landscape_of_one_dimension_is_a_line(subjects: list[AnalysisTarget]) -> None:
@@ -93,49 +93,49 @@ def test_landscape_of_one_dimension_is_a_line(subjects: list[AnalysisTarget]) ->
 
 
 def test_attribution_has_a_row_for_each_image(subjects: list[AnalysisTarget]) -> None:
-    found = shown("attribution", subjects, {"num_images": 2, "num_steps": 2})
-    assert len(found.figures) == 2
-    assert [len(table.rows) for table in found.tables] == [2, 2]
+    rendered = shown("attribution", subjects, {"num_images": 2, "num_steps": 2})
+    assert len(rendered.figures) == 2
+    assert [len(table.rows) for table in rendered.tables] == [2, 2]
 
 
 def test_features_have_maps_and_kernels(subjects: list[AnalysisTarget]) -> None:
-    found = shown("features", subjects, {"max_channels": 3})
-    assert len(found.figures) == 4
-    assert "channels are dead (zero on all 12 images)" in found.paragraphs[0]
+    rendered = shown("features", subjects, {"max_channels": 3})
+    assert len(rendered.figures) == 4
+    assert "channels are dead (zero on all 12 images)" in rendered.paragraphs[0]
 
 
 def test_similarity_has_a_panel_for_each_pair(subjects: list[AnalysisTarget]) -> None:
-    found = shown("similarity", subjects, {})
-    assert (len(found.figures), len(found.tables)) == (1, 3)
-    assert "highest between" in found.paragraphs[2]
+    rendered = shown("similarity", subjects, {})
+    assert (len(rendered.figures), len(rendered.tables)) == (1, 3)
+    assert "highest between" in rendered.paragraphs[2]
 
 
 def test_nearest_has_a_row_for_each_query(subjects: list[AnalysisTarget]) -> None:
-    found = shown("nearest", subjects, {"num_queries": 2, "num_neighbors": 3, "max_searched": 40})
-    assert len(found.figures) == 2
-    assert "nearest images in the training split" in found.paragraphs[0]
+    rendered = shown("nearest", subjects, {"num_queries": 2, "num_neighbors": 3, "max_searched": 40})
+    assert len(rendered.figures) == 2
+    assert "nearest images in the training split" in rendered.paragraphs[0]
 
 
 def test_probes_are_drawn_in_one_figure(subjects: list[AnalysisTarget]) -> None:
-    found = shown("probes", subjects, {"max_fit_images": 60})
-    assert (len(found.figures), len(found.tables)) == (1, 2)
-    assert "The network itself reaches" in found.paragraphs[0]
+    rendered = shown("probes", subjects, {"max_fit_images": 60})
+    assert (len(rendered.figures), len(rendered.tables)) == (1, 2)
+    assert "The network itself reaches" in rendered.paragraphs[0]
 
 
 def test_compare_states_a_verdict(subjects: list[AnalysisTarget]) -> None:
-    found = shown("compare", subjects, {"max_flipped": 9})
-    assert [figure.title for figure in found.figures] == [
+    rendered = shown("compare", subjects, {"max_flipped": 9})
+    assert [figure.title for figure in rendered.figures] == [
         "Images on which they disagree",
         "Distance between the weights",
     ]
-    assert "by McNemar's exact test" in found.paragraphs[0]
-    assert "with probability" in found.paragraphs[1]
-    assert found.tables[1].rows[0][0].endswith("correct")
+    assert "by McNemar's exact test" in rendered.paragraphs[0]
+    assert "with probability" in rendered.paragraphs[1]
+    assert rendered.tables[1].rows[0][0].endswith("correct")
 
 
 def test_compare_of_equal_networks(subjects: list[AnalysisTarget]) -> None:
-    found = shown("compare", [subjects[0], subjects[0]], {})
-    assert "are correct on the same images" in found.paragraphs[0]
+    rendered = shown("compare", [subjects[0], subjects[0]], {})
+    assert "are correct on the same images" in rendered.paragraphs[0]
 
 
 def test_compare_of_runs_has_their_curves() -> None:
@@ -162,7 +162,7 @@ def test_compare_of_runs_has_their_curves() -> None:
         "agreement": 0.5,
         "p_value": 0.004,
     }
-    answer = {
+    result = {
         "models": [{**network, "name": "a", "log": log}, {**network, "name": "b", "log": log}],
         "task": "classification",
         "metric": "top1",
@@ -173,8 +173,8 @@ def test_compare_of_runs_has_their_curves() -> None:
         "weight_distances": [],
         "num_unmatched": 4,
     }
-    found = render_analysis("compare", [answer])
-    assert [figure.title for figure in found.figures] == ["Accuracy", "Training loss"]
-    assert found.paragraphs[0].startswith("b is 60.00 points more accurate than a")
-    assert "significant by McNemar's exact test: p = 0.004" in found.paragraphs[0]
-    assert "no weights of the same name" in found.paragraphs[3]
+    rendered = render_analysis("compare", [result])
+    assert [figure.title for figure in rendered.figures] == ["Accuracy", "Training loss"]
+    assert rendered.paragraphs[0].startswith("b is 60.00 points more accurate than a")
+    assert "significant by McNemar's exact test: p = 0.004" in rendered.paragraphs[0]
+    assert "no weights of the same name" in rendered.paragraphs[3]

@@ -16,7 +16,7 @@ from reslab.report.plots.export import render_png
 from reslab.report.render import render_page
 
 
-def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:
+def gradient_result(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:
     """An answer to `gradients` as its JSON has it."""
     unit = {
         "name": "layer1.0",
@@ -48,17 +48,19 @@ def test_names_lose_what_they_share(names: list[str], short: list[str]) -> None:
 
 
 def test_snapshots_go_from_pale_to_strong_in_one_colour_and_only_the_ends_are_named() -> None:
-    found = line_styles([answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)] + [answer("runs/b")])
-    assert [tint.label for tint in found] == ["a@0", "", "a@9", "b"]
-    assert [tint.color_index for tint in found] == [0, 0, 0, 1]
-    assert found[0].alpha < found[1].alpha < found[2].alpha == found[3].alpha == 1
+    result = line_styles(
+        [gradient_result(f"runs/a@{step}", step=step) for step in (0, 5, 9)] + [gradient_result("runs/b")]
+    )
+    assert [tint.label for tint in result] == ["a@0", "", "a@9", "b"]
+    assert [tint.color_index for tint in result] == [0, 0, 0, 1]
+    assert result[0].alpha < result[1].alpha < result[2].alpha == result[3].alpha == 1
 
 
 def test_three_snapshots_add_a_figure_over_training() -> None:
-    answers = [answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)]
-    [figure] = render_snapshots(answers, lambda each: each["slope"]["decades"], "D", log=False)
+    results = [gradient_result(f"runs/a@{step}", step=step) for step in (0, 5, 9)]
+    [figure] = render_snapshots(results, lambda each: each["slope"]["decades"], "D", log=False)
     assert list(figure.figure.axes[0].lines[0].get_xdata()) == [0, 5, 9]
-    assert render_snapshots(answers[:2], lambda each: 1.0, "D") == []
+    assert render_snapshots(results[:2], lambda each: 1.0, "D") == []
 
 
 def test_a_value_that_the_scale_cannot_show_leaves_a_gap() -> None:
@@ -70,18 +72,20 @@ def test_a_value_that_the_scale_cannot_show_leaves_a_gap() -> None:
 
 def test_the_text_follows_the_numbers() -> None:
     grows, shrinks = (
-        render_gradients([answer("a", 2.0)]).paragraphs[0],
-        render_gradients([answer("a", -1.0)]).paragraphs[0],
+        render_gradients([gradient_result("a", 2.0)]).paragraphs[0],
+        render_gradients([gradient_result("a", -1.0)]).paragraphs[0],
     )
     assert "grows 10.0 times per block, 100 times from the last of 3 blocks" in grows
     assert "shrinks 3.16 times per block, 10 times" in shrinks
-    assert "zero or not finite" in render_gradients([answer("a", -math.inf)]).paragraphs[0]
+    assert "zero or not finite" in render_gradients([gradient_result("a", -math.inf)]).paragraphs[0]
 
 
 def test_the_page_is_self_contained_and_the_same_twice() -> None:
     pages = [
         render_page(
-            AnalysisPage("gradients", "asked", "He", render_analysis("gradients", [answer("<a>"), answer("b")]))
+            AnalysisPage(
+                "gradients", "asked", "He", render_analysis("gradients", [gradient_result("<a>"), gradient_result("b")])
+            )
         )
         for _ in range(2)
     ]
@@ -92,7 +96,7 @@ def test_the_page_is_self_contained_and_the_same_twice() -> None:
 
 
 def test_several_figures_become_one_png() -> None:
-    figures = render_gradients([answer("a")]).figures
+    figures = render_gradients([gradient_result("a")]).figures
     sheet = Image.open(io.BytesIO(render_png(figures, "Title")))
     one = Image.open(io.BytesIO(render_png(figures[:1])))
     assert sheet.width == 2 * one.width
@@ -101,8 +105,8 @@ def test_several_figures_become_one_png() -> None:
         render_png([])
 
 
-def test_captions_stand_below_their_figures_in_the_png() -> None:
-    figure = replace(render_gradients([answer("a")]).figures[0], caption="")
+def test_captions_are_below_their_figures_in_the_png() -> None:
+    figure = replace(render_gradients([gradient_result("a")]).figures[0], caption="")
     bare, described = (
         Image.open(io.BytesIO(render_png([replace(figure, caption=words)])))
         for words in ("", "Solid: what came. Dashed: what was described. " * 8)

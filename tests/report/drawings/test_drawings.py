@@ -42,16 +42,16 @@ def collisions(drawing: Drawing) -> list[tuple[str, object]]:
     texts = sorted(((element.bounds, element) for element in elements), key=lambda pair: pair[0])
     boxes = [element.bounds for element in drawing.elements if isinstance(element, Rect)]
     lines = [part for element in drawing.elements if isinstance(element, Line) for part in segments(element)]
-    found: list[tuple[str, object]] = []
+    result: list[tuple[str, object]] = []
     for i, (bounds, text) in enumerate(texts):
         for other_bounds, other in texts[i + 1 :]:
             if other_bounds[0] >= bounds[2]:
                 break
             if overlap(bounds, other_bounds):
-                found.append((text.text, other.text))
-        found += [(text.text, box) for box in boxes if overlap(bounds, box) and not contains(box, bounds)]
-        found += [(text.text, line) for line in lines if overlap(bounds, line)]
-    return found
+                result.append((text.text, other.text))
+        result += [(text.text, box) for box in boxes if overlap(bounds, box) and not contains(box, bounds)]
+        result += [(text.text, line) for line in lines if overlap(bounds, line)]
+    return result
 
 
 def labels(drawing: Drawing) -> list[str]:

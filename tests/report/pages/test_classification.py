@@ -37,7 +37,7 @@ def bars(figure: Figure, axes: int) -> list[tuple[float, float, float]]:
     ]
 
 
-def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
+def test_a_bar_is_a_bins_accuracy_and_the_counts_are_below() -> None:
     figure = plot_reliability(BINS, SCALED, 10)
     assert bars(figure, 0) == [(0.375, 0.25, 0.35), (0.625, 0.5, 1.0), (0.875, 0.9, 1.0)]
     assert {to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches} == {EVALUATION}

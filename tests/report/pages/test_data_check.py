@@ -84,7 +84,7 @@ def test_many_classes_are_collapsed() -> None:
     assert "class 39 " not in table
 
 
-def test_many_groups_say_how_many() -> None:
+def test_many_groups_are_counted() -> None:
     assert (
         "1 of 66 groups, those across splits first."
         in assert_sound(render_page(replace(PAGE, num_duplicate_groups=66))).text

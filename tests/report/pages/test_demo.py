@@ -32,7 +32,7 @@ def test_where_the_residual_network_wins_the_degradation_is_named() -> None:
     assert "this is not overfitting: it is the degradation problem" in text
 
 
-def test_where_the_plain_network_wins_the_page_says_so() -> None:
+def test_the_page_reports_that_the_plain_network_wins() -> None:
     text = _text(sample_demo(0.91, 0.97))
     assert "the plain network is more accurate, by 6.0 percentage points" in text
     assert "the plain network fits its training images more closely" in text
@@ -45,7 +45,7 @@ def test_equal_accuracies_are_stated() -> None:
     assert "no degradation" in text
 
 
-def test_where_only_the_training_loss_is_worse_the_page_says_that() -> None:
+def test_the_page_reports_that_only_the_training_loss_is_worse() -> None:
     page = sample_demo(0.97, 0.91)
     plain = replace(page.networks[1], top1=0.98)
     text = _text(replace(page, networks=[page.networks[0], plain]))
@@ -89,7 +89,7 @@ def test_the_flatter_one_can_be_the_plain_one() -> None:
     assert "plain56 is flatter" in _text(replace(page, networks=networks))
 
 
-def test_gradients_after_training_are_dashed_and_said() -> None:
+def test_gradients_after_training_are_dashed_and_explained() -> None:
     networks = [replace(network, gradient_norms_trained=profile(3, 1)) for network in sample_demo().networks]
     text = _text(sample_demo(networks=networks))
     assert "resnet56, untrained" in text

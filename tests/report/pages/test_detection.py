@@ -167,7 +167,7 @@ def test_boxes_are_drawn_where_they_are(scale: float) -> None:
     assert not (drawn == WRONG_COLOR).all(2).any()
 
 
-def test_the_page_is_sound_and_says_what_is_on_it() -> None:
+def test_the_page_is_valid_html_and_describes_its_content() -> None:
     results = build()
     html = render(results)
     page = assert_sound(html)

@@ -88,7 +88,7 @@ def test_one_log_line_is_a_dot() -> None:
     assert "Training loss 2.00." in page.text
 
 
-def test_a_run_without_held_out_images_says_so() -> None:
+def test_a_run_without_held_out_images_is_reported() -> None:
     page = assert_sound(render_page(RunPage("bare", log=[line for line in sample_log() if line["kind"] == "train"])))
     assert "Not evaluated" in page.text
     assert "Confusion matrix" not in page.text
@@ -117,7 +117,7 @@ def test_a_diverged_run_is_stated(broken: float | None) -> None:
     assert "NaN" in assert_sound(render_page(sample_run(log=everywhere, metrics=scores))).text
 
 
-def test_counts_stand_in_the_cells_up_to_twenty_classes() -> None:
+def test_cells_show_their_counts_up_to_twenty_classes() -> None:
     few, many = (assert_sound(render_page(sample_run(classes))) for classes in (20, 21))
     cells = [attributes for attributes in few.tags("td") if attributes.get("class") in ("correct", "wrong")]
     assert len(cells) == sum(value > 0 for row in sample_confusion(20) for value in row)

@@ -38,18 +38,18 @@ def text_and_files(page: StudyPage) -> tuple[str, dict[str, str]]:
     return render_study_markdown(page, "images")
 
 
-def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
-    found = assert_sound(render_page(page))
+def test_the_page_is_self_contained_and_complete(page: StudyPage) -> None:
+    result = assert_sound(render_page(page))
     for row in page.rows:
-        assert row.row.name in found.text
+        assert row.row.name in result.text
     for claim in page.claims:
-        assert claim.text in found.text
-        assert claim.explanation in found.text
+        assert claim.text in result.text
+        assert claim.explanation in result.text
     for words in ("8.75 %", "13.5 % (from memory)", "holds at this scale", "undecided at this scale", "Table 6"):
-        assert words in found.text
+        assert words in result.text
     for fact in page.metadata.values():
-        assert fact in found.text
-    assert "A damaged entry of plain-44 was built anew." in found.text
+        assert fact in result.text
+    assert "A damaged entry of plain-44 was built anew." in result.text
 
 
 @pytest.mark.parametrize("scale", ["smoke", "short", "full"])
@@ -102,14 +102,14 @@ def test_the_same_page_gives_the_same_bytes(page: StudyPage, text_and_files: tup
 def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
     row = get_study(STUDY).rows[0]
     runs = [StudyRun(seed, {"test_error": value}) for seed, value in enumerate((10.0, 11.0, 12.0))]
-    found = StudyRow(row, page.rows[0].preset, runs)
-    assert (found.mean(), found.std()) == (11.0, 1.0)
-    assert ours_text(found, "", "%") == "11.00 ± 1.00 %"
-    assert ours_text(replace(found, runs=runs[:1]), "", "%") == "10.00 %"
-    assert ours_text(replace(found, runs=()), "", "%") == "not run"
-    broken = replace(found, runs=[StudyRun(0, {"test_error": float("nan")})])
+    result = StudyRow(row, page.rows[0].preset, runs)
+    assert (result.mean(), result.std()) == (11.0, 1.0)
+    assert ours_text(result, "", "%") == "11.00 ± 1.00 %"
+    assert ours_text(replace(result, runs=runs[:1]), "", "%") == "10.00 %"
+    assert ours_text(replace(result, runs=()), "", "%") == "not run"
+    broken = replace(result, runs=[StudyRun(0, {"test_error": float("nan")})])
     assert ours_text(broken, "", "%") == "NaN"
-    assert found.mean("train_error") is None
+    assert result.mean("train_error") is None
 
 
 def test_reported_values_state_their_provenance() -> None:
@@ -201,11 +201,11 @@ def test_every_kind_of_study_has_a_page(name: str) -> None:
 
 def test_gradients_and_responses_are_drawn_from_analysis_results() -> None:
     study = get_study("he2015/initial")
-    answer = {
+    result = {
         "blocks": [{"input_norm": 2.0**unit} for unit in range(9)],
         "layers": [{"std": 1.0 + n} for n in range(19)],
     }
-    runs = [StudyRun(seed, analysis_results={"gradients@init": answer, "responses@init": answer}) for seed in (0, 1)]
+    runs = [StudyRun(seed, analysis_results={"gradients@init": result, "responses@init": result}) for seed in (0, 1)]
     page = StudyPage(study, "short", [StudyRow(row, study.preset_for(row, "short"), runs) for row in study.rows])
     gradients, responses = plot_study_figures(page)[:2]
     assert len(gradients.figure.axes) == 2
@@ -240,7 +240,7 @@ def test_the_scale_text_names_an_example_where_presets_differ(page: StudyPage) -
     assert "Most rows, such as plain-20: 256 of the bundled" in scale_text(smoke)
 
 
-def test_a_figure_says_the_depth_that_was_run() -> None:
+def test_a_figure_has_the_depth_that_was_run() -> None:
     page = sample_study_page("he2016/table2", "short", seeds=2)
     rows = [
         replace(row, depth=38 if "110" in row.row.name else 29, source_depth=110 if "110" in row.row.name else 164)
@@ -259,7 +259,7 @@ def test_a_figure_says_the_depth_that_was_run() -> None:
     assert panel_title(full, full.study.figures[0].panels[0]) == full.study.figures[0].panels[0].title
 
 
-def test_what_the_source_does_not_state_stands_apart() -> None:
+def test_values_that_the_source_does_not_state_are_listed_separately() -> None:
     page = sample_study_page("book/chapter8", "full")
     claims = [
         replace(result, is_ours=claim.is_ours) for result, claim in zip(page.claims, page.study.claims, strict=True)
@@ -283,7 +283,7 @@ def test_the_gradients_at_initialization_are_tests_of_our_own() -> None:
     assert all(claim.is_ours for claim in get_study("he2015/initial").claims)
 
 
-def test_a_row_of_fewer_epochs_is_not_drawn_beside_the_reported_values() -> None:
+def test_a_row_of_fewer_epochs_is_not_plotted_with_the_reported_values() -> None:
     page = sample_study_page("book/chapter8", "short")
     figure = plot_study_figures(page)[-1]
     assert figure.name == "book-chapter8-reported"

@@ -30,9 +30,9 @@ def test_every_figure_is_a_figure_and_becomes_svg() -> None:
         plot_depth_profiles([DepthProfile("a", [1.0, 0.0, 1e-9]), DepthProfile("b", [])]),
         plot_confusion_matrix(np.eye(3).tolist(), ["a", "b", "c"]),
     ]  # fmt: skip
-    for place, figure in enumerate(figures):
+    for index, figure in enumerate(figures):
         assert isinstance(figure, Figure)
-        text = render_inline_svg(figure, f"f{place}", "what it shows")
+        text = render_inline_svg(figure, f"f{index}", "what it shows")
         assert text.startswith("<svg ")
         assert 'aria-label="what it shows"' in text
         assert "font-family" not in text
@@ -51,7 +51,7 @@ def test_a_line_that_a_later_one_covers_is_wider() -> None:
     assert lines[0].get_linewidth() > lines[1].get_linewidth() == lines[2].get_linewidth()
 
 
-def test_strokes_are_named_beside_the_networks() -> None:
+def test_line_styles_are_named_in_the_legend_of_networks() -> None:
     figure = plot_depth_profiles(
         [DepthProfile("a", [1.0, 2.0]), DepthProfile("", [2.0, 1.0], dashed=True)], stroke_labels=("one", "other")
     )
@@ -62,9 +62,9 @@ def test_strokes_are_named_beside_the_networks() -> None:
 
 
 def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_reported_apart() -> None:
-    place = "/home/someone/experiments/with/a/long/path/runs"
+    prefix = "/home/someone/experiments/with/a/long/path/runs"
     curves = [_curve([2.0, 1.0]), _curve([1.5, 1.2])]
-    curves = [Curve(curve.series, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
+    curves = [Curve(curve.series, f"{prefix}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
     for figure in (
         plot_metric(curves),
         plot_depth_profiles([DepthProfile(curve.label, [1.0, 2.0]) for curve in curves]),

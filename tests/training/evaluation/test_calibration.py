@@ -43,9 +43,11 @@ def run(digits_run: Run, tmp_path: Path) -> Run:
 
 def test_validation_temperature_is_fitted_on_validation_predictions(val: ClassificationEvaluation) -> None:
     probabilities, labels = val.require_predictions()
-    found = fit_validation_temperature(val)
-    assert found == FittedTemperature(fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples)
-    assert found.value != 1.0
+    result = fit_validation_temperature(val)
+    assert result == FittedTemperature(
+        fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples
+    )
+    assert result.value != 1.0
 
 
 def test_it_is_written_into_the_header_and_the_run_and_changes_no_weight(run: Run) -> None:
@@ -86,31 +88,31 @@ def test_what_is_reported_of_another_split_is_the_validation_temperature_applied
     digits_run: Run, val: ClassificationEvaluation
 ) -> None:
     evaluated = evaluate(digits_run, keep_predictions=True)
-    found = calibration_metrics(evaluated, val)
-    assert found["temperature"] == fit_validation_temperature(val).value
-    assert (found["fit_split"], found["fit_num_samples"], found["cross_fitted"]) == ("val", val.num_samples, False)
+    result = calibration_metrics(evaluated, val)
+    assert result["temperature"] == fit_validation_temperature(val).value
+    assert (result["fit_split"], result["fit_num_samples"], result["cross_fitted"]) == ("val", val.num_samples, False)
     probabilities, labels = evaluated.require_predictions()
-    softened = apply_temperature(probabilities.double(), found["temperature"])
+    softened = apply_temperature(probabilities.double(), result["temperature"])
     confidence, called = softened.max(1)
-    shown = [one for one in found["reliability_after"] if one["num_samples"]]
+    shown = [one for one in result["reliability_after"] if one["num_samples"]]
     for one in shown:
         inside = (confidence > one["low"]) & (confidence <= one["high"])
         assert int(inside.sum()) == one["num_samples"]
         assert float((called == labels)[inside].double().mean()) == pytest.approx(one["accuracy"])
     loss = -softened[torch.arange(len(labels)), labels].log().mean().item()
-    assert found["loss_after"] == pytest.approx(loss, rel=1e-6)
+    assert result["loss_after"] == pytest.approx(loss, rel=1e-6)
 
 
 def test_validation_images_do_not_evaluate_their_own_temperature(val: ClassificationEvaluation) -> None:
-    found = calibration_metrics(val, val)
-    assert found["cross_fitted"]
+    result = calibration_metrics(val, val)
+    assert result["cross_fitted"]
     probabilities, labels = val.require_predictions()
     total = 0.0
     for start in (0, 1):
         other = fit_temperature(log_probabilities(probabilities[1 - start :: 2]), labels[1 - start :: 2])
-        mine = apply_temperature(probabilities[start::2].double(), other)
-        total -= mine[torch.arange(len(mine)), labels[start::2]].log().sum().item()
-    assert found["loss_after"] == pytest.approx(total / len(labels), rel=1e-6)
+        ours = apply_temperature(probabilities[start::2].double(), other)
+        total -= ours[torch.arange(len(ours)), labels[start::2]].log().sum().item()
+    assert result["loss_after"] == pytest.approx(total / len(labels), rel=1e-6)
 
 
 def test_without_errors_there_is_no_temperature_and_without_them_in_a_half_no_cross_fit() -> None:
@@ -129,9 +131,9 @@ def test_without_errors_there_is_no_temperature_and_without_them_in_a_half_no_cr
     assert set(calibration_metrics(right, right)) == {"ece", "mce", "reliability"}
     sure[0] = torch.tensor([0.4, 0.6])
     wrong = replace(right, probabilities=sure, num_correct=7)
-    found = calibration_metrics(wrong, wrong)
-    assert found["temperature"] > 0
-    assert "ece_after" not in found
+    result = calibration_metrics(wrong, wrong)
+    assert result["temperature"] > 0
+    assert "ece_after" not in result
 
 
 def answers(num_samples: int = 400) -> tuple[Tensor, Tensor]:
@@ -144,25 +146,25 @@ def answers(num_samples: int = 400) -> tuple[Tensor, Tensor]:
 def test_the_calibration_error_is_that_of_a_direct_loop(num_bins: int) -> None:
     probabilities, labels = answers()
     total, gaps = 0.0, []
-    found = compute_reliability(probabilities, labels, num_bins)
+    result = compute_reliability(probabilities, labels, num_bins)
     for b in range(num_bins):
         inside = [
             (max(row), row.index(max(row)) == label)
             for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True)
             if b / num_bins < max(row) <= (b + 1) / num_bins
         ]
-        assert found.bins[b].num_samples == len(inside)
+        assert result.bins[b].num_samples == len(inside)
         if not inside:
-            assert found.bins[b].confidence is found.bins[b].accuracy is None
+            assert result.bins[b].confidence is result.bins[b].accuracy is None
             continue
         confidence = sum(sure for sure, _ in inside) / len(inside)
         accuracy = sum(right for _, right in inside) / len(inside)
-        assert found.bins[b].confidence == pytest.approx(confidence, rel=1e-12)
-        assert found.bins[b].accuracy == accuracy
+        assert result.bins[b].confidence == pytest.approx(confidence, rel=1e-12)
+        assert result.bins[b].accuracy == accuracy
         total += len(inside) / len(labels) * abs(accuracy - confidence)
         gaps.append(abs(accuracy - confidence))
-    assert found.ece == pytest.approx(total, rel=1e-12)
-    assert found.mce == pytest.approx(max(gaps), rel=1e-12)
+    assert result.ece == pytest.approx(total, rel=1e-12)
+    assert result.mce == pytest.approx(max(gaps), rel=1e-12)
 
 
 def test_a_network_that_is_sure_and_right_has_no_error_and_one_that_is_wrong_has_all() -> None:
@@ -179,19 +181,19 @@ def test_a_temperature_that_was_applied_is_recovered() -> None:
     labels = torch.multinomial(outputs.softmax(1), 1, generator=generator)[:, 0]
     assert fit_temperature(outputs, labels) == pytest.approx(1, abs=0.05)
     for applied in (0.25, 3.0):
-        found = fit_temperature(outputs * applied, labels)
-        assert found == pytest.approx(applied * fit_temperature(outputs, labels), rel=1e-5)
-        assert found == pytest.approx(fit_temperature((outputs * applied).log_softmax(1), labels), rel=1e-6)
+        result = fit_temperature(outputs * applied, labels)
+        assert result == pytest.approx(applied * fit_temperature(outputs, labels), rel=1e-5)
+        assert result == pytest.approx(fit_temperature((outputs * applied).log_softmax(1), labels), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_loss_does_not_rise(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     outputs, labels = torch.randn(20, 3, generator=generator), torch.randint(0, 3, (20,), generator=generator)
-    found = fit_temperature(outputs, labels)
-    before, after = (functional.cross_entropy(outputs.double() / t, labels) for t in (1.0, found))
+    result = fit_temperature(outputs, labels)
+    before, after = (functional.cross_entropy(outputs.double() / t, labels) for t in (1.0, result))
     assert after <= before
-    assert torch.equal((outputs / found).argmax(1), outputs.argmax(1))
+    assert torch.equal((outputs / result).argmax(1), outputs.argmax(1))
 
 
 def test_fitted_temperature_minimizes_the_loss() -> None:
@@ -199,17 +201,17 @@ def test_fitted_temperature_minimizes_the_loss() -> None:
     labels = torch.multinomial(apply_temperature(probabilities, 2.0), 1, generator=torch.Generator().manual_seed(2))[
         :, 0
     ]
-    found = fit_temperature(log_probabilities(probabilities), labels)
+    result = fit_temperature(log_probabilities(probabilities), labels)
     losses = [
-        functional.nll_loss(log_probabilities(apply_temperature(probabilities, found * s)), labels)
+        functional.nll_loss(log_probabilities(apply_temperature(probabilities, result * s)), labels)
         for s in (0.99, 1, 1.01)
     ]
     assert losses[1] < min(losses[0], losses[2])
 
 
 def test_where_all_is_right_no_temperature_is_nonsense() -> None:
-    found = fit_temperature(torch.eye(3), torch.arange(3))
-    assert 0 < found <= 1
+    result = fit_temperature(torch.eye(3), torch.arange(3))
+    assert 0 < result <= 1
 
 
 def test_softening_is_the_softmax_of_divided_outputs() -> None:

@@ -23,21 +23,21 @@ from reslab.training.train import train
 
 
 def test_evaluating_a_run_again_gives_its_recorded_scores(digits_run: Run) -> None:
-    found = evaluate(digits_run.path)
+    evaluation = evaluate(digits_run.path)
     assert digits_run.result is not None
-    assert found.to_dict() == {name: digits_run.result[name] for name in found.to_dict()}
-    assert found.split == "test"
+    assert evaluation.to_dict() == {name: digits_run.result[name] for name in evaluation.to_dict()}
+    assert evaluation.split == "test"
 
 
 def test_the_recorded_splits_are_used_again(digits_run: Run) -> None:
     data = open_dataset("digits", split_record=digits_run.metadata["data"]["split_record"])
     for split in ("train", "val"):
-        found = evaluate(digits_run, split=split, keep_predictions=True)
-        assert found.labels is not None
-        assert torch.equal(found.labels, data.split(split).labels)
+        evaluation = evaluate(digits_run, split=split, keep_predictions=True)
+        assert evaluation.labels is not None
+        assert torch.equal(evaluation.labels, data.split(split).labels)
     best = next(line for line in digits_run.log.records() if line["kind"] == "eval" and line["split"] == "val")
-    assert found.num_samples == len(data.split("val"))
-    assert found.top1 >= best["top1"]
+    assert evaluation.num_samples == len(data.split("val"))
+    assert evaluation.top1 >= best["top1"]
 
 
 def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
@@ -50,14 +50,14 @@ def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
 
 
 def test_a_loaded_network_gives_the_probabilities_that_were_evaluated(digits_run: Run) -> None:
-    found = evaluate(digits_run, keep_predictions=True)
+    evaluation = evaluate(digits_run, keep_predictions=True)
     model, images = load(digits_run), open_dataset("digits").split("test").images
     assert model.preprocess is not None
     mean, std = model.preprocess.mean[0], model.preprocess.std[0]
     with torch.no_grad():
         probabilities = model((images / 255 - mean) / std).softmax(1)
-    assert found.probabilities is not None
-    torch.testing.assert_close(found.probabilities, probabilities, rtol=1e-4, atol=1e-6)
+    assert evaluation.probabilities is not None
+    torch.testing.assert_close(evaluation.probabilities, probabilities, rtol=1e-4, atol=1e-6)
 
 
 def test_several_runs_average_their_probabilities(digits_run: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_third_party_checkpoint_with_its_own_normalization(digits_run: Run, tmp_
     assert wrong.loss != right.loss
 
 
-def test_a_run_of_ones_own_module_takes_it_again(tmp_path: Path) -> None:
+def test_evaluating_a_run_of_a_custom_module_requires_the_module(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     run = train(module, output=tmp_path / "run", epochs=3, on_log=lambda line: None)
     assert run.arch is None
@@ -145,32 +145,32 @@ def test_devices() -> None:
 def test_an_untrained_module_can_be_evaluated() -> None:
     model = create_model("resnet20_cifar", in_channels=1)
     model.train()
-    found = evaluate(model, "digits")
-    assert found.num_samples == len(open_dataset("digits").split("test"))
+    evaluation = evaluate(model, "digits")
+    assert evaluation.num_samples == len(open_dataset("digits").split("test"))
     assert model.training
 
 
 def test_views_and_transforms_reach_the_network_and_results_keep_their_names(digits_run: Run) -> None:
-    found = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_predictions=True)
+    evaluation = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_predictions=True)
     network, data = load(digits_run), open_dataset("digits")
     x, y, _ = next(eval_loader(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
     with torch.no_grad():
         mean = (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2
-    assert found.probabilities is not None
-    torch.testing.assert_close(found.probabilities, mean, rtol=1e-4, atol=1e-6)
-    assert found.num_correct == int((mean.argmax(1) == y).sum())
-    assert found.classes == data.classes
-    assert found.names == tuple(data.split("test").name(i) for i in range(359))
+    assert evaluation.probabilities is not None
+    torch.testing.assert_close(evaluation.probabilities, mean, rtol=1e-4, atol=1e-6)
+    assert evaluation.num_correct == int((mean.argmax(1) == y).sum())
+    assert evaluation.classes == data.classes
+    assert evaluation.names == tuple(data.split("test").name(i) for i in range(359))
     both = evaluate([digits_run, digits_run], tta="flip", eval_transform="resize(12)", keep_predictions=True)
-    assert (both.names, both.classes) == (found.names, found.classes)
+    assert (both.names, both.classes) == (evaluation.names, evaluation.classes)
     assert evaluate(digits_run).names == ()
 
 
 def test_calibration_is_fitted_on_one_split_and_evaluated_on_another(digits_run: Run) -> None:
     val, test = (evaluate(digits_run, split=split, keep_predictions=True) for split in ("val", "test"))
-    found = calibrate(val, test)
-    assert found.fit_split == "val"
-    assert found.loss_before == pytest.approx(test.loss, rel=1e-5)
+    result = calibrate(val, test)
+    assert result.fit_split == "val"
+    assert result.loss_before == pytest.approx(test.loss, rel=1e-5)
     assert calibrate(val, val).loss_after <= val.loss + 1e-6
     with pytest.raises(ValueError, match="kept their predictions"):
         calibrate(evaluate(digits_run), test)

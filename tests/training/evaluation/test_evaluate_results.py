@@ -51,8 +51,8 @@ class NoisyDetector(nn.Module):
         masks = torch.zeros(len(boxes), 1, height, width)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().long().clamp(0).tolist(), strict=True):
             mask[0, y1:y2, x1:x2] = 1
-        found = {"boxes": boxes, "labels": labels, "scores": scores}
-        return {**found, "masks": masks} if self.with_masks else found
+        result = {"boxes": boxes, "labels": labels, "scores": scores}
+        return {**result, "masks": masks} if self.with_masks else result
 
 
 class NoisyMaskDetector(NoisyDetector, MaskRCNN):
@@ -69,31 +69,31 @@ def written(data: Path, path: Path, with_masks: bool = False) -> DetectionEvalua
     return evaluation
 
 
-def assert_same(found: DetectionEvaluation, expected: DetectionEvaluation) -> None:
-    assert found.to_dict() == expected.to_dict()
-    assert repr(found.per_class()) == repr(expected.per_class())
-    assert (found.split, found.names, found.classes) == (expected.split, expected.names, expected.classes)
-    for mine, other in zip(found.predictions, expected.predictions, strict=True):
+def assert_same(result: DetectionEvaluation, expected: DetectionEvaluation) -> None:
+    assert result.to_dict() == expected.to_dict()
+    assert repr(result.per_class()) == repr(expected.per_class())
+    assert (result.split, result.names, result.classes) == (expected.split, expected.names, expected.classes)
+    for ours, other in zip(result.predictions, expected.predictions, strict=True):
         for name in ("boxes", "scores", "labels"):
-            assert torch.equal(getattr(mine, name), getattr(other, name))
+            assert torch.equal(getattr(ours, name), getattr(other, name))
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 @pytest.mark.parametrize("ending", [".json", ".csv"])
 def test_the_numbers_are_those_of_the_network(tmp_path: Path, layout: str, ending: str) -> None:
     data = WRITERS[layout](tmp_path / "data")
-    expected = written(data, tmp_path / f"found{ending}")
+    expected = written(data, tmp_path / f"boxes{ending}")
     assert 0 < (expected.ap or 0) < 1
-    assert_same(evaluate_results(tmp_path / f"found{ending}", data), expected)
+    assert_same(evaluate_results(tmp_path / f"boxes{ending}", data), expected)
 
 
 def test_masks_count_too(tmp_path: Path) -> None:
     data = write_coco(tmp_path / "data")
-    expected = written(data, tmp_path / "found.json", with_masks=True)
+    expected = written(data, tmp_path / "boxes.json", with_masks=True)
     assert 0 < (expected.mask_ap or 0) < 1
-    found = evaluate_results(tmp_path / "found.json", data)
-    assert_same(found, expected)
-    results = json.loads((tmp_path / "found.json").read_text())
+    evaluation = evaluate_results(tmp_path / "boxes.json", data)
+    assert_same(evaluation, expected)
+    results = json.loads((tmp_path / "boxes.json").read_text())
     for result in results:
         del result["bbox"]
     without_boxes = tmp_path / "masks.json"
@@ -103,8 +103,8 @@ def test_masks_count_too(tmp_path: Path) -> None:
 
 def test_run_lengths_as_a_list_are_those_of_the_text(tmp_path: Path) -> None:
     data = write_coco(tmp_path / "data")
-    expected = written(data, tmp_path / "found.json", with_masks=True)
-    results = json.loads((tmp_path / "found.json").read_text())
+    expected = written(data, tmp_path / "boxes.json", with_masks=True)
+    results = json.loads((tmp_path / "boxes.json").read_text())
     for result in results:
         mask = result["segmentation"]
         mask["counts"] = RunLengths(mask["counts"].encode(), *mask["size"]).runs(*mask["size"])
@@ -114,16 +114,19 @@ def test_run_lengths_as_a_list_are_those_of_the_text(tmp_path: Path) -> None:
 
 def test_annotations_need_no_images_and_agree_with_coco_s_own_evaluation(tmp_path: Path) -> None:
     data = write_coco(tmp_path / "data")
-    expected = written(data, tmp_path / "found.json")
+    expected = written(data, tmp_path / "boxes.json")
     annotations = tmp_path / "instances_val.json"
     annotations.write_bytes((data / "annotations" / "instances_val2017.json").read_bytes())
-    found = evaluate_results(tmp_path / "found.json", annotations)
-    assert found.to_dict() == expected.to_dict()
-    assert (found.split, found.dataset is not None and found.dataset.preview(0).shape) == ("val", (3, 44, 60))
-    coco = evaluate_coco_json(json.loads(annotations.read_text()), json.loads((tmp_path / "found.json").read_text()))
+    evaluation = evaluate_results(tmp_path / "boxes.json", annotations)
+    assert evaluation.to_dict() == expected.to_dict()
+    assert (evaluation.split, evaluation.dataset is not None and evaluation.dataset.preview(0).shape) == (
+        "val",
+        (3, 44, 60),
+    )
+    coco = evaluate_coco_json(json.loads(annotations.read_text()), json.loads((tmp_path / "boxes.json").read_text()))
     for name in ("ap", "ap50", "ap75", "ar100"):
-        assert getattr(found.coco, name) == getattr(coco, name)
-    present = evaluate_results(tmp_path / "found.json", data / "annotations" / "instances_val2017.json")
+        assert getattr(evaluation.coco, name) == getattr(coco, name)
+    present = evaluate_results(tmp_path / "boxes.json", data / "annotations" / "instances_val2017.json")
     assert present.dataset is not None
     assert expected.dataset is not None
     assert torch.equal(present.dataset.preview(1), expected.dataset.preview(1))
@@ -147,14 +150,14 @@ def write_voc_results(folder: Path, evaluation: DetectionEvaluation, **texts: st
 
 def test_voc_s_files_give_the_numbers_within_their_digits(tmp_path: Path) -> None:
     data = write_voc(tmp_path / "data")
-    expected = written(data, tmp_path / "found.json")
-    found = evaluate_results(write_voc_results(tmp_path / "results", expected), data)
-    assert found.voc_map == pytest.approx(expected.voc_map)
-    assert found.ap == pytest.approx(expected.ap)
+    expected = written(data, tmp_path / "boxes.json")
+    result = evaluate_results(write_voc_results(tmp_path / "results", expected), data)
+    assert result.voc_map == pytest.approx(expected.voc_map)
+    assert result.ap == pytest.approx(expected.ap)
     for label in range(len(CLASSES)):
         boxes = [
             torch.cat([one.boxes[one.labels == label] for one in evaluation.predictions])
-            for evaluation in (found, expected)
+            for evaluation in (result, expected)
         ]
         torch.testing.assert_close(boxes[0], boxes[1], atol=1e-5, rtol=0)
 
@@ -170,17 +173,17 @@ def test_voc_s_files_give_the_numbers_within_their_digits(tmp_path: Path) -> Non
 )
 def test_images_are_matched_by_name(tmp_path: Path, rename: Callable[[str], Any]) -> None:
     data = write_voc(tmp_path / "data")
-    expected = written(data, tmp_path / "found.json")
-    results = json.loads((tmp_path / "found.json").read_text())
+    expected = written(data, tmp_path / "boxes.json")
+    results = json.loads((tmp_path / "boxes.json").read_text())
     renamed = [{**result, "image_id": rename(result["image_id"])} for result in results]
-    (tmp_path / "found.json").write_text(json.dumps(renamed))
-    assert_same(evaluate_results(tmp_path / "found.json", data), expected)
+    (tmp_path / "boxes.json").write_text(json.dumps(renamed))
+    assert_same(evaluate_results(tmp_path / "boxes.json", data), expected)
 
 
 def test_an_empty_list_has_nothing_detected(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("[]")
-    found = evaluate_results(tmp_path / "none.json", write_voc(tmp_path / "data"))
-    assert (found.ap, found.voc_map, found.num_samples) == (0, 0, 2)
+    evaluation = evaluate_results(tmp_path / "none.json", write_voc(tmp_path / "data"))
+    assert (evaluation.ap, evaluation.voc_map, evaluation.num_samples) == (0, 0, 2)
 
 
 RESULT = {"image_id": 104, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
@@ -191,40 +194,40 @@ MASK = {"size": [44, 60], "counts": [44 * 60]}
     ("results", "message"),
     [
         ([RESULT, {**RESULT, "image_id": 9}, {**RESULT, "image_id": 9}],
-         r"of the 2 val images of data; got: 2 of 3 results of 1 other images, the first 9 \(found.json, result 1\)"),
+         r"of the 2 val images of data; got: 2 of 3 results of 1 other images, the first 9 \(boxes.json, result 1\)"),
         ([{**RESULT, "image_id": 100}], "images of the split train are among them"),
         ([{**RESULT, "category_id": 4}], "3 categories of the data; got: 1 of 1 of 1 others, the first 4.*: 3, 7, 11"),
-        ([{**RESULT, "category_id": "cat"}], "an integer as the category_id of found.json, result 0; got: 'cat'"),
-        ([{**RESULT, "image_id": None}], "an integer or a name as the image_id of found.json, result 0"),
-        ([{**RESULT, "score": float("nan")}], "a finite score in found.json, result 0; got: nan"),
-        ([{**RESULT, "score": "0.5"}], "a number as score of found.json, result 0; got: '0.5'"),
+        ([{**RESULT, "category_id": "cat"}], "an integer as the category_id of boxes.json, result 0; got: 'cat'"),
+        ([{**RESULT, "image_id": None}], "an integer or a name as the image_id of boxes.json, result 0"),
+        ([{**RESULT, "score": float("nan")}], "a finite score in boxes.json, result 0; got: nan"),
+        ([{**RESULT, "score": "0.5"}], "a number as score of boxes.json, result 0; got: '0.5'"),
         ([RESULT, {"image_id": 104, "category_id": 3, "bbox": [1, 2, 3, 4]}], "result 1; got: no score"),
-        ([{**RESULT, "bbox": [1, 2, float("nan"), 4]}], "a box of finite numbers in found.json, result 0"),
-        ([{**RESULT, "bbox": [1, 2, -3, 4]}], "width and height of at least 0 in found.json, result 0"),
-        ([{**RESULT, "bbox": [1, 2, 3]}], "4 numbers as the bbox of found.json, result 0"),
-        ([7], "image_id, category_id, score, bbox in found.json, result 0; got: 7"),
+        ([{**RESULT, "bbox": [1, 2, float("nan"), 4]}], "a box of finite numbers in boxes.json, result 0"),
+        ([{**RESULT, "bbox": [1, 2, -3, 4]}], "width and height of at least 0 in boxes.json, result 0"),
+        ([{**RESULT, "bbox": [1, 2, 3]}], "4 numbers as the bbox of boxes.json, result 0"),
+        ([7], "image_id, category_id, score, bbox in boxes.json, result 0; got: 7"),
         ({"annotations": []}, "a list of results.*got: a dict; this is a file of annotations: pass it as the data"),
-        ([RESULT, {**RESULT, "segmentation": MASK}], "of every result.*1 of 2 without, the first found.json, result 0"),
+        ([RESULT, {**RESULT, "segmentation": MASK}], "of every result.*1 of 2 without, the first boxes.json, result 0"),
         ([{**RESULT, "segmentation": {"size": [44, 60], "counts": [3]}}], "result 0: required: runs of 2640 pixels"),
-        ([{**RESULT, "segmentation": [[1, 2, 3, 4, 5, 6]]}], "run-length encoding, .* in found.json, result 0"),
-        ([{**RESULT, "segmentation": {"size": [2, 2], "counts": [4]}}], "the size of its image, 44x60, in found.json"),
+        ([{**RESULT, "segmentation": [[1, 2, 3, 4, 5, 6]]}], "run-length encoding, .* in boxes.json, result 0"),
+        ([{**RESULT, "segmentation": {"size": [2, 2], "counts": [4]}}], "the size of its image, 44x60, in boxes.json"),
     ],
 )  # fmt: skip
 def test_wrong_results_are_errors_with_their_position(tmp_path: Path, results: Any, message: str) -> None:
-    (tmp_path / "found.json").write_text(json.dumps(results))
+    (tmp_path / "boxes.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=message):
-        evaluate_results(tmp_path / "found.json", write_coco(tmp_path / "data"))
+        evaluate_results(tmp_path / "boxes.json", write_coco(tmp_path / "data"))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("found.json", "[{", "found.json: not valid JSON"),
-        ("found.json", "[" * 100_000, "found.json: not valid JSON"),
-        ("found.txt", "", "detections in COCO's JSON .* nearest valid: found.json"),
-        ("found.csv", "name,class,x1,y1,x2,y2\n", "the columns name, class, score, .*no score"),
-        ("found.csv", "name,class,score,x1,y1,x2,y2\na,cat,0.5,1,2,x,4\n", "as x2 of found.csv, line 2; got: 'x'"),
-        ("found.csv", "name,class,score,x1,y1,x2,y2\n,cat,0.5,1,2,3,4\n", "an image and a class in found.csv, line 2"),
+        ("boxes.json", "[{", "boxes.json: not valid JSON"),
+        ("boxes.json", "[" * 100_000, "boxes.json: not valid JSON"),
+        ("boxes.txt", "", "detections in COCO's JSON .* nearest valid: boxes.json"),
+        ("boxes.csv", "name,class,x1,y1,x2,y2\n", "the columns name, class, score, .*no score"),
+        ("boxes.csv", "name,class,score,x1,y1,x2,y2\na,cat,0.5,1,2,x,4\n", "as x2 of boxes.csv, line 2; got: 'x'"),
+        ("boxes.csv", "name,class,score,x1,y1,x2,y2\n,cat,0.5,1,2,3,4\n", "an image and a class in boxes.csv, line 2"),
     ],
 )  # fmt: skip
 def test_broken_files_are_errors(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -235,8 +238,8 @@ def test_broken_files_are_errors(tmp_path: Path, name: str, text: str, message: 
 
 def test_csv_has_images_without_detections_and_formulas_back(tmp_path: Path) -> None:
     lines = ["path,rank,class,score,x1,y1,x2,y2,error", "a.png,,,,,,,,", "'=b.png,1,'-cat,0.5,1,2,3,4,"]
-    (tmp_path / "found.csv").write_text("\n".join(lines))
-    (row,) = read_results(tmp_path / "found.csv").rows
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    (row,) = read_results(tmp_path / "boxes.csv").rows
     assert (row.image, row.category, row.score, row.box) == ("=b.png", "-cat", 0.5, (1, 2, 3, 4))
 
 
@@ -256,10 +259,10 @@ def test_a_folder_of_voc_is_complete_or_an_error(tmp_path: Path) -> None:
 
 def test_too_large_a_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_files, "MAX_RESULT_BYTES", 1 << 20)
-    with (tmp_path / "found.json").open("wb") as file:
+    with (tmp_path / "boxes.json").open("wb") as file:
         file.truncate(5 << 20)
-    with pytest.raises(ValueError, match=r"at most 1 MiB, as evaluating takes .*found\.json of 5 MiB; keep"):
-        read_results(tmp_path / "found.json")
+    with pytest.raises(ValueError, match=r"at most 1 MiB, as evaluating takes .*boxes\.json of 5 MiB; keep"):
+        read_results(tmp_path / "boxes.json")
 
 
 def test_annotations_without_sizes_are_refused(tmp_path: Path) -> None:

@@ -52,16 +52,18 @@ def task(num_classes: int = NUM_CLASSES) -> Classification:
 
 
 def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
-    found = evaluation_of(outputs, labels)
+    evaluation = evaluation_of(outputs, labels)
     probabilities, called = outputs.double().softmax(1).numpy(), outputs.argmax(1).numpy()
     classes = list(range(NUM_CLASSES))
-    assert found.num_samples == NUM_SAMPLES
-    assert found.num_correct == metrics.accuracy_score(labels, called, normalize=False)
-    assert found.top1 == metrics.accuracy_score(labels, called)
-    assert found.top5 == metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
-    assert found.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=classes), rel=1e-6)
-    assert np.array_equal(np.array(found.confusion_matrix), metrics.confusion_matrix(labels, called, labels=classes))
-    assert isinstance(found.num_correct, int)
+    assert evaluation.num_samples == NUM_SAMPLES
+    assert evaluation.num_correct == metrics.accuracy_score(labels, called, normalize=False)
+    assert evaluation.top1 == metrics.accuracy_score(labels, called)
+    assert evaluation.top5 == metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
+    assert evaluation.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=classes), rel=1e-6)
+    assert np.array_equal(
+        np.array(evaluation.confusion_matrix), metrics.confusion_matrix(labels, called, labels=classes)
+    )
+    assert isinstance(evaluation.num_correct, int)
 
 
 def test_scores_do_not_depend_on_the_batch(outputs: Tensor, labels: Tensor) -> None:
@@ -86,26 +88,26 @@ def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor
 
 def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tensor) -> None:
     other = outputs.flip(0) * 3
-    found = average_probabilities([evaluation_of(outputs, labels), evaluation_of(other, labels)])
+    result = average_probabilities([evaluation_of(outputs, labels), evaluation_of(other, labels)])
     mean = ((outputs.double().softmax(1) + other.double().softmax(1)) / 2).numpy()
-    assert found.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
-    assert found.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
-    assert found.probabilities is not None
-    torch.testing.assert_close(found.probabilities, torch.from_numpy(mean).float())
+    assert result.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
+    assert result.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
+    assert result.probabilities is not None
+    torch.testing.assert_close(result.probabilities, torch.from_numpy(mean).float())
 
 
 def test_the_average_of_one_is_itself(outputs: Tensor, labels: Tensor) -> None:
-    found = evaluation_of(outputs, labels)
-    assert average_probabilities([found, found]).confusion_matrix == found.confusion_matrix
+    evaluation = evaluation_of(outputs, labels)
+    assert average_probabilities([evaluation, evaluation]).confusion_matrix == evaluation.confusion_matrix
 
 
 def test_what_cannot_be_averaged_is_refused(outputs: Tensor, labels: Tensor) -> None:
-    found = evaluation_of(outputs, labels)
+    evaluation = evaluation_of(outputs, labels)
     silent = evaluate_batches(Recited(outputs), batches(labels, 32), task())
     with pytest.raises(ValueError, match="kept their predictions"):
-        average_probabilities([found, silent])
+        average_probabilities([evaluation, silent])
     with pytest.raises(ValueError, match="same samples"):
-        average_probabilities([found, evaluation_of(outputs, labels.flip(0))])
+        average_probabilities([evaluation, evaluation_of(outputs, labels.flip(0))])
 
 
 def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:
@@ -115,9 +117,9 @@ def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:
         evaluate_batches(Recited(outputs), iter(()), task())
 
 
-def test_a_loss_of_ones_own_is_averaged_over_samples(outputs: Tensor, labels: Tensor) -> None:
-    def squared(found: Tensor, y: Tensor) -> Tensor:
-        return (found - nn.functional.one_hot(y, NUM_CLASSES)).square().mean()
+def test_a_custom_loss_is_averaged_over_samples(outputs: Tensor, labels: Tensor) -> None:
+    def squared(evaluation: Tensor, y: Tensor) -> Tensor:
+        return (evaluation - nn.functional.one_hot(y, NUM_CLASSES)).square().mean()
 
-    found = evaluate_batches(Recited(outputs), batches(labels, 50), task(), squared)
-    assert found.loss == pytest.approx(squared(outputs, labels).item(), rel=1e-6)
+    evaluation = evaluate_batches(Recited(outputs), batches(labels, 50), task(), squared)
+    assert evaluation.loss == pytest.approx(squared(outputs, labels).item(), rel=1e-6)

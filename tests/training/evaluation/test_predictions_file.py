@@ -46,13 +46,13 @@ def test_csv_is_read_back(tmp_path: Path) -> None:
 
 
 def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
-    found = evaluation()
-    assert found.probabilities is not None
-    assert found.labels is not None
-    save_predictions(tmp_path / "a.npz", found)
+    result = evaluation()
+    assert result.probabilities is not None
+    assert result.labels is not None
+    save_predictions(tmp_path / "a.npz", result)
     read = np.load(tmp_path / "a.npz", allow_pickle=False)
-    assert np.array_equal(read["probabilities"], found.probabilities.numpy())
-    assert np.array_equal(read["labels"], found.labels.numpy())
+    assert np.array_equal(read["probabilities"], result.probabilities.numpy())
+    assert np.array_equal(read["labels"], result.labels.numpy())
     assert read["names"].tolist() == ["x.png", "y, z.png", "w.png"]
     assert tuple(read["classes"].tolist()) == CLASSES
 

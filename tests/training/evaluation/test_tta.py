@@ -60,7 +60,7 @@ def originals(run: Run) -> list[Tensor]:
 
 
 def test_ten_crops(run: Run) -> None:
-    found = evaluate(run, eval_transform="resize(64) center-crop(64)", tta="ten-crop(56)", keep_predictions=True)
+    evaluation = evaluate(run, eval_transform="resize(64) center-crop(64)", tta="ten-crop(56)", keep_predictions=True)
     network = load(run.path).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     expected = []
@@ -68,12 +68,12 @@ def test_ten_crops(run: Run) -> None:
         whole = tv_functional.center_crop(tv_functional.resize(read_image(path), [64], antialias=True), [64, 64])
         crops = torch.cat(tv_functional.ten_crop(((whole / 255 - mean) / std)[None], [56, 56]))
         expected.append(network(crops).softmax(1).mean(0))
-    assert found.probabilities is not None
-    torch.testing.assert_close(found.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
+    assert evaluation.probabilities is not None
+    torch.testing.assert_close(evaluation.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
 def test_fully_convolutional_at_several_scales(run: Run) -> None:
-    found = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_predictions=True)
+    evaluation = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_predictions=True)
     network, expected = load(run.path).eval(), []
     for x in originals(run):
         scaled = [tv_functional.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
@@ -89,12 +89,12 @@ def test_fully_convolutional_at_several_scales(run: Run) -> None:
             each = torch.nn.functional.conv2d(kept[0], weight[:, :, None, None], bias)
             answers.append(each.mean((2, 3)).softmax(1))
         expected.append(torch.cat(answers).mean(0))
-    assert found.probabilities is not None
-    assert found.num_samples == len(SIZES) * 2
-    torch.testing.assert_close(found.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
+    assert evaluation.probabilities is not None
+    assert evaluation.num_samples == len(SIZES) * 2
+    torch.testing.assert_close(evaluation.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_the_recipe_says_how() -> None:
+def test_the_notes_of_the_recipe_give_the_evaluations_of_the_paper() -> None:
     notes = RECIPES["he2015-imagenet"].notes
     assert '--eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"' in notes
     assert '--eval-transform "" --tta "scales(224,256,384,480,640)" --batch-size 1' in notes
@@ -137,24 +137,24 @@ def test_flips_and_crops_are_averaged_probabilities() -> None:
 
 def test_scales_bring_the_shorter_side_to_each_size() -> None:
     model, x = network(), images()
-    found = list(TTATransforms(model, "scales(6,12,24)").views(x))
-    assert [tuple(view.shape[-2:]) for view in found] == [(6, 7), (12, 14), (24, 28)]
-    assert torch.equal(found[1], x)
+    result = list(TTATransforms(model, "scales(6,12,24)").views(x))
+    assert [tuple(view.shape[-2:]) for view in result] == [(6, 7), (12, 14), (24, 28)]
+    assert torch.equal(result[1], x)
     expected = functional.interpolate(x, (24, 28), mode="bilinear", antialias=True)
-    torch.testing.assert_close(found[2], expected)
+    torch.testing.assert_close(result[2], expected)
     assert len(list(TTATransforms(model, "scales(6,12) flip").views(x))) == 4
 
 
 def test_it_is_evaluated_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
     model, x, y = network(), images(), torch.tensor([0, 1, 2, 0, 1])
-    found = evaluate_batches(
+    evaluation = evaluate_batches(
         TTATransforms(model, "flip"), [(x, y, torch.arange(5))], Classification(tuple("abc")), keep_predictions=True
     )
     mean = mean_of(model, [x, x.flip(3)])
-    assert found.loss == pytest.approx(-mean.gather(1, y[:, None]).log().mean().item(), rel=1e-5)
-    assert found.num_correct == int((mean.argmax(1) == y).sum())
-    assert found.probabilities is not None
-    torch.testing.assert_close(found.probabilities, mean)
+    assert evaluation.loss == pytest.approx(-mean.gather(1, y[:, None]).log().mean().item(), rel=1e-5)
+    assert evaluation.num_correct == int((mean.argmax(1) == y).sum())
+    assert evaluation.probabilities is not None
+    torch.testing.assert_close(evaluation.probabilities, mean)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_invalid_views_raise(words: str, options: str) -> None:
         TTATransforms(network(), words)
 
 
-def test_a_image_too_small_to_crop_is_reported() -> None:
+def test_an_image_too_small_to_crop_is_reported() -> None:
     with pytest.raises(ValueError, match="at least 13x13 to crop; got: 12x14; let the evaluation end with center-crop"):
         TTATransforms(network(), "ten-crop(13)")(images())
 

@@ -102,11 +102,11 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_every_optimizer_of_torch_takes_its_own_steps_by_name(name: str) -> None:
-    (kind,) = [getattr(torch.optim, found) for found in dir(torch.optim) if found.lower() == name]
+    (kind,) = [getattr(torch.optim, attribute) for attribute in dir(torch.optim) if attribute.lower() == name]
     first, second = small(), small()
-    found = trained(first, build_optimizer(first, OptimizerConfig(name, lr=0.01)))
+    result = trained(first, build_optimizer(first, OptimizerConfig(name, lr=0.01)))
     expected = trained(second, kind([{"params": list(second.parameters()), "weight_decay": 0.0}], lr=0.01))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def test_the_table_of_torchs_optimizers_is_torchs() -> None:
@@ -132,11 +132,11 @@ def test_options_betas_and_eps_reach_the_optimizer() -> None:
 def test_timms_optimizers_go_by_their_names() -> None:
     timm = pytest.importorskip("timm.optim")
     first, second = small(), small()
-    found = trained(
+    result = trained(
         first, build_optimizer(first, OptimizerConfig("timm.lion", lr=0.01, betas=(0.8, 0.9), weight_decay=0.1))
     )
     expected = trained(second, timm.Lion(second.parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
     with pytest.raises(ValueError, match="unknown optimizer of timm 'lin'"):
         build_optimizer(first, OptimizerConfig("timm.lin"))
 
@@ -145,9 +145,9 @@ def test_lamb_by_name_is_timms_with_norms_and_biases_spared() -> None:
     timm = pytest.importorskip("timm.optim")
     first, second = small(), small()
     settings = OptimizerConfig("lamb", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False)
-    found = trained(first, build_optimizer(first, settings))
+    result = trained(first, build_optimizer(first, settings))
     expected = trained(second, timm.Lamb(parameter_groups(second, settings), lr=0.01))
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
 
 
@@ -156,9 +156,9 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
     settings = OptimizerConfig("muon", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False, kwargs="scale=original")
     groups = build_optimizer(model, settings).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [{names[id(parameter)] for parameter in group["params"]} for group in groups]
+    result = [{names[id(parameter)] for parameter in group["params"]} for group in groups]
     biases = {"0.bias", "1.weight", "1.bias", "2.bias", "4.bias", "5.bias"}
-    assert found == [{"2.weight", "4.weight"}, {"0.weight", "5.weight"}, biases]
+    assert result == [{"2.weight", "4.weight"}, {"0.weight", "5.weight"}, biases]
     assert [group["matrix"] for group in groups] == [True, False, False]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.0]
     assert {group["scale"] for group in groups} == {"original"}

@@ -26,13 +26,13 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
 
 
-def grouped(found: list[nn.Parameter]) -> list[dict[str, Any]]:
-    return [{"params": found[:2]}, {"params": found[2:], "weight_decay": 0.0}]
+def grouped(params: list[nn.Parameter]) -> list[dict[str, Any]]:
+    return [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.0}]
 
 
-def set_gradients(found: list[nn.Parameter], step: int, size: float) -> None:
+def set_gradients(params: list[nn.Parameter], step: int, size: float) -> None:
     generator = torch.Generator().manual_seed(step)
-    for parameter in found:
+    for parameter in params:
         parameter.grad = size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
 
 
@@ -46,29 +46,29 @@ def test_its_steps_are_timms(settings: dict[str, Any], size: float) -> None:
         timm_optim.Lamb(grouped(theirs), **{"lr": 0.05, **theirs_settings}),
     )
     for step in range(25):
-        for optimizer, found in zip(pair, (ours, theirs), strict=True):
-            set_gradients(found, step, size)
+        for optimizer, params in zip(pair, (ours, theirs), strict=True):
+            set_gradients(params, step, size)
             optimizer.param_groups[0]["lr"] = 0.05 / (1 + step / 10)
             optimizer.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-13)
 
 
 def test_a_parameter_without_gradient_stays_and_gradients_are_untouched() -> None:
-    found = parameters()
-    before = [parameter.detach().clone() for parameter in found]
-    set_gradients(found, 0, 9.0)
-    found[1].grad = None
-    kept = found[0].grad
+    params = parameters()
+    before = [parameter.detach().clone() for parameter in params]
+    set_gradients(params, 0, 9.0)
+    params[1].grad = None
+    kept = params[0].grad
     assert isinstance(kept, Tensor)
     gradient = kept.clone()
-    Lamb(found, lr=0.1).step()
-    assert torch.equal(found[1], before[1])
-    assert not torch.equal(found[0], before[0])
+    Lamb(params, lr=0.1).step()
+    assert torch.equal(params[1], before[1])
+    assert not torch.equal(params[0], before[0])
     assert torch.equal(kept, gradient)
 
 
-def test_its_state_goes_on_where_it_was() -> None:
+def test_it_is_resumed_from_its_state() -> None:
     whole, halves = parameters(), parameters()
     first, second = Lamb(whole, lr=0.1), Lamb(halves, lr=0.1)
     for step in range(6):

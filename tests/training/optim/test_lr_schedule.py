@@ -84,13 +84,13 @@ def test_plateau_is_reduce_lr_on_plateau() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     # torch's patience is how many evaluations without a fall it forgives.
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, threshold=0.0)
-    plateau, found, expected = ReduceOnPlateau(schedule), [], []
+    plateau, result, expected = ReduceOnPlateau(schedule), [], []
     for epoch, error in enumerate(errors, 1):
         scheduler.step(error)
         plateau.update(10 * epoch, error)
         expected.append(optimizer.param_groups[0]["lr"])
-        found.append(LR * lr_factor(schedule, 10 * epoch, 200, 10, drop_steps=plateau.drop_steps))
-    assert found == pytest.approx(expected, rel=1e-12)
+        result.append(LR * lr_factor(schedule, 10 * epoch, 200, 10, drop_steps=plateau.drop_steps))
+    assert result == pytest.approx(expected, rel=1e-12)
     assert plateau.drop_steps == [80, 170]
 
 
@@ -111,7 +111,7 @@ def test_warmup_rises_on_a_line_and_then_the_clock_starts() -> None:
     assert rates[10:] == pytest.approx(rest)
 
 
-def test_warmup_beside_steps_leaves_the_milestones_where_they_are() -> None:
+def test_warmup_does_not_move_the_milestones() -> None:
     rates = ours(ScheduleConfig("multistep", warmup="5 steps", milestones=("20 steps",)))
     assert rates[19] == pytest.approx(LR)
     assert rates[20] == pytest.approx(LR / 10)

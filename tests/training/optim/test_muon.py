@@ -25,11 +25,11 @@ def gradient(shape: tuple[int, ...], step: int) -> Tensor:
 def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], scale: str, nesterov: bool) -> None:
     ours, theirs = weight(shape), nn.Parameter(weight(shape).detach().flatten(1))
     settings: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
-    mine = Muon([{"params": [ours], "matrix": True}], scale=scale, **settings)
+    optimizer = Muon([{"params": [ours], "matrix": True}], scale=scale, **settings)
     other = torch.optim.Muon([theirs], adjust_lr_fn=TORCH_SCALE[scale], **settings)
     for step in range(20):
         ours.grad, theirs.grad = gradient(shape, step), gradient(shape, step).flatten(1)
-        mine.step()
+        optimizer.step()
         other.step()
         torch.testing.assert_close(ours.flatten(1), theirs, rtol=1e-10, atol=1e-12)
 
@@ -37,13 +37,13 @@ def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], sc
 def test_all_else_is_stepped_by_adamw_at_its_share_of_the_rate() -> None:
     shapes: list[tuple[int, ...]] = [(7,), (3, 4)]
     ours, theirs = [weight(shape) for shape in shapes], [weight(shape) for shape in shapes]
-    mine = Muon([{"params": ours, "weight_decay": 0.3}], lr=0.1, adamw_lr_factor=0.5, betas=(0.8, 0.95), eps=1e-6)
+    optimizer = Muon([{"params": ours, "weight_decay": 0.3}], lr=0.1, adamw_lr_factor=0.5, betas=(0.8, 0.95), eps=1e-6)
     other = torch.optim.AdamW(theirs, lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)
     for step in range(20):
-        for found in (ours, theirs):
-            for parameter in found:
+        for params in (ours, theirs):
+            for parameter in params:
                 parameter.grad = gradient(tuple(parameter.shape), step)
-        mine.step()
+        optimizer.step()
         other.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
@@ -69,8 +69,8 @@ def test_the_update_has_singular_values_near_one() -> None:
     torch.testing.assert_close(orthogonalize(matrix.T), orthogonalize(matrix).T)
 
 
-def test_its_state_goes_on_where_it_was() -> None:
-    found = []
+def test_it_is_resumed_from_its_state() -> None:
+    result = []
     for stops in ((), (2,)):
         matrix, vector = weight((4, 6)), weight((5,))
         groups: list[dict[str, Any]] = [{"params": [matrix], "matrix": True}, {"params": [vector]}]
@@ -82,9 +82,9 @@ def test_its_state_goes_on_where_it_was() -> None:
                 optimizer.load_state_dict(state)
             matrix.grad, vector.grad = gradient((4, 6), step), gradient((5,), step)
             optimizer.step()
-        found.append((matrix, vector))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+        result.append((matrix, vector))
+    assert torch.equal(result[0][0], result[1][0])
+    assert torch.equal(result[0][1], result[1][1])
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,11 @@ def test_a_step_has_the_loss_and_gradient_of_torchvision_s_training_loop(voc: Pa
     torch.testing.assert_close(metrics["loss"], sum(losses.values()).detach())
     for name, value in losses.items():
         torch.testing.assert_close(metrics[name], value.detach())
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for actual, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         if other.grad is None:
-            assert mine.grad is None
+            assert actual.grad is None
         else:
-            torch.testing.assert_close(mine.grad, other.grad)
+            torch.testing.assert_close(actual.grad, other.grad)
     assert any(parameter.grad.any() for parameter in ours.parameters() if parameter.grad is not None)
 
 
@@ -109,16 +109,16 @@ def test_micro_batches_have_the_gradient_of_the_batch(voc: Path) -> None:
         target["boxes"] = target["boxes"].clamp(max=36).double()
         keep = (target["boxes"][:, 2:] - target["boxes"][:, :2] > 0).all(1)
         target |= {key: value[keep] for key, value in target.items() if isinstance(value, Tensor)}
-    found = []
+    result = []
     for parts in (1, 2, 4):
         model, task = frozen_retinanet().train(), Detection(CLASSES)
         step = TrainStep(grad_accum_steps=parts, main_output=task.main_output, forward=task.training_forward)
         value, losses = step.backward(model, build_loss("detector"), images, targets)
         assert set(losses) == {"classification", "bbox_regression"}
-        found.append((value, [weight.grad for weight in model.parameters() if weight.grad is not None]))
-    for value, gradients in found[1:]:
-        torch.testing.assert_close(value, found[0][0])
-        torch.testing.assert_close(gradients, found[0][1], rtol=1e-5, atol=1e-8)
+        result.append((value, [weight.grad for weight in model.parameters() if weight.grad is not None]))
+    for value, gradients in result[1:]:
+        torch.testing.assert_close(value, result[0][0])
+        torch.testing.assert_close(gradients, result[0][1], rtol=1e-5, atol=1e-8)
 
 
 def test_a_run_from_a_folder_to_a_report(run: Run, voc: Path) -> None:
@@ -133,18 +133,18 @@ def test_a_run_from_a_folder_to_a_report(run: Run, voc: Path) -> None:
     assert read_header(run.weights_path)["classes"] == list(CLASSES)
     assert result["ap50"] > 0
     assert result["loss"] is None
-    found = evaluate(run)
-    assert isinstance(found, DetectionEvaluation)
-    assert found.to_dict() == {name: result[name] for name in found.to_dict()}
-    assert sum(len(prediction.boxes) for prediction in found.predictions) > 0
-    assert [target.image_id for target in found.targets] == ["JPEGImages/04.png", "JPEGImages/05.png"]
-    assert found.targets[0].boxes.tolist() == [[30, 10, 60, 44], [2, 30, 11, 44]]  # in pixels of the file
+    evaluation = evaluate(run)
+    assert isinstance(evaluation, DetectionEvaluation)
+    assert evaluation.to_dict() == {name: result[name] for name in evaluation.to_dict()}
+    assert sum(len(prediction.boxes) for prediction in evaluation.predictions) > 0
+    assert [target.image_id for target in evaluation.targets] == ["JPEGImages/04.png", "JPEGImages/05.png"]
+    assert evaluation.targets[0].boxes.tolist() == [[30, 10, 60, 44], [2, 30, 11, 44]]  # in pixels of the file
     one_by_one = evaluate(run.weights_path, voc, batch_size=1)
-    assert one_by_one.to_dict() == found.to_dict()
-    for mine, other in zip(one_by_one.predictions, found.predictions, strict=True):
-        assert torch.equal(mine.boxes, other.boxes)
-        assert torch.equal(mine.scores, other.scores)
-    names = [row["name"] for row in found.per_class()["classes"]]
+    assert one_by_one.to_dict() == evaluation.to_dict()
+    for ours, other in zip(one_by_one.predictions, evaluation.predictions, strict=True):
+        assert torch.equal(ours.boxes, other.boxes)
+        assert torch.equal(ours.scores, other.scores)
+    names = [row["name"] for row in evaluation.per_class()["classes"]]
     assert names == list(CLASSES)
     records = [record for record in run.log.records() if record["kind"] == "train"]
     assert {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"} < set(records[-1])
@@ -162,8 +162,8 @@ from pathlib import Path
 from detection_runs import squares_run
 from reslab.training.evaluation.evaluate import evaluate
 squares_run(Path({str(data)!r}), Path({str(tmp_path)!r}) / "two")
-found = evaluate({str(run.path)!r}, distributed=True, device="cpu", batch_size=1)
-answer = found.to_dict(), [prediction.scores for prediction in found.predictions]
+evaluation = evaluate({str(run.path)!r}, distributed=True, device="cpu", batch_size=1)
+answer = evaluation.to_dict(), [prediction.scores for prediction in evaluation.predictions]
 """
     results = on_ranks(code, tmp_path)
     one, two = squares_run(data, tmp_path / "one"), Run(tmp_path / "two")
@@ -201,10 +201,10 @@ def test_masks_are_trained_and_evaluated(tmp_path: Path) -> None:
     few, data = {"model.max_detections": 5}, write_coco(tmp_path / "coco")
     run = boxes_run(data, tmp_path / "run", detector="mask-rcnn", epochs=1, overrides=few)
     assert run.result is not None
-    found = evaluate(run)
-    assert found.mask_ap == run.result["mask_ap"] is not None
-    assert all(len(image.prediction.masks) == len(image.prediction.boxes) for image in found.images)
-    assert "mask_coco" in found.per_class()
+    evaluation = evaluate(run)
+    assert evaluation.mask_ap == run.result["mask_ap"] is not None
+    assert all(len(image.prediction.masks) == len(image.prediction.boxes) for image in evaluation.images)
+    assert "mask_coco" in evaluation.per_class()
     records = [record for record in run.log.records() if record["kind"] == "train"]
     assert records[-1]["loss_mask"] > 0
 
@@ -305,5 +305,5 @@ def test_images_of_one_pixel_have_no_detection(run: Run, tmp_path: Path) -> None
     (root / "Annotations" / "05.xml").write_text(
         "<annotation><size><width>1</width><height>1</height><depth>3</depth></size></annotation>"
     )
-    found = evaluate(run.weights_path, root)
-    assert found.num_samples == 2
+    evaluation = evaluate(run.weights_path, root)
+    assert evaluation.num_samples == 2

@@ -78,8 +78,8 @@ def test_the_learning_rates_are_those_of_torchvision(
     scheduler = MultiStepLR(by_epoch, list(milestones), gamma=0.1)
     warmup = LinearLR(by_step, start_factor=1e-3, total_iters=1000)
     for step in range(1100):
-        found = compute_lr(recipe, step, total, STEPS_PER_EPOCH)
-        assert found == pytest.approx(by_step.param_groups[0]["lr"], rel=1e-6), step
+        result = compute_lr(recipe, step, total, STEPS_PER_EPOCH)
+        assert result == pytest.approx(by_step.param_groups[0]["lr"], rel=1e-6), step
         by_step.step()
         warmup.step()
     for epoch in range(num_epochs):

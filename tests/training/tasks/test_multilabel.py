@@ -55,15 +55,15 @@ def logits_and_labels() -> tuple[Tensor, Tensor]:
 def test_the_scores_are_scikit_learns() -> None:
     logits, labels = logits_and_labels()
     thresholds = (0.4, 0.5, 0.7)
-    found = MultiLabel(CLASSES, thresholds).evaluate([(logits[:30], labels[:30]), (logits[30:], labels[30:])], 0.5)
+    result = MultiLabel(CLASSES, thresholds).evaluate([(logits[:30], labels[:30]), (logits[30:], labels[30:])], 0.5)
     probabilities, y = logits.sigmoid().numpy(), labels.numpy().astype(int)
     predicted = (probabilities.astype(float) >= np.array(thresholds)).astype(int)
-    assert found.map == pytest.approx(metrics.average_precision_score(y, probabilities, average="macro"), rel=1e-6)
-    assert found.f1_micro == pytest.approx(metrics.f1_score(y, predicted, average="micro"))
-    assert found.f1_macro == pytest.approx(metrics.f1_score(y, predicted, average="macro"))
-    assert found.exact_match == pytest.approx(metrics.accuracy_score(y, predicted))
+    assert result.map == pytest.approx(metrics.average_precision_score(y, probabilities, average="macro"), rel=1e-6)
+    assert result.f1_micro == pytest.approx(metrics.f1_score(y, predicted, average="micro"))
+    assert result.f1_macro == pytest.approx(metrics.f1_score(y, predicted, average="macro"))
+    assert result.exact_match == pytest.approx(metrics.accuracy_score(y, predicted))
     matrices = metrics.multilabel_confusion_matrix(y, predicted)
-    assert [row[0] for row in found.confusion] == [matrix[1, 1] for matrix in matrices]
+    assert [row[0] for row in result.confusion] == [matrix[1, 1] for matrix in matrices]
 
 
 def test_the_thresholds_of_validation_have_the_highest_f1() -> None:
@@ -104,9 +104,9 @@ def test_a_run_learns_and_keeps_its_thresholds(run_path: Path, data: DatasetSpli
     assert read_header(run_path / "model.safetensors")["task"] == metadata["task"]
     assert load(run_path).task == metadata["task"]
     assert metadata["recipe"]["loss"] == "bce"
-    found = evaluate(run_path, data)
-    assert found.to_dict() == {name: metadata["result"][name] for name in found.to_dict()}
-    assert found.thresholds == tuple(metadata["task"]["thresholds"])
+    evaluation = evaluate(run_path, data)
+    assert evaluation.to_dict() == {name: metadata["result"][name] for name in evaluation.to_dict()}
+    assert evaluation.thresholds == tuple(metadata["task"]["thresholds"])
     best = max(
         (json.loads(line) for line in (run_path / "log.jsonl").read_text().splitlines()),
         key=lambda record: record.get("map", -1) if record["kind"] == "eval" else -1,

@@ -48,14 +48,14 @@ def run_path(data: DatasetSplits, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_scores_are_scikit_learns_in_the_unit_of_the_targets(data: DatasetSplits) -> None:
     task, labels = Regression.for_data(data), data.split("test").labels
     outputs = torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(0))
-    found = task.evaluate([(outputs[:20], labels[:20]), (outputs[20:], labels[20:])], 0.5, keep_predictions=True)
+    result = task.evaluate([(outputs[:20], labels[:20]), (outputs[20:], labels[20:])], 0.5, keep_predictions=True)
     train_labels = data.split("train").labels.double()
     predicted = outputs.double() * train_labels.std(0, correction=0) + train_labels.mean(0)
-    torch.testing.assert_close(found.predicted, predicted, rtol=1e-12, atol=0)
-    assert found.mae == pytest.approx(metrics.mean_absolute_error(labels, predicted))
+    torch.testing.assert_close(result.predicted, predicted, rtol=1e-12, atol=0)
+    assert result.mae == pytest.approx(metrics.mean_absolute_error(labels, predicted))
     rmse = [metrics.root_mean_squared_error(labels[:, k], predicted[:, k]) for k in (0, 1)]
-    assert found.rmse == pytest.approx(sum(rmse) / 2)
-    assert found.r2 == pytest.approx(metrics.r2_score(labels, predicted))
+    assert result.rmse == pytest.approx(sum(rmse) / 2)
+    assert result.r2 == pytest.approx(metrics.r2_score(labels, predicted))
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_the_losses_are_torchs_of_standardized_values(name: str, reference: obje
     task, labels = Regression.for_data(data), data.split("train").labels[:16].double()
     loss = task.build_loss(Recipe("", "", loss=str(name)), data, "cpu")
     outputs = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mine, theirs = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
+    ours, theirs = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
     standardized = (labels - torch.tensor(task.mean)) / torch.tensor(task.std)
-    (first, second) = loss(mine, labels), reference(theirs, standardized)  # type: ignore[operator]
+    (first, second) = loss(ours, labels), reference(theirs, standardized)  # type: ignore[operator]
     first.backward()
     second.backward()
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_a_run_learns_and_is_evaluated_from_its_file(run_path: Path, data: DatasetSplits, tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_a_run_learns_and_is_evaluated_from_its_file(run_path: Path, data: Datas
     task = metadata["task"]
     assert (task["name"], len(task["mean"]), len(task["std"])) == ("regression", 2, 2)
     assert read_header(run_path / "model.safetensors")["task"] == task
-    found = evaluate(run_path / "model.safetensors", data, keep_predictions=True)
-    assert found.to_dict() == {name: metadata["result"][name] for name in found.to_dict()}
+    evaluation = evaluate(run_path / "model.safetensors", data, keep_predictions=True)
+    assert evaluation.to_dict() == {name: metadata["result"][name] for name in evaluation.to_dict()}
     always_mean = (data.split("test").labels - torch.tensor(task["mean"])).abs().mean()
-    assert found.mae < 0.9 * always_mean
-    save_predictions(tmp_path / "a.csv", found)
+    assert evaluation.mae < 0.9 * always_mean
+    save_predictions(tmp_path / "a.csv", evaluation)
     header, first = (tmp_path / "a.csv").read_text().splitlines()[:2]
     assert header == "name,dots,predicted dots,shade,predicted shade"
     assert float(first.split(",")[1]) == float(data.split("test").labels[0, 0])
@@ -108,9 +108,9 @@ def test_equal_targets_have_no_r2_and_do_not_divide_by_zero(data: DatasetSplits)
     constant = as_dataset((images, labels * 0 + 3.5), task="regression", classes=TARGETS, val_fraction=None)
     task = Regression.for_data(constant)
     assert task.std == (1.0, 1.0)
-    found = task.evaluate([(torch.zeros(4, 2), torch.full((4, 2), 3.5))], 0.0)
-    assert found.mae == 0
-    assert found.r2 is None
+    result = task.evaluate([(torch.zeros(4, 2), torch.full((4, 2), 3.5))], 0.0)
+    assert result.mae == 0
+    assert result.r2 is None
 
 
 def test_class_weights_are_refused(data: DatasetSplits, tmp_path: Path) -> None:

@@ -191,21 +191,21 @@ def test_the_metrics_are_those_of_all_pixels_whatever_the_batches() -> None:
         )
         for starts in ((0,), (0, 2, 3))
     ]
-    for found in evaluations:
-        assert isinstance(found, SegmentationEvaluation)
-        assert found.miou == pytest.approx(np.mean(brute_force_iou(predicted, targets.numpy())))
+    for result in evaluations:
+        assert isinstance(result, SegmentationEvaluation)
+        assert result.miou == pytest.approx(np.mean(brute_force_iou(predicted, targets.numpy())))
         kept = targets.numpy() != VOID
-        assert found.pixel_accuracy == pytest.approx((predicted == targets.numpy())[kept].mean())
-        assert [row["iou"] for row in found.per_class()["classes"]] == pytest.approx(
+        assert result.pixel_accuracy == pytest.approx((predicted == targets.numpy())[kept].mean())
+        assert [row["iou"] for row in result.per_class()["classes"]] == pytest.approx(
             brute_force_iou(predicted, targets.numpy())
         )
         images = [brute_force_iou(*pair) for pair in zip(predicted, targets.numpy(), strict=True)]
-        assert found.images.miou[:-1].tolist() == pytest.approx([np.mean(iou) for iou in images[:-1]])
-        assert found.images.miou[-1].isnan()
-        order = found.worst_images(9)
-        assert sorted(order, key=lambda i: float(found.images.miou[i])) == order
+        assert result.images.miou[:-1].tolist() == pytest.approx([np.mean(iou) for iou in images[:-1]])
+        assert result.images.miou[-1].isnan()
+        order = result.worst_images(9)
+        assert sorted(order, key=lambda i: float(result.images.miou[i])) == order
         assert set(order) == {0, 1, 2, 3}
-        for i, masks in enumerate(found.require_masks()):
+        for i, masks in enumerate(result.require_masks()):
             np.testing.assert_array_equal(np.stack(masks.decompress()), np.stack((predicted[i], targets[i].numpy())))
     assert evaluations[0].confusion_matrix == evaluations[1].confusion_matrix
     assert evaluations[0].loss == pytest.approx(evaluations[1].loss)
@@ -220,17 +220,17 @@ def test_large_masks_are_kept_reduced() -> None:
 
 
 @pytest.mark.parametrize("file", ["scores.csv", "scores.npz"])
-def test_predicted_masks_are_written_beside_the_scores(run: Run, tmp_path: Path, file: str) -> None:
-    found = evaluate(run, keep_predictions=True)
-    assert isinstance(found, SegmentationEvaluation)
-    save_predictions(tmp_path / file, found)
+def test_predicted_masks_are_written_with_the_scores(run: Run, tmp_path: Path, file: str) -> None:
+    evaluation = evaluate(run, keep_predictions=True)
+    assert isinstance(evaluation, SegmentationEvaluation)
+    save_predictions(tmp_path / file, evaluation)
     if file.endswith(".csv"):
         with (tmp_path / file).open(newline="") as opened:
             rows = [(row["name"], row["mask"]) for row in csv.DictReader(opened)]
     else:
         arrays = np.load(tmp_path / file)
         rows = list(zip(arrays["names"].tolist(), arrays["mask"].tolist(), strict=True))
-    assert [name for name, _ in rows] == list(found.names)
+    assert [name for name, _ in rows] == list(evaluation.names)
     dataset = open_dataset(run.metadata["data"]["requested"], split_record=run.metadata["data"]["split_record"])
     confusion = torch.zeros(3, 3, dtype=torch.int64)
     for i, (name, mask_path) in enumerate(rows):
@@ -240,7 +240,7 @@ def test_predicted_masks_are_written_beside_the_scores(run: Run, tmp_path: Path,
             assert image.getpalette()[3:6] == [128, 0, 0]
             mask = torch.from_numpy(np.array(image))
         confusion += segmentation_confusion(mask, dataset.split("val")[i][1], 3)
-    assert tuple(map(tuple, confusion.tolist())) == found.confusion_matrix
+    assert tuple(map(tuple, confusion.tolist())) == evaluation.confusion_matrix
 
 
 def test_a_run_from_a_folder_to_a_report(run: Run, cells: Path) -> None:
@@ -252,13 +252,13 @@ def test_a_run_from_a_folder_to_a_report(run: Run, cells: Path) -> None:
     assert run.arch.num_classes == 3
     assert run.metadata["recipe"]["name"] == "segmentation"
     assert read_header(run.weights_path)["task"] == {"name": "segmentation"}
-    found = evaluate(run, keep_predictions=True)
-    assert found.to_dict() == {name: result[name] for name in found.to_dict()}
+    evaluation = evaluate(run, keep_predictions=True)
+    assert evaluation.to_dict() == {name: result[name] for name in evaluation.to_dict()}
     by_file = evaluate(run.weights_path, cells, val_fraction=0.34, batch_size=1)
-    assert by_file.to_dict() == pytest.approx(found.to_dict())
+    assert by_file.to_dict() == pytest.approx(evaluation.to_dict())
     page = run.report_path.read_text()
     assert all(f">{name}</span>" in page for name in CLASSES)
-    assert page.count('<div class="triple">') == len(found.worst_images(12)) > 0
+    assert page.count('<div class="triple">') == len(evaluation.worst_images(12)) > 0
     assert "void: does not count" in page
 
 

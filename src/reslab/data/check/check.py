@@ -191,7 +191,7 @@ class DataCheck:
             "repeated": len(statistics.repeated),
             "without_object": [images[i].name for i in statistics.without_object],
             "issues": [
-                {"path": issue.image, "place": issue.place, "fault": issue.fault, "error": issue.text}
+                {"path": issue.image, "location": issue.location, "kind": issue.kind, "error": issue.text}
                 for issue in statistics.issues
             ],
             "errors": [{"path": image.name, "error": image.target_error} for image in images if image.target_error],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reslab.data.box_statistics import MAX_ASPECT_RATIO as MAX_BOX_RATIO
 from reslab.data.box_statistics import MIN_SIDE, SIZE_LIMITS, BoxStatistics
-from reslab.data.boxes import BoxFault
+from reslab.data.boxes import BoxIssueKind
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
 from reslab.data.check.finding import Finding, FindingKind, Severity, count_images, join_names, shorten_list
@@ -21,8 +21,8 @@ MIN_OBJECTS_PER_CLASS = 20
 MIN_SMALL_SHARE = 0.3
 
 _BOX_ISSUES = {
-    BoxFault.CLIPPED: (FindingKind.CLIPPED_BOXES, "beyond the border of the image, where it is clipped"),
-    BoxFault.EMPTY: (FindingKind.EMPTY_BOXES, "without an area, which is left out"),
+    BoxIssueKind.CLIPPED: (FindingKind.CLIPPED_BOXES, "beyond the border of the image, where it is clipped"),
+    BoxIssueKind.EMPTY: (FindingKind.EMPTY_BOXES, "without an area, which is left out"),
 }
 
 
@@ -48,17 +48,17 @@ def box_findings(check: DataCheck) -> Iterator[Finding]:
 
 
 def _box_issue_findings(splits: Collection[BoxStatistics]) -> Iterator[Finding]:
-    for fault, (kind, text) in _BOX_ISSUES.items():
-        issues = [issue for statistics in splits for issue in statistics.issues_of(fault)]
+    for issue_kind, (kind, text) in _BOX_ISSUES.items():
+        issues = [issue for statistics in splits for issue in statistics.issues_of(issue_kind)]
         if issues:
             noun = "1 box" if len(issues) == 1 else f"{len(issues):,} boxes, each"
-            places = shorten_list([f"{issue.image} {issue.place}" for issue in issues])
-            yield Finding(Severity.WARNING, kind, f"{noun} {text}: {places} ({issues[0].text}).")
+            examples = shorten_list([f"{issue.image} {issue.location}" for issue in issues])
+            yield Finding(Severity.WARNING, kind, f"{noun} {text}: {examples} ({issues[0].text}).")
 
 
 def _box_row_findings(check: DataCheck, by_split: dict[str, list[CheckedImage]]) -> Iterator[Finding]:
     kinds = (
-        ("repeated", Severity.WARNING, FindingKind.REPEATED_BOXES, "with the class and place of another of its image"),
+        ("repeated", Severity.WARNING, FindingKind.REPEATED_BOXES, "with the class and box of another of its image"),
         ("tiny", Severity.NOTE, FindingKind.TINY_BOXES, f"less than {MIN_SIDE:g} pixels high or wide"),
         (
             "elongated",

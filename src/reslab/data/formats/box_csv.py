@@ -96,8 +96,8 @@ def _find_roles(csv_path: Path, header: Sequence[str], names: ColumnNames) -> di
         given = names.get(role)
         if given is not None and str(given).lower() not in header:
             raise unknown_name(f"column in {csv_path}", str(given), header, "the first line has the names")
-        wanted = candidates if given is None else (str(given).lower(),)
-        index = next((header.index(name) for name in wanted if name in header), None)
+        names_to_try = candidates if given is None else (str(given).lower(),)
+        index = next((header.index(name) for name in names_to_try if name in header), None)
         if index is not None:
             roles[role] = index
         elif role != "split":
@@ -115,14 +115,14 @@ def _read_split(text: str, line: int, csv_path: Path) -> str:
 def _read_object(
     values: Sequence[str], label: str, line: int, csv_path: Path, has_sides: bool
 ) -> AnnotatedObject:  # fmt: skip
-    place = f"line {line}"
+    location = f"line {line}"
     try:
         x1, y1, x2, y2 = map(float, values)
     except ValueError:
-        raise invalid(f"4 numbers as the box in {place} of {csv_path}", ",".join(values)) from None
+        raise invalid(f"4 numbers as the box in {location} of {csv_path}", ",".join(values)) from None
     if not label:
-        raise invalid(f"a label in {place} of {csv_path}", "none")
-    return AnnotatedObject((x1, y1, x1 + x2, y1 + y2) if has_sides else (x1, y1, x2, y2), label, place)
+        raise invalid(f"a label in {location} of {csv_path}", "none")
+    return AnnotatedObject((x1, y1, x1 + x2, y1 + y2) if has_sides else (x1, y1, x2, y2), label, location)
 
 
 def _resolve(root: Path, text: str) -> Path:

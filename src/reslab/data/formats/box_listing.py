@@ -1,11 +1,11 @@
-"""The images and objects that a format lists, and the table of boxes made of them: classes, faults, messages."""
+"""The images and objects that a format lists, and the table of boxes made of them: classes, issues, messages."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reslab.data.boxes import BoxFault, BoxIssue, BoxTable, ImageId, ObjectRow, fit_box, make_box_table
+from reslab.data.boxes import BoxIssue, BoxIssueKind, BoxTable, ImageId, ObjectRow, fit_box, make_box_table
 from reslab.data.image_datasets import SPLIT_TITLES, relative_name
 from reslab.data.segments import Polygons, Segment
 from reslab.spec.errors import invalid, unknown_name
@@ -17,12 +17,12 @@ _NUM_EXAMPLES = 3
 class AnnotatedObject:
     """An object as its format states it, converted to the convention of `reslab.data.boxes`.
 
-    `place` says where it is written, for errors: `line 3`, `annotation 17`.
+    `location` is its position in the file, for errors: `line 3`, `annotation 17`.
     """
 
     box: tuple[float, ...]
     category: str
-    place: str
+    location: str
     crowd: bool = False
     difficult: bool = False
     area: float | None = None
@@ -76,10 +76,10 @@ def check_listed_once(listing: BoxListing) -> None:
     seen: dict[Path, str] = {}
     for split, images in listing.splits.items():
         for image in images:
-            place = f"{SPLIT_TITLES[split]} ({image.source})"
-            first = seen.setdefault(image.path, place)
-            if first is not place:
-                got = f"{relative_name(listing.root, image.path)} in {first} and in {place}"
+            location = f"{SPLIT_TITLES[split]} ({image.source})"
+            first = seen.setdefault(image.path, location)
+            if first is not location:
+                got = f"{relative_name(listing.root, image.path)} in {first} and in {location}"
                 raise invalid("every image once", got, next_step="remove one of the two")
 
 
@@ -92,13 +92,13 @@ def fit_objects(
     for one in image.objects:
         if one.category not in label_of:
             text = str(unknown_name("class", one.category, classes))
-            issues.append(BoxIssue(BoxFault.UNKNOWN_CLASS, name, one.place, text))
+            issues.append(BoxIssue(BoxIssueKind.UNKNOWN_CLASS, name, one.location, text))
             continue
         one = _to_pixels(one, *size) if image.has_shares else one
-        box, fault, text = fit_box(one.box, *size)
-        if fault is not None:
-            issues.append(BoxIssue(fault, name, one.place, text))
-        if fault is None or fault is BoxFault.CLIPPED:
+        box, kind, text = fit_box(one.box, *size)
+        if kind is not None:
+            issues.append(BoxIssue(kind, name, one.location, text))
+        if kind is None or kind is BoxIssueKind.CLIPPED:
             label = label_of[one.category]
             rows.append(ObjectRow(box, label, one.area, one.crowd, one.difficult, one.segment))
     return rows, issues
@@ -120,25 +120,25 @@ def image_error(image: AnnotatedImage, size: tuple[int, int], issues: Sequence[B
         is_turned = image.size == size[::-1]
         return text + ("; EXIF may rotate the image: annotate the rotated one" if is_turned else "")
     errors = [issue for issue in issues if issue.is_error]
-    shown = "; ".join(f"{image.source.name}, {issue.place}: {issue.text}" for issue in errors[:_NUM_EXAMPLES])
+    shown = "; ".join(f"{image.source.name}, {issue.location}: {issue.text}" for issue in errors[:_NUM_EXAMPLES])
     return shown + (f"; and {len(errors) - _NUM_EXAMPLES:,} more" if len(errors) > _NUM_EXAMPLES else "")
 
 
 _ISSUE_TEXTS = {
-    BoxFault.CLIPPED: ("box is clipped to its image", "boxes are clipped to their images"),
-    BoxFault.EMPTY: ("box has no area and is left out", "boxes have no area and are left out"),
+    BoxIssueKind.CLIPPED: ("box is clipped to its image", "boxes are clipped to their images"),
+    BoxIssueKind.EMPTY: ("box has no area and is left out", "boxes have no area and are left out"),
 }
 
 
 def issue_messages(issues: Sequence[BoxIssue]) -> tuple[str, ...]:
     """Return a message for each kind of box that was clipped or left out, with the count and the first ones."""
-    counts = Counter(issue.fault for issue in issues)
+    counts = Counter(issue.kind for issue in issues)
     messages = []
-    for fault, (one, several) in _ISSUE_TEXTS.items():
-        if counts[fault]:
-            found = [f"{issue.image} {issue.place}" for issue in issues if issue.fault is fault][:_NUM_EXAMPLES]
-            text = f"1 {one}" if counts[fault] == 1 else f"{counts[fault]:,} {several}"
-            messages.append(f"{text} ({', '.join(found)}{', ...' if counts[fault] > len(found) else ''})")
+    for kind, (one, several) in _ISSUE_TEXTS.items():
+        if counts[kind]:
+            examples = [f"{issue.image} {issue.location}" for issue in issues if issue.kind is kind][:_NUM_EXAMPLES]
+            text = f"1 {one}" if counts[kind] == 1 else f"{counts[kind]:,} {several}"
+            messages.append(f"{text} ({', '.join(examples)}{', ...' if counts[kind] > len(examples) else ''})")
     return tuple(messages)
 
 

@@ -83,17 +83,17 @@ def read_coco_file(path: Path) -> BoxListing:
 def _find_files(root: Path) -> list[tuple[Path, str]]:
     """Return the files of annotations with their splits."""
     exported = [(folder / _EXPORT_NAME, split_of_folder(folder.name)) for folder in subfolders(root)]
-    found = [(path, split) for path, split in exported if split and path.is_file()]
+    files = [(path, split) for path, split in exported if split and path.is_file()]
     if (root / _EXPORT_NAME).is_file():
-        found.append((root / _EXPORT_NAME, "train"))
+        files.append((root / _EXPORT_NAME, "train"))
     folder = next((one for one in subfolders(root) if one.name.lower() == "annotations"), None)
     if folder is not None:
         paths = sorted(folder.glob("*.json"))
         named = [path for path in paths if path.name.startswith("instances_")]
         # Other folders have JSON files of other formats beside their images.
         named = named or [path for path in paths if _split_of_file(path.stem)]
-        found += [(path, _split_of_file(path.stem) or "train") for path in named]
-    return found
+        files += [(path, _split_of_file(path.stem) or "train") for path in named]
+    return files
 
 
 def _split_of_file(stem: str) -> str | None:
@@ -151,16 +151,16 @@ def _read_images(
         height, width = record.get("height"), record.get("width")
         size = (int(height), int(width)) if _is_id(height) and _is_id(width) and height and width else None
         # Most images lie in the folder of the last one: it is tried first.
-        found = next((folder for folder in folders if os.path.isfile(folder / name)), None)
-        if found is not None and found is not folders[0]:
-            folders = [found, *(folder for folder in folders if folder is not found)]
-        image_path = ((found or folders[0]) / name).absolute()
+        folder_of_image = next((folder for folder in folders if os.path.isfile(folder / name)), None)
+        if folder_of_image is not None and folder_of_image is not folders[0]:
+            folders = [folder_of_image, *(folder for folder in folders if folder is not folder_of_image)]
+        image_path = ((folder_of_image or folders[0]) / name).absolute()
         objects, error = by_image.pop(number, ((), ""))
         images.append(AnnotatedImage(image_path, tuple(objects), path, number, size, error))
     if by_image:
         (number, (objects, _)) = next(iter(by_image.items()))
-        place = objects[0].place if objects else "an annotation"
-        raise invalid(f"images with the image_id of each annotation in {path}", f"{place} of image {number}, none")
+        location = objects[0].location if objects else "an annotation"
+        raise invalid(f"images with the image_id of each annotation in {path}", f"{location} of image {number}, none")
     return images
 
 
@@ -199,28 +199,28 @@ def _objects_by_image(
     return {image_id: (of_image, errors.get(image_id, "")) for image_id, of_image in objects.items()}
 
 
-def _read_object(record: Record, place: str, categories: Mapping[int, str]) -> AnnotatedObject:
+def _read_object(record: Record, location: str, categories: Mapping[int, str]) -> AnnotatedObject:
     box: Any = record.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise invalid(f"a bbox of 4 numbers in {place}", repr(box))
+        raise invalid(f"a bbox of 4 numbers in {location}", repr(box))
     number: Any = record.get("category_id")
     if not _is_id(number) or number not in categories:
-        raise unknown_name(f"category_id of {place}", str(number), map(str, categories))
+        raise unknown_name(f"category_id of {location}", str(number), map(str, categories))
     area: Any = record.get("area")
     is_area = _is_number(area) and math.isfinite(area) and area >= 0
     x, y, width, height = map(float, box)
     return AnnotatedObject(
         (x, y, x + width, y + height),
         categories[number],
-        place,
+        location,
         crowd=bool(record.get("iscrowd", 0)),
         difficult=False,
         area=float(area) if is_area else None,
-        segment=_read_segment(record.get("segmentation"), place),
+        segment=_read_segment(record.get("segmentation"), location),
     )
 
 
-def _read_segment(value: Any, place: str) -> Segment | None:
+def _read_segment(value: Any, location: str) -> Segment | None:
     """Return a segmentation, to be decoded on demand; None without one."""
     if not value:
         return None
@@ -236,7 +236,7 @@ def _read_segment(value: Any, place: str) -> Segment | None:
         polygons = [polygon for part in value if (polygon := _to_polygon(part)) is not None]
         if len(polygons) == len(value):
             return Polygons(tuple(polygons))
-    required = f"polygons of at least 3 points, or size and counts, as the segmentation of {place}"
+    required = f"polygons of at least 3 points, or size and counts, as the segmentation of {location}"
     raise invalid(required, f"{value!r}"[:60])
 
 

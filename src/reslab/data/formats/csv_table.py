@@ -50,7 +50,7 @@ _PATH_AND_LABEL = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, IMAGE_EXTENSIONS
 
 @dataclass(frozen=True)
 class CsvRow:
-    """One row: an image, its labels as text, its split ("train" if the file has no such column), and its place."""
+    """One row: an image, its labels as text, its split ("train" if the file has no such column), and its line."""
 
     source: Path
     line: int
@@ -176,7 +176,7 @@ def label_rows(
     texts = LabelTexts(
         columns,
         [row.labels for row in rows],
-        place=lambda i: f"line {rows[i].line} of {rows[i].source}",
+        location=lambda i: f"line {rows[i].line} of {rows[i].source}",
         row=lambda i: rows[i].text,
     )
     parsed = parse_labels(texts, task)
@@ -223,8 +223,8 @@ def read_table(csv_path: Path, names: ColumnNames | None, required: Sequence[str
     roles = {role: indices[0] for role, indices in columns.items()}
     if not label_columns and "label" in required and "image" in roles:
         label_columns = _label_columns_by_content(rows[1:], len(header), set(roles.values()), task)
-    found = {*roles, *(["label"] if label_columns else [])}
-    if set(required) <= found:
+    present = {*roles, *(["label"] if label_columns else [])}
+    if set(required) <= present:
         return CsvTable(csv_path, roles, {index: header[index] for index in label_columns}, rows[1:])
     if not names and rows and (positions := _columns_without_header([cells for _, cells in rows], required, task)):
         described = ", ".join(
@@ -234,7 +234,7 @@ def read_table(csv_path: Path, names: ColumnNames | None, required: Sequence[str
         labels = {index: f"column {index + 1}" for index in positions.pop("label", ())}
         roles = {role: indices[0] for role, indices in positions.items()}
         return CsvTable(csv_path, roles, labels, rows, (f"{csv_path.name} has no header: {described}",))
-    missing = next(role for role in required if role not in found)
+    missing = next(role for role in required if role not in present)
     raise _missing_column(csv_path, rows, missing, {*roles.values(), *label_columns})
 
 
@@ -310,8 +310,8 @@ def _columns_without_header(
     if task in (None, DEFAULT_TASK) or not all(are_numbers([cells[index]]) for index in labels):
         labels = labels[:1]
     columns = {"image": (image,), "label": tuple(sorted(labels)), "split": () if split is None else (split,)}
-    found = {role: indices for role, indices in columns.items() if indices}
-    return found if set(required) <= set(found) else {}
+    present = {role: indices for role, indices in columns.items() if indices}
+    return present if set(required) <= set(present) else {}
 
 
 def _missing_column(

@@ -28,13 +28,13 @@ _MAX_SHOWN = 40
 class LabelTexts:
     """Labels as text: the cells of each image under the names of the columns.
 
-    `place(i)` says where the labels of image i are, and `row(i)` is all that is written there, for errors.
+    `location(i)` says where the labels of image i are, and `row(i)` is all that is written there, for errors.
     `class_names` are those that a list of classes gives.
     """
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[str]]
-    place: Callable[[int], str]
+    location: Callable[[int], str]
     row: Callable[[int], str]
     class_names: tuple[str, ...] = ()
 
@@ -67,7 +67,7 @@ class InferredTask:
 def parse_labels(texts: LabelTexts, task: str | None = None) -> ParsedLabels:
     """Return the labels of a task; without one of the task that the texts leave no doubt about, else of classification.
 
-    Raises ValueError with the place of a label that does not suit the task.
+    Raises ValueError with the location of a label that does not suit the task.
     """
     _check_column_names(texts)
     texts = _expand_vectors(texts)
@@ -177,7 +177,7 @@ def _parse_classes(texts: LabelTexts) -> tuple[tuple[str, ...], tuple[int, ...],
         return texts.columns, tuple(_only_class(texts, i) for i in range(len(texts.rows))), ()
     for i, row in enumerate(texts.rows):
         if not row[0]:
-            raise invalid(f"a label in {texts.place(i)}", texts.row(i))
+            raise invalid(f"a label in {texts.location(i)}", texts.row(i))
     names = texts.class_names or tuple(sorted({row[0] for row in texts.rows}))
     index_of = {name: index for index, name in enumerate(names)}
     return names, tuple(index_of[row[0]] for row in texts.rows), tuple((row[0],) for row in texts.rows)
@@ -186,7 +186,7 @@ def _parse_classes(texts: LabelTexts) -> tuple[tuple[str, ...], tuple[int, ...],
 def _only_class(texts: LabelTexts, i: int) -> int:
     values = _binary_values(texts, i)
     if sum(values) != 1:
-        required = f"a single 1 among the columns {_join(texts.columns)} in {texts.place(i)}"
+        required = f"a single 1 among the columns {_join(texts.columns)} in {texts.location(i)}"
         next_step = "where an image may show several classes or none, set --task multi-label"
         raise invalid(required, f"{int(sum(values))} of them", next_step=next_step)
     return values.index(1.0)
@@ -218,14 +218,14 @@ def _known_name(texts: LabelTexts, i: int, name: str) -> str:
     if name.isascii() and name.isdigit() and int(name) < len(known):
         return known[int(name)]
     matches = nearest(name, known, 1)
-    required = f"classes of the list ({_join(known)}) in {texts.place(i)}"
+    required = f"classes of the list ({_join(known)}) in {texts.location(i)}"
     raise invalid(required, _show(name), nearest=matches[0] if matches else "")
 
 
 def _binary_values(texts: LabelTexts, i: int) -> tuple[float, ...]:
     for column, cell in zip(texts.columns, texts.rows[i], strict=True):
         if cell.lower() not in _BINARY:
-            required = f"0 or 1 in the column {column} in {texts.place(i)}"
+            required = f"0 or 1 in the column {column} in {texts.location(i)}"
             next_step = "write 1 where the image shows the class, and 0 where it does not"
             raise invalid(required, _show(cell), next_step=next_step)
     return tuple(_BINARY[cell.lower()] for cell in texts.rows[i])
@@ -252,9 +252,9 @@ def _invalid_values(
     next_step = "fill it in, or remove the row"
     if len(rows[i]) != len(columns):
         got = f"{len(rows[i])}: {texts.row(i)}{more}"
-        return invalid(f"{len(columns)} numbers in {texts.place(i)}", got, next_step=next_step)
+        return invalid(f"{len(columns)} numbers in {texts.location(i)}", got, next_step=next_step)
     column, cell = next(pair for pair in zip(columns, rows[i], strict=True) if not _is_finite(pair[1]))
-    required = f"a number in the column {column} in {texts.place(i)}"
+    required = f"a number in the column {column} in {texts.location(i)}"
     return invalid(required, f"{_show(cell)}{more}", next_step=next_step)
 
 

@@ -33,8 +33,8 @@ def find_labels_files(root: Path) -> dict[str, Path]:
     if own is not None:
         return {"": own}
     files = {split_of_folder(folder.name) or "": _labels_file(folder) for folder in subfolders(root)}
-    found = {split: files[split] for split in SPLIT_FOLDERS if files.get(split) is not None}
-    return {split: file for split, file in found.items() if file is not None} if "train" in found else {}
+    present = {split: files[split] for split in SPLIT_FOLDERS if files.get(split) is not None}
+    return {split: file for split, file in present.items() if file is not None} if "train" in present else {}
 
 
 def _labels_file(folder: Path) -> Path | None:

@@ -135,19 +135,19 @@ def _each_value(mask: ScannedMask) -> StoredMask:
 def _mapped_classes(root: Path, mapping: MaskMapping, masks: Sequence[ScannedMask]) -> MaskClasses:
     """Return the classes of the user's mapping. Raises ValueError naming the values of masks that it lacks."""
     encoding = mapping.encoding()
-    unknown, found = Counter[str](), set[str]()
+    unknown, present = Counter[str](), set[str]()
     for mask in masks:
         # Where the mapping is of colors, a palette says the color of a number.
         shown = [mask.palette.get(value, value) if encoding.colors else value for value in mask.counts]
         known = encoding.knows(_each_value(mask))[0].tolist()
-        found.update(shown)
+        present.update(shown)
         unknown.update({value for value, is_known in zip(shown, known, strict=True) if not is_known})
     if unknown:
         values = [f"{value} in {count} of {len(masks)} masks" for value, count in unknown.most_common(4)]
         more = f" and {len(unknown) - 4} more values" if len(unknown) > 4 else ""
         nearest, next_step = f"{min(unknown)}=void", "give it a class, or leave it out as void, in mask_values"
         raise invalid(f"a class for each value in the masks of {root}", ", ".join(values) + more, nearest, next_step)
-    unused = [f"{value} ({name})" for value, name in mapping.pairs if str(value) not in found | _gray_colors(found)]
+    unused = [f"{value} ({name})" for value, name in mapping.pairs if str(value) not in present | _gray_colors(present)]
     unused_messages = (f"no mask has the value {', '.join(unused[:8])}",) if unused else ()
     message = f"{len(mapping.classes)} classes by mask_values: {', '.join(mapping.classes[:8])}"
     return MaskClasses(mapping.classes, encoding, (message, *unused_messages))
@@ -177,15 +177,15 @@ def _listed_classes(class_list: _ClassList, numbers: set[int], *, has_palettes: 
 
 def _occurring_classes(root: Path, numbers: set[int]) -> MaskClasses:
     is_binary = numbers == _BINARY
-    found = tuple(sorted(numbers if is_binary else numbers - {VOID}))
-    if len(found) > MAX_CLASSES:
+    present = tuple(sorted(numbers if is_binary else numbers - {VOID}))
+    if len(present) > MAX_CLASSES:
         next_step = "for masks that number the objects of an image, set mask_values=instances"
-        raise invalid(f"at most {MAX_CLASSES} classes in {root}", f"{len(found)} numbers in the masks", "", next_step)
-    shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        raise invalid(f"at most {MAX_CLASSES} classes in {root}", f"{len(present)} numbers in the masks", "", next_step)
+    shown = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
     void = " (255 is void)" if VOID in numbers and not is_binary else ""
     message = f"classes by the numbers in the masks: {shown}{void}; {CLASS_LISTS[1]} beside them gives names"
-    encoding = MaskEncoding(found, void_numbers=() if is_binary else (VOID,))
-    return MaskClasses(tuple(map(str, found)), encoding, (message,))
+    encoding = MaskEncoding(present, void_numbers=() if is_binary else (VOID,))
+    return MaskClasses(tuple(map(str, present)), encoding, (message,))
 
 
 def _has_voc_palette(mask: ScannedMask) -> bool:

@@ -88,7 +88,7 @@ def _has_pair(pair: _FolderPair) -> bool:
 def _folder_pairs(root: Path, layout: MaskLayout) -> list[_FolderPair]:
     """Return the pairs of folders: IMAGES/ and MASKS/, with the folders of splits below, above or without any."""
     above = {split: path for path in subfolders(root) if (split := split_of_folder(path.name))}
-    pairs = [_FolderPair(split, *found) for split, path in above.items() if (found := _pair_in(path, layout))]
+    pairs = [_FolderPair(split, *folders) for split, path in above.items() if (folders := _pair_in(path, layout))]
     top = _pair_in(root, layout)
     if top is None:
         return pairs

@@ -83,8 +83,8 @@ def _check_name(name: str, source: Path, images: Mapping[str, Path], annotations
 
 
 def _has_voc_classes(splits: Iterable[Iterable[AnnotatedImage]]) -> bool:
-    found = {one.category for images in splits for image in images for one in image.objects}
-    return found <= set(_OBJECT_CLASSES)
+    categories = {one.category for images in splits for image in images for one in image.objects}
+    return categories <= set(_OBJECT_CLASSES)
 
 
 def _read_image(image: Path, source: Path) -> AnnotatedImage:
@@ -130,19 +130,19 @@ def _read_size(root: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _read_object(node: ElementTree.Element, number: int) -> AnnotatedObject:
-    place = f"object {number}"
+    location = f"object {number}"
     name = (node.findtext("name") or "").strip()
     box = node.find("bndbox")
     if not name or box is None:
-        raise invalid(f"a name and a bndbox in {place}", "no bndbox" if name else "no name")
-    xmin, ymin, xmax, ymax = (_number(box, corner, place) for corner in _CORNERS)
+        raise invalid(f"a name and a bndbox in {location}", "no bndbox" if name else "no name")
+    xmin, ymin, xmax, ymax = (_number(box, corner, location) for corner in _CORNERS)
     difficult = (node.findtext("difficult") or "0").strip() not in ("0", "")
-    return AnnotatedObject((xmin - 1, ymin - 1, xmax, ymax), name, place, difficult=difficult)
+    return AnnotatedObject((xmin - 1, ymin - 1, xmax, ymax), name, location, difficult=difficult)
 
 
-def _number(node: ElementTree.Element, name: str, place: str) -> float:
+def _number(node: ElementTree.Element, name: str, location: str) -> float:
     text = node.findtext(name)
     try:
         return float(text or "")
     except ValueError:
-        raise invalid(f"a number as {name} of {place}", repr(text)) from None
+        raise invalid(f"a number as {name} of {location}", repr(text)) from None

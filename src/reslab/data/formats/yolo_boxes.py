@@ -51,7 +51,7 @@ def read_yolo(path: Path) -> BoxListing:
         if value is None:
             continue
         texts = value if isinstance(value, list) else [value]
-        paths = [found for text in texts for found in _list_images(yaml_path, root, split, text)]
+        paths = [path for text in texts for path in _list_images(yaml_path, root, split, text)]
         if split == "test" and not any(os.path.isfile(_label_path(image)) for image in paths):
             continue
         splits[split] = [_read_image(image, classes) for image in paths]
@@ -111,17 +111,17 @@ def _list_images(yaml_path: Path, root: Path, split: str, text: Any) -> list[Pat
     name = str(text)
     # Exports name ../train/images for a folder beside data.yaml.
     candidates = (root / name, yaml_path.parent.resolve() / name, root / name.removeprefix("../"))
-    found = next((path for path in candidates if os.path.exists(path)), None)
-    if found is None:
+    listing = next((path for path in candidates if os.path.exists(path)), None)
+    if listing is None:
         raise invalid(f"the {SPLIT_TITLES[split]} images that {yaml_path} names", f"{root / name}, no such folder")
-    if found.is_dir():
-        images = find_image_files(found.resolve())
+    if listing.is_dir():
+        images = find_image_files(listing.resolve())
     else:
-        lines = read_list(found)
-        folders = [found.parent if line.startswith("./") else root for line in lines]
+        lines = read_list(listing)
+        folders = [listing.parent if line.startswith("./") else root for line in lines]
         images = [(folder / line).resolve() for folder, line in zip(folders, lines, strict=True)]
     if not images:
-        raise invalid(f"images in {found}", "none")
+        raise invalid(f"images in {listing}", "none")
     return images
 
 
@@ -148,23 +148,25 @@ def _read_image(image: Path, classes: Sequence[str]) -> AnnotatedImage:
     return AnnotatedImage(image, tuple(objects), source, has_shares=True)
 
 
-def _read_line(cells: Sequence[str], place: str, classes: Sequence[str]) -> AnnotatedObject:
+def _read_line(cells: Sequence[str], location: str, classes: Sequence[str]) -> AnnotatedObject:
     try:
         values = [float(cell) for cell in cells]
     except ValueError:
-        raise invalid(f"numbers in {place}", " ".join(cells)[:60]) from None
+        raise invalid(f"numbers in {location}", " ".join(cells)[:60]) from None
     if len(values) < 5 or len(values) == 6 or len(values) % 2 == 0:
-        raise invalid(f"class, cx, cy, width and height, or class and a polygon, in {place}", f"{len(values)} numbers")
+        raise invalid(
+            f"class, cx, cy, width and height, or class and a polygon, in {location}", f"{len(values)} numbers"
+        )
     if not values[0].is_integer() or not 0 <= values[0] < len(classes):
-        raise unknown_name(f"class in {place}", cells[0], map(str, range(len(classes))), f"there are {len(classes)}")
+        raise unknown_name(f"class in {location}", cells[0], map(str, range(len(classes))), f"there are {len(classes)}")
     if any(abs(value) > 2 for value in values[1:] if math.isfinite(value)):
         got = " ".join(cells[1:])[:60]
-        raise invalid(f"shares of the image's width and height, from 0 to 1, in {place}", got)
+        raise invalid(f"shares of the image's width and height, from 0 to 1, in {location}", got)
     category = classes[int(values[0])]
     if len(values) == 5:
         cx, cy, width, height = values[1:]
         corners = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-        return AnnotatedObject(corners, category, place)
+        return AnnotatedObject(corners, category, location)
     points = np.array(values[1:], np.float64).reshape(-1, 2)
     box = (*points.min(0).tolist(), *points.max(0).tolist())
-    return AnnotatedObject(box, category, place, segment=Polygons((points.reshape(-1),)))
+    return AnnotatedObject(box, category, location, segment=Polygons((points.reshape(-1),)))

@@ -260,9 +260,9 @@ def is_region(part: Any) -> bool:
 
 def find_regions(target: Any) -> list[Any]:
     """Return the boxes, masks and keypoints in a target."""
-    found: list[Any] = []
-    tree_map(lambda part: found.append(part) if is_region(part) else None, target)
-    return found
+    regions: list[Any] = []
+    tree_map(lambda part: regions.append(part) if is_region(part) else None, target)
+    return regions
 
 
 def _check_types(target: Any, new_target: Any, name: str) -> None:

@@ -114,10 +114,10 @@ def _build(call: TransformCall, whole: TransformCall) -> Callable[..., Any]:
 def _torchvision_classes() -> dict[str, Any]:
     from torchvision.transforms import v2
 
-    found = {name: value for name, value in vars(v2).items() if not name.startswith("_")}
+    public = {name: value for name, value in vars(v2).items() if not name.startswith("_")}
     return {
         name: value
-        for name, value in found.items()
+        for name, value in public.items()
         if isinstance(value, type) and issubclass(value, torch.nn.Module | v2.Compose) and name != "Transform"
     }
 

@@ -74,7 +74,7 @@ def label_samples(
     texts = LabelTexts(
         ("label",),
         [(sample.label,) for sample in samples],
-        place=lambda i: location_name(samples[i].location, root),
+        location=lambda i: location_name(samples[i].location, root),
         row=lambda i: samples[i].label,
         class_names=class_names,
     )

@@ -75,8 +75,8 @@ class DetectionBackend(BackendSettings):
     is_finite: bool = True
 
     def __call__(self, x: Tensor) -> list[dict[str, Tensor]]:
-        found = self.detect_fn(self.normalize(x.to(self.device)))
-        return [{name: values.cpu() for name, values in image.items()} for image in found]
+        detections = self.detect_fn(self.normalize(x.to(self.device)))
+        return [{name: values.cpu() for name, values in image.items()} for image in detections]
 
 
 def make_normalize(network: Model, device: torch.device) -> Normalize | None:

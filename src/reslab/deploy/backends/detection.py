@@ -33,8 +33,8 @@ def _build_torch(network: DenseNetwork, device: torch.device) -> DetectFn:
 
     def detect(x: Tensor) -> list[dict[str, Tensor]]:
         with torch.inference_mode(), deterministic_mode():
-            found: list[dict[str, Tensor]] = detector(list(x))
-            return found
+            detections: list[dict[str, Tensor]] = detector(list(x))
+            return detections
 
     return detect
 

@@ -86,8 +86,8 @@ class _Regions(nn.Module):
         self.graph, self.shapes = graph, shapes
 
     def forward(self, regions: Tensor) -> Any:
-        found = self.graph(regions) if len(regions) else [torch.zeros(0, *shape) for shape in self.shapes]
-        return found[0] if len(found) == 1 else tuple(found)
+        outputs = self.graph(regions) if len(regions) else [torch.zeros(0, *shape) for shape in self.shapes]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def graph_detector(arch: DetectionArch, graphs: Mapping[str, GraphFn]) -> DetectFn:
@@ -110,8 +110,8 @@ def graph_detector(arch: DetectionArch, graphs: Mapping[str, GraphFn]) -> Detect
 
     def detect(x: Tensor) -> list[dict[str, Tensor]]:
         with lock, torch.inference_mode(), deterministic_mode():
-            found: list[dict[str, Tensor]] = detector(list(x))
-            return found
+            detections: list[dict[str, Tensor]] = detector(list(x))
+            return detections
 
     return detect
 

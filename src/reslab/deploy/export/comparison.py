@@ -204,9 +204,9 @@ def compare_detections(
             expected, actual = (_detect(detect, image) for detect in (original, exported))
             differences, errors = _box_differences(expected, actual, max(image.shape[-2:]))
             compared = expected["scores"] > _least_score(expected["scores"], arch) + MAX_DIFFERENCE
-            found = compared & differences.isfinite()
-            max_difference = max(max_difference, *differences[found].tolist(), 0.0)
-            max_error = max(max_error, *errors[found].tolist(), 0.0)
+            finite = compared & differences.isfinite()
+            max_difference = max(max_difference, *differences[finite].tolist(), 0.0)
+            max_error = max(max_error, *errors[finite].tolist(), 0.0)
             num_compared += int(compared.sum())
             num_agreeing += int((differences[compared] <= MAX_DIFFERENCE).sum())
             outputs[0].append(expected)

@@ -57,8 +57,8 @@ class _FirstStage(nn.Module):
         self.backbone, self.head = network.backbone, network.rpn.head
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        found = self.backbone(x)
-        maps = [found] if isinstance(found, Tensor) else list(found.values())
+        features = self.backbone(x)
+        maps = [features] if isinstance(features, Tensor) else list(features.values())
         objectness, regressions = self.head(maps)
         return (*maps, *objectness, *regressions)
 

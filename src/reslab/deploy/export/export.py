@@ -225,12 +225,18 @@ def _get_format(to: str, precision: str) -> ExportFormat:
 
 def _open_source(source: Any, weights: Any, allow_code: bool) -> _ExportSource:
     network = open_any_network(source, weights=weights, allow_code=allow_code).cpu().eval()
-    place = source if weights is None else weights
-    is_name = isinstance(place, str) and (place in ARCHS or not Path(place).exists())
-    if is_name or not isinstance(place, Run | str | Path):
+    weights_source = source if weights is None else weights
+    is_name = isinstance(weights_source, str) and (weights_source in ARCHS or not Path(weights_source).exists())
+    if is_name or not isinstance(weights_source, Run | str | Path):
         return _ExportSource(network, {}, None, None)
-    run = place if isinstance(place, Run) else Run(place) if (Path(place) / "run.json").is_file() else None
-    weights_path = find_weights_path(run or place)
+    run = (
+        weights_source
+        if isinstance(weights_source, Run)
+        else Run(weights_source)
+        if (Path(weights_source) / "run.json").is_file()
+        else None
+    )
+    weights_path = find_weights_path(run or weights_source)
     return _ExportSource(network, _read_header(weights_path), run, weights_path)
 
 

@@ -46,8 +46,8 @@ def torch_detect(network: DenseNetwork) -> DetectFn:
 
     def detect(x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         with torch.no_grad():
-            found: list[dict[str, torch.Tensor]] = network(list(x))
-            return found
+            detections: list[dict[str, torch.Tensor]] = network(list(x))
+            return detections
 
     return detect
 

@@ -334,8 +334,8 @@ class DetectorAnalysis(_NetworkCopy[DenseNetwork]):
         (x,) = self.normalize_images(image[None])
         with self.exclusive() as backbone, apply_ablation(backbone, ablation) as applied:
             with torch.no_grad():
-                (found,) = self._network([x])
-            kept = found["labels"].nonzero().flatten().tolist()
+                (detections,) = self._network([x])
+            kept = detections["labels"].nonzero().flatten().tolist()
             if not 0 <= index < len(kept):
                 required = f"a box from 0 to {len(kept) - 1}" if kept else "an image with a box"
                 raise http_error(422, required, f"box {index}", "ask /v1/lesion for the boxes")
@@ -343,7 +343,7 @@ class DetectorAnalysis(_NetworkCopy[DenseNetwork]):
 
     def _measure(self, x: Tensor) -> BoxMeasurement:
         with torch.no_grad(), record_block_calls(self._network.residual_network) as calls:
-            (found,) = self._network(list(x))
-        boxes = detected_boxes({name: values.cpu() for name, values in found.items()}, self.classes)
+            (detections,) = self._network(list(x))
+        boxes = detected_boxes({name: values.cpu() for name, values in detections.items()}, self.classes)
         stds = [finite_or_none(float(call.output.double().std(correction=0))) for call in calls]
         return BoxMeasurement(boxes, dict(zip(self.slots, stds, strict=True)))

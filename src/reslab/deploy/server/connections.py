@@ -57,7 +57,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self._set_deadline(self.settings.header_timeout_seconds)
         if len(self.connections) > self.settings.max_connections:
-            self._make_room()
+            self._evict_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_deadline(None)
@@ -74,15 +74,23 @@ class LimitedConnection(HttpToolsProtocol):
         is_answered = self.cycle is None or self.cycle.response_complete
         return not self.pipeline and (is_answered or not self._request_complete)
 
-    def _make_room(self) -> None:
-        others = [one for one in self.connections if isinstance(one, LimitedConnection) and one is not self]
-        num_connections = Counter(one.client_key for one in others)
-        waiting = [one for one in others if one.is_waiting and not one.transport.is_closing()]
+    def _evict_waiting(self) -> None:
+        others = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, LimitedConnection) and connection is not self
+        ]
+        num_connections = Counter(connection.client_key for connection in others)
+        waiting = [
+            connection for connection in others if connection.is_waiting and not connection.transport.is_closing()
+        ]
         if not waiting:
             got = f"{len(others)} connections with requests"
             self._refuse(http_error(503, "a free connection", got, "try again in a second", {"Retry-After": "1"}))
             return
-        evicted = max(waiting, key=lambda one: (num_connections[one.client_key], -one.waiting_since))
+        evicted = max(
+            waiting, key=lambda connection: (num_connections[connection.client_key], -connection.waiting_since)
+        )
         if evicted._request_begun:
             step = "send requests without pauses"
             evicted._refuse(http_error(408, "a complete request", "a part of it, while others wait", step))

@@ -102,7 +102,7 @@ def _read_layer(data: memoryview, numbers: dict[str, int]) -> CaffeLayer:
     for number, _, value in _fields(data):
         if number in names:
             values[names[number]].append(value)
-    texts = {name: _text(found[0]) if found else "" for name, found in values.items() if name != "blobs"}
+    texts = {name: _text(items[0]) if items else "" for name, items in values.items() if name != "blobs"}
     blobs = tuple(_read_blob(value) for value in values["blobs"] if isinstance(value, memoryview))
     return CaffeLayer(texts["name"], texts["type"], texts["bottom"], texts["top"], blobs)
 

@@ -126,9 +126,9 @@ def _find_numbered(file: Any, config: dict[str, Any]) -> tuple[dict[str, Any], b
         name = name or names_by_key.get(key, key)
         if class_name == "batch_normalization" and len(variables) != len(leaves):
             raise ValueError(f"{name} has {len(variables)} variables; a batch norm needs scale=True and center=True")
-        found = {leaves[int(i)] if int(i) < len(leaves) else i: variables[i] for i in sorted(variables, key=int)}
-        if found:
-            by_name[name] = {f"{name}.{leaf}": array for leaf, array in found.items()}
+        renamed = {leaves[int(i)] if int(i) < len(leaves) else i: variables[i] for i in sorted(variables, key=int)}
+        if renamed:
+            by_name[name] = {f"{name}.{leaf}": array for leaf, array in renamed.items()}
     if not by_name:
         raise ValueError("no layer with weights")
     order = [name for name in names_by_key.values() if name in by_name] or list(by_name)

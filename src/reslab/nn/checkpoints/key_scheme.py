@@ -39,8 +39,10 @@ class KeyScheme:
     def matches(self, keys: Iterable[str]) -> bool:
         """Return whether these keys follow this scheme."""
         keys = list(keys)
-        found = [any(re.search(pattern, key) for key in keys) for pattern in (*self.signature_keys, *self.absent_keys)]
-        return all(found[: len(self.signature_keys)]) and not any(found[len(self.signature_keys) :])
+        matched = [
+            any(re.search(pattern, key) for key in keys) for pattern in (*self.signature_keys, *self.absent_keys)
+        ]
+        return all(matched[: len(self.signature_keys)]) and not any(matched[len(self.signature_keys) :])
 
     def translate(self, key: str) -> str:
         """Return reslab's name for this key."""

@@ -144,10 +144,10 @@ def _pair_layers(
     model_layers: Sequence[LayerEntries],
     allowed: AllowedMismatch,
 ) -> list[tuple[LayerEntries, LayerEntries]]:
-    names_tell_shortcuts = any(layer.on_shortcut for layer in file_layers)
+    has_shortcut_names = any(layer.on_shortcut for layer in file_layers)
 
     def agree(file_index: int, model_index: int) -> bool:
-        if names_tell_shortcuts and file_layers[file_index].on_shortcut != model_layers[model_index].on_shortcut:
+        if has_shortcut_names and file_layers[file_index].on_shortcut != model_layers[model_index].on_shortcut:
             return False
         is_first = kind == "convolution" and allowed.channels and model_index == 0
         is_last = kind == "linear layer" and allowed.classes and model_index == len(model_layers) - 1

@@ -163,8 +163,8 @@ def weights_from_config(
 def _arch_of_config(config: Mapping[str, Any]) -> str:
     """Return the zoo's network that a `config.json` describes, or its own name of it; empty if it has none."""
     if architecture := config.get("architecture"):
-        found = find_model_name(str(architecture))
-        return found.arch if found else str(architecture)
+        known = find_model_name(str(architecture))
+        return known.arch if known else str(architecture)
     if config.get("model_type") != "resnet":
         return ""
     base = ARCHS["resnet50" if config.get("layer_type") == "bottleneck" else "resnet18"]

@@ -212,8 +212,8 @@ def _read_torch(path: Path, limits: ReadLimits) -> Any:
         content = b"" if refused else _pickle_content(path)
         names = [refused[1]] if refused else unsafe_names(content)
         if names:
-            found = ", ".join(f"`{name}`" for name in names[:3])
-            raise _unsafe_file(path, f"{found}, which would run when read") from None
+            quoted = ", ".join(f"`{name}`" for name in names[:3])
+            raise _unsafe_file(path, f"{quoted}, which would run when read") from None
         if (protocol := pickle_protocol(content)) > _MAX_SAFE_PROTOCOL:
             got = (
                 f"a pickle of protocol {protocol}, of which torch reads up to {_MAX_SAFE_PROTOCOL} without running code"
@@ -353,10 +353,12 @@ def _check_kind(name: str, key: str, tensor: Tensor) -> None:
         f"of the layout {str(tensor.layout).removeprefix('torch.')}": tensor.layout is not torch.strided,
         "a nested tensor": tensor.is_nested,
     }
-    found = next((kind for kind, is_kind in kinds.items() if is_kind), None)
-    if found is not None:
+    unsupported = next((kind for kind, is_kind in kinds.items() if is_kind), None)
+    if unsupported is not None:
         step = "save it with values: tensor.to_dense(), .dequantize() or .real"
-        raise invalid_checkpoint("dense tensors of real numbers", f"{name}, where {key!r} is {found}", next_step=step)
+        raise invalid_checkpoint(
+            "dense tensors of real numbers", f"{name}, where {key!r} is {unsupported}", next_step=step
+        )
 
 
 def _holds_tensors(value: Any, max_depth: int = _MAX_NESTING) -> bool:

@@ -124,10 +124,10 @@ def _marks(image: ErrorImage, classes: Sequence[str]) -> list[tuple[_Kind, Marke
     """Return the boxes of an image by kind, in its pixels, predictions by rising score."""
     target, prediction, outcomes = image.target, image.prediction, image.outcomes
     pairs = list(zip(outcomes.indices, outcomes.outcomes, outcomes.objects, strict=True))
-    found = {index for _, outcome, index in pairs if outcome is Outcome.CORRECT}
+    correct = {index for _, outcome, index in pairs if outcome is Outcome.CORRECT}
     marks = []
     for i, label in enumerate(target.labels.tolist()):
-        kind = _IGNORED if target.is_ignored[i] else _FOUND if i in found else _MISSED
+        kind = _IGNORED if target.is_ignored[i] else _FOUND if i in correct else _MISSED
         marks.append((kind, _mark(kind, target.boxes[i], "" if kind is _FOUND else classes[label])))
     for i, outcome, _ in reversed(pairs):
         kind = {Outcome.CORRECT: _CORRECT, Outcome.IGNORED: _IGNORED}.get(outcome, _WRONG)

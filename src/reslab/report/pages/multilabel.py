@@ -36,7 +36,7 @@ class LabelErrors:
     """An image with wrong labels: uint8 pixels (H, W) or (H, W, 3), and the names of its classes by outcome."""
 
     image: np.ndarray
-    found: tuple[str, ...]
+    predicted: tuple[str, ...]
     missed: tuple[str, ...]
     wrong: tuple[str, ...]
     loss: float
@@ -124,7 +124,7 @@ def _average_row(rows: Sequence[LabelRow]) -> dict[str, str]:
 
 def _error_item(error: LabelErrors) -> dict[str, Any]:
     captions = [
-        ("right", ", ".join(error.found), "correct"),
+        ("right", ", ".join(error.predicted), "correct"),
         ("missed", ", ".join(error.missed), "wrong"),
         ("too many", ", ".join(error.wrong), "wrong"),
     ]

@@ -161,12 +161,12 @@ def dense_arch_for(
     `axes` are the ones that the user overrides, which are not applied here. None for classification. Raises ValueError
     for a network of another kind, and an unknown name.
     """
-    found = find_dense_arch(model)
-    if found is not None and found.kind != kind:
-        got = f"{found.name}, a network for {found.kind}"
-        raise invalid(f"a network for {kind}", got, found.backbone.name)
-    if kind not in _DEFAULT_HEADS or isinstance(found, DenseArch):
-        return found
+    arch = find_dense_arch(model)
+    if arch is not None and arch.kind != kind:
+        got = f"{arch.name}, a network for {arch.kind}"
+        raise invalid(f"a network for {kind}", got, arch.backbone.name)
+    if kind not in _DEFAULT_HEADS or isinstance(arch, DenseArch):
+        return arch
     assert not isinstance(model, DenseArch)
     return _DEFAULT_HEADS[kind](get_arch(model), image_size, axes)
 

@@ -72,10 +72,10 @@ def parse_model_name(name: str) -> ModelName:
 
     Case, hyphens and underscores do not matter. Raises ValueError for an unknown name, with the nearest ones.
     """
-    found = find_model_name(name)
-    if found is None:
+    model_name = find_model_name(name)
+    if model_name is None:
         raise unknown_model(name)
-    return found
+    return model_name
 
 
 def find_model_name(name: str) -> ModelName | None:
@@ -123,10 +123,10 @@ def unknown_model(name: str, known_names: Iterable[str] = ARCHS) -> ValueError:
         step = f"{cifar} is the network of this depth for images of 32 pixels (CIFAR); {step}"
         return unknown_name("model", name, [cifar], step)
     mmpretrain = _MMPRETRAIN.fullmatch(name.lower())
-    if mmpretrain and "cifar" in mmpretrain["tag"] and (found := find_model_name(mmpretrain["network"])):
+    if mmpretrain and "cifar" in mmpretrain["tag"] and (model_name := find_model_name(mmpretrain["network"])):
         axes = {"stem": "conv3(64) norm act", "image_size": (32, 32), "num_classes": 10}
-        step = f"{found.arch} with {', '.join(f'{axis}={value!r}' for axis, value in axes.items())}; {step}"
-        return unknown_name("model", name, [found.arch], step)
+        step = f"{model_name.arch} with {', '.join(f'{axis}={value!r}' for axis, value in axes.items())}; {step}"
+        return unknown_name("model", name, [model_name.arch], step)
     return unknown_name("model", name, known_names, step)
 
 
@@ -139,11 +139,11 @@ def arch_of_file_name(stem: str) -> str | None:
     text, hyphen, digits = stem.partition(".")[0].rpartition("-")
     has_hash = bool(hyphen) and re.fullmatch(r"[0-9a-f]{8,}", digits) is not None
     if not has_hash:
-        found = find_model_name(stem)
-        return found.arch if found else None
+        model_name = find_model_name(stem)
+        return model_name.arch if model_name else None
     while text:
-        if found := find_model_name(text):
-            return found.arch
+        if model_name := find_model_name(text):
+            return model_name.arch
         text = text.rpartition("_")[0]
     return None
 

@@ -113,11 +113,11 @@ _IMAGE_KEYS = (
 
 def _find_images(file: ResultFile, data: DatasetSplits, split: str) -> dict[ImageId, int]:
     """Return the index of each image of the results. Raises ValueError if the split lacks some."""
-    wanted = list(dict.fromkeys(row.image for row in file.rows))
-    found = max((_match_images(wanted, data.splits[split], keys) for keys in _IMAGE_KEYS), key=len)
-    if len(found) == len(wanted):
-        return found
-    unknown = {image for image in wanted if image not in found}
+    images = list(dict.fromkeys(row.image for row in file.rows))
+    indices = max((_match_images(images, data.splits[split], keys) for keys in _IMAGE_KEYS), key=len)
+    if len(indices) == len(images):
+        return indices
+    unknown = {image for image in images if image not in indices}
     rows = [row for row in file.rows if row.image in unknown]
     got = f"{len(rows):,} of {len(file.rows):,} results of {len(unknown):,} other images, the first {rows[0].image!r}"
     others = [
@@ -128,19 +128,19 @@ def _find_images(file: ResultFile, data: DatasetSplits, split: str) -> dict[Imag
     next_step = f"images of the split {others[0]} are among them: choose it with split={others[0]}" if others else ""
     raise invalid(
         f"results of the {len(data.splits[split]):,} {split} images of {data.name}",
-        f"{got} ({rows[0].place})",
+        f"{got} ({rows[0].location})",
         next_step=next_step or "check that the results belong to these data",
     )
 
 
-def _match_images(wanted: Iterable[ImageId], dataset: Any, keys: _ImageKeys) -> dict[ImageId, int]:
+def _match_images(images: Iterable[ImageId], dataset: Any, keys: _ImageKeys) -> dict[ImageId, int]:
     ids = dataset.table.image_ids
     of_data = [keys.of_data(ids[i], dataset.name(i)) for i in range(len(dataset))]
     counts = Counter(of_data)
     index = {key: i for i, key in enumerate(of_data) if key is not None and counts[key] == 1}
-    matches = {image: index.get(key) for image in wanted if (key := keys.of_result(image)) is not None}
-    found = {image: i for image, i in matches.items() if i is not None}
-    return found if len(set(found.values())) == len(found) else {}
+    matches = {image: index.get(key) for image in images if (key := keys.of_result(image)) is not None}
+    indices = {image: i for image, i in matches.items() if i is not None}
+    return indices if len(set(indices.values())) == len(indices) else {}
 
 
 def _find_labels(file: ResultFile, classes: Sequence[str], category_ids: Sequence[int]) -> Mapping[int | str, int]:
@@ -154,7 +154,9 @@ def _find_labels(file: ResultFile, classes: Sequence[str], category_ids: Sequenc
     rows = [row for row in file.rows if row.category not in labels]
     if rows:
         names = list(dict.fromkeys(row.category for row in rows))
-        got = f"{len(rows):,} of {len(file.rows):,} of {len(names):,} others, the first {names[0]!r} ({rows[0].place})"
+        got = (
+            f"{len(rows):,} of {len(file.rows):,} of {len(names):,} others, the first {names[0]!r} ({rows[0].location})"
+        )
         known = [str(number) for number in ids] if isinstance(names[0], int) else list(classes)
         shown = f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
         raise invalid(f"results of the {len(classes):,} categories of the data", got, next_step=f"known: {shown}")
@@ -172,7 +174,7 @@ def _has_masks(file: ResultFile) -> bool:
     """Return True if every result has a mask. Raises ValueError if only some have one."""
     without = [row for row in file.rows if row.mask is None]
     if without and len(without) < len(file.rows):
-        got = f"{len(without):,} of {len(file.rows):,} without, the first {without[0].place}"
+        got = f"{len(without):,} of {len(file.rows):,} without, the first {without[0].location}"
         raise invalid(f"a segmentation of every result in {file.path} or of none", got)
     return bool(file.rows) and not without
 
@@ -192,9 +194,9 @@ def _pair(
 
 
 def _to_rle(row: ResultRow, size: tuple[int, int]) -> Rle:
-    assert row.mask is not None, row.place
+    assert row.mask is not None, row.location
     if (row.mask.height, row.mask.width) != size:
-        required = f"a segmentation of the size of its image, {size[0]}x{size[1]}, in {row.place}"
+        required = f"a segmentation of the size of its image, {size[0]}x{size[1]}, in {row.location}"
         raise invalid(required, f"{row.mask.height}x{row.mask.width}")
     if isinstance(row.mask.counts, bytes):
         return {"size": list(size), "counts": row.mask.counts}

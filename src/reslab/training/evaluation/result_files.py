@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]
 
 
 class ResultRow(NamedTuple):
-    """A detection as its file states it: image and category by COCO's id or by name, and `number`, its place."""
+    """A detection as its file states it: image and category by COCO's id or name; `number` counts results or lines."""
 
     image: ImageId
     category: int | str
@@ -45,7 +45,7 @@ class ResultRow(NamedTuple):
     mask: RunLengths | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The position in the file, for errors: `detections.json, result 3`."""
         return f"{self.source} {self.number}"
 
@@ -62,7 +62,7 @@ class ResultFile:
 def read_results(path: Path) -> ResultFile:
     """Return the detections of a JSON or CSV file, or of a folder of VOC's text files.
 
-    Raises ValueError for another file, one that is broken or too large, and with its place for a detection without
+    Raises ValueError for another file, one that is broken or too large, and with its location for a detection without
     image, category, score or box, with numbers that are not finite, or with a box of x2 < x1 or y2 < y1.
     """
     if not path.exists():
@@ -99,43 +99,43 @@ def _read_coco(path: Path) -> Iterator[ResultRow]:
 
 
 def _coco_row(record: Any, source: str, number: int) -> ResultRow:
-    place = f"{source} {number}"
+    location = f"{source} {number}"
     keys = (*_RESULT_KEYS, "segmentation" if isinstance(record, dict) and "segmentation" in record else "bbox")
     missing = [key for key in keys if not isinstance(record, dict) or key not in record]
     if missing:
         got = f"no {', '.join(missing)}" if isinstance(record, dict) else f"{record!r:.60}"
-        raise invalid(f"{', '.join(keys)} in {place}", got)
+        raise invalid(f"{', '.join(keys)} in {location}", got)
     image, category = record["image_id"], record["category_id"]
     if not _is_integer(image) and not isinstance(image, str):
-        raise invalid(f"an integer or a name as the image_id of {place}", f"{image!r:.60}")
+        raise invalid(f"an integer or a name as the image_id of {location}", f"{image!r:.60}")
     if not _is_integer(category):
-        raise invalid(f"an integer as the category_id of {place}", f"{category!r:.60}")
-    score = _number(record["score"], "score", place)
-    mask = _read_mask(record["segmentation"], place) if "segmentation" in record else None
+        raise invalid(f"an integer as the category_id of {location}", f"{category!r:.60}")
+    score = _number(record["score"], "score", location)
+    mask = _read_mask(record["segmentation"], location) if "segmentation" in record else None
     if "bbox" not in record:
-        assert mask is not None, place
+        assert mask is not None, location
         return ResultRow(image, category, score, _mask_box(mask), source, number, mask)
     box = record["bbox"]
     if not isinstance(box, list) or len(box) != 4:
-        raise invalid(f"4 numbers as the bbox of {place}", f"{box!r:.60}")
-    x, y, width, height = (_number(side, "bbox", place) for side in box)
+        raise invalid(f"4 numbers as the bbox of {location}", f"{box!r:.60}")
+    x, y, width, height = (_number(side, "bbox", location) for side in box)
     return ResultRow(image, category, score, (x, y, x + width, y + height), source, number, mask)
 
 
-def _read_mask(value: Any, place: str) -> RunLengths:
+def _read_mask(value: Any, location: str) -> RunLengths:
     """Return a mask in run-length encoding, its runs checked: packages that evaluate masks read them unchecked."""
     size = value.get("size") if isinstance(value, dict) else None
     counts = value.get("counts") if isinstance(value, dict) else None
     is_text = isinstance(counts, str) and counts.isascii()
     is_list = isinstance(counts, list) and all(map(_is_integer, counts))
     if not isinstance(size, list) or len(size) != 2 or not all(map(_is_integer, size)) or not (is_text or is_list):
-        raise invalid(f"a segmentation in run-length encoding, size and counts, in {place}", f"{value!r:.60}")
+        raise invalid(f"a segmentation in run-length encoding, size and counts, in {location}", f"{value!r:.60}")
     assert isinstance(counts, str | list)
     mask = RunLengths(counts.encode() if isinstance(counts, str) else tuple(counts), *size)
     try:
         mask.runs(*size)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{location}: {error}") from None
     return mask
 
 
@@ -169,9 +169,9 @@ def _read_csv(path: Path) -> Iterator[ResultRow]:
 
 def _text_row(image: str, category: str, numbers: Sequence[str], source: str, line: int) -> ResultRow:
     """Return the detection of a line with score, x1, y1, x2 and y2."""
-    place = f"{source} {line}"
+    location = f"{source} {line}"
     score, x1, y1, x2, y2 = (
-        _parse_number(text, name, place) for text, name in zip(numbers, _CSV_COLUMNS[1:], strict=True)
+        _parse_number(text, name, location) for text, name in zip(numbers, _CSV_COLUMNS[1:], strict=True)
     )
     return ResultRow(image, category, score, (x1, y1, x2, y2), source, line)
 
@@ -205,27 +205,27 @@ def _read_voc(path: Path, category: str) -> Iterator[ResultRow]:
 
 def _check_row(row: ResultRow) -> ResultRow:
     if not math.isfinite(row.score):
-        raise invalid(f"a finite score in {row.place}", f"{row.score}")
+        raise invalid(f"a finite score in {row.location}", f"{row.score}")
     shown = ", ".join(f"{side:g}" for side in row.box)
     if not all(map(math.isfinite, row.box)):
-        raise invalid(f"a box of finite numbers in {row.place}", shown)
+        raise invalid(f"a box of finite numbers in {row.location}", shown)
     x1, y1, x2, y2 = row.box
     if x2 < x1 or y2 < y1:
-        raise invalid(f"a box of width and height of at least 0 in {row.place}", f"corners {shown}")
+        raise invalid(f"a box of width and height of at least 0 in {row.location}", f"corners {shown}")
     return row
 
 
-def _number(value: Any, name: str, place: str) -> float:
+def _number(value: Any, name: str, location: str) -> float:
     if not isinstance(value, float) and not _is_integer(value):
-        raise invalid(f"a number as {name} of {place}", f"{value!r:.60}")
+        raise invalid(f"a number as {name} of {location}", f"{value!r:.60}")
     return float(value)
 
 
-def _parse_number(text: str, name: str, place: str) -> float:
+def _parse_number(text: str, name: str, location: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise invalid(f"a number as {name} of {place}", repr(text[:60])) from None
+        raise invalid(f"a number as {name} of {location}", repr(text[:60])) from None
 
 
 def _is_integer(value: Any) -> bool:

@@ -125,8 +125,10 @@ class MultiLabelEvaluation(Evaluation):
         probabilities, labels = self.require_predictions()
         predicted = predict_labels(probabilities, torch.tensor(self.thresholds))
         rows = []
-        for name, true, found, values in zip(self.names, labels.bool(), predicted, probabilities.tolist(), strict=True):
-            texts = ["|".join(self.classes[k] for k in mask.nonzero().flatten().tolist()) for mask in (true, found)]
+        for name, true, positive, values in zip(
+            self.names, labels.bool(), predicted, probabilities.tolist(), strict=True
+        ):
+            texts = ["|".join(self.classes[k] for k in mask.nonzero().flatten().tolist()) for mask in (true, positive)]
             rows.append([name, *texts, *(f"{value:.7g}" for value in values)])
         return ["name", "classes", "predicted", *(f"p({name})" for name in self.classes)], rows
 

@@ -247,15 +247,15 @@ def _explain_box(
     if loaded.detector is None:
         return _explain_vector(loaded, image, ablation, explained)
     _require_grad_cam(explained)
-    found, applied = loaded.detector.explain(image, explained.box, ablation)
-    name = loaded.classes[int(found.detections["labels"][found.index]) - 1]
+    grad_cam, applied = loaded.detector.explain(image, explained.box, ablation)
+    name = loaded.classes[int(grad_cam.detections["labels"][grad_cam.index]) - 1]
     return ExplainResponse(
         label=name,
         method=explained.method,
-        heatmap=_small_rows(_normalized(found.heatmap)),
+        heatmap=_small_rows(_normalized(grad_cam.heatmap)),
         classes=[],
         rejected=applied.describe_rejected(),
-        box=BoxSchema(name=name, score=found.score, box=found.box.tolist()),
+        box=BoxSchema(name=name, score=grad_cam.score, box=grad_cam.box.tolist()),
     )
 
 
