@@ -1,4 +1,4 @@
-"""How time and peak memory of a training step grow: with depth, width, image size, batch size and processes.
+"""Measure time and peak memory of a training step against depth, width, image size, batch size and processes.
 
     python benchmarks/growth.py                growth of the CIFAR networks, in float32 and one thread per process
     python benchmarks/growth.py --draw         docs/images/growth.svg from results/growth.json

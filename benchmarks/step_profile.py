@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how near the step comes to the speed of its convolutions.
+"""Profile a training step: its time by part, and its speed relative to that of its convolutions alone.
 
     python benchmarks/step_profile.py --threads 1 --processor-time
 

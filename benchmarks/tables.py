@@ -112,7 +112,7 @@ def table_names(page: str) -> list[str]:
 
 
 def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page with every table rendered anew."""
+    """Return the page with every table rendered again."""
 
     def region(match: re.Match[str]) -> str:
         table = f"\n{render(results[match[1]])}\n\n" if match[1] in results else ""

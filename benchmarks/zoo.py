@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether counts and outputs agree."""
+        """True if counts and outputs agree."""
         return self.params == self.timm_params and (self.difference is None or self.difference <= LIMIT)
 
 

@@ -69,7 +69,7 @@ GOALS = (
 
 
 class FastTraining:
-    """A network that is compiled once and trained anew for each seed, by the loop of `reslab train`."""
+    """A network that is compiled once and trained from scratch for each seed, by the loop of `reslab train`."""
 
     def __init__(self, recipe: Recipe, data: DatasetSplits, device: torch.device) -> None:
         self.data, self.device, self.recipe = data, device, resolve_precision(recipe, device)

@@ -1,4 +1,4 @@
-"""What a part of the GPU benchmark reports: a JSON file, written anew after every row, so that none is lost."""
+"""The result of a part of the GPU benchmark: a JSON file, rewritten after every row, so that none is lost."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a part ended."""
+    """The state of a part."""
 
     RUNNING = "running"
     DONE = "done"

@@ -254,7 +254,7 @@ def test_one_call_of_a_shared_block_is_scaled() -> None:
     outputs: list[Tensor] = []
     with torch.no_grad():
         with scaled_branches(model, {slots[1]: 2.0}):
-            for _ in range(2):  # the calls are counted anew in each forward pass
+            for _ in range(2):  # the calls restart in each forward pass
                 handle = block.register_forward_hook(lambda module, args, output: outputs.append(output))
                 model(x)
                 handle.remove()

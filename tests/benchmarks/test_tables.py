@@ -23,7 +23,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_page_shows_the_committed_figures(tables: ModuleType) -> None:
     page, results = tables.PAGE.read_text(encoding="utf-8"), tables.load_results()
-    assert tables.fill(page, results) == page, "python benchmarks/tables.py writes the tables anew"
+    assert tables.fill(page, results) == page, "python benchmarks/tables.py rewrites the tables"
     assert results
     assert set(results) <= set(tables.table_names(page))
 

@@ -105,7 +105,7 @@ def test_balanced_batches_are_a_function_of_the_step() -> None:
         ):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     rare = [(i, x) for x, _, indices in whole[:4] for i, x in zip(indices.tolist(), x, strict=True) if i >= 48]
-    for sample in (48, 49):  # drawn again and again, and augmented anew each time
+    for sample in (48, 49):  # drawn again and again, and augmented differently each time
         copies = torch.stack([x for i, x in rare if i == sample])
         assert len(copies) > 4
         assert len(copies.unique(dim=0)) > 2

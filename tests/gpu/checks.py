@@ -1,4 +1,4 @@
-"""What must hold on a GPU, as functions of the device and an empty folder.
+"""Checks for a GPU, as functions of the device and an empty folder.
 
 `test_gpu.py` makes tests of them, and `benchmarks/gpu/part_tests.py` runs them where pytest is not installed. All but
 `NEEDS_CUDA` run on a CPU, too.

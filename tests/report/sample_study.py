@@ -66,4 +66,4 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
         "versions": "reslab 0.1.0, torch 2.14.1, Python 3.11",
         "cost": "24 min 12 s of training, 21 runs",
     }
-    return StudyPage(study, scale, rows, claims, facts, ("A damaged entry of plain-44 was built anew.",))
+    return StudyPage(study, scale, rows, claims, facts, ("A damaged entry of plain-44 was created again.",))

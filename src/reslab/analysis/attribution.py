@@ -170,7 +170,7 @@ class AttributionResult:
 
 @dataclass(frozen=True, eq=False)
 class _Choices:
-    """What a network predicts for N images: the number of the main class (N,), its text, and the values (N, K).
+    """Predictions for N images: the number of the main class (N,), its text, and the values (N, K).
 
     `labels` (N,) are the numbers of the true main classes.
     """

@@ -69,7 +69,7 @@ Predict = Callable[[np.ndarray], Tensor]
 
 @dataclass(frozen=True)
 class _ProbeMethod:
-    """How targets of one kind are probed.
+    """The fit, score and baseline of probes for targets of one kind.
 
     `fit` returns a function from features to predictions; `score` compares predictions with labels; `predictions` makes
     them of a network's outputs; `baseline` is the score of the best constant.

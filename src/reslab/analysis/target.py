@@ -68,7 +68,7 @@ class AnalysisTarget:
 
     @property
     def batch_size(self) -> int:
-        """How many images are evaluated at once."""
+        """The number of images in a batch of an evaluation."""
         return BATCH_SIZE if self.task.spec.labels_whole_image else LARGE_BATCH_SIZE
 
     def class_name(self, label: int) -> str:

@@ -51,7 +51,7 @@ def required_packages(distribution: str = "reslab") -> list[RequiredPackage]:
             None,
         )
         if extra is not None and requirement.name != distribution:
-            installed = installed_version(requirement.name)
+            installed = _installed_version(requirement.name)
             is_satisfied = installed is not None and requirement.specifier.contains(installed, prereleases=True)
             packages.append(
                 RequiredPackage(requirement.name, extra, str(requirement.specifier), installed, is_satisfied)
@@ -69,7 +69,7 @@ def collect_environment() -> dict[str, Any]:
     """Return everything that `reslab doctor` prints, as plain data."""
     packages = required_packages()
     return {
-        "reslab": installed_version("reslab"),
+        "reslab": _installed_version("reslab"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -96,7 +96,8 @@ def _extra_payload(extra: str, packages: list[RequiredPackage]) -> dict[str, Any
     }
 
 
-def installed_version(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -55,6 +55,7 @@ class LoadedBatch(NamedTuple):
 
 
 def keyed_indices(step_indices: StepIndices, seed: int) -> list[KeyedIndex]:
+    """Return the index and the augmentation key of each sample of a step."""
     keys = step_indices.augmentation_keys(seed, torch.device("cpu"))
     return list(zip(step_indices.indices.tolist(), keys.tolist(), strict=True))
 
@@ -82,6 +83,7 @@ def load_batches(
 
 
 def start_data_loader(dataset: Dataset[Any], device: torch.device, **options: Any) -> Iterator[LoadedBatch]:
+    """Return an iterator over a torch DataLoader, whose workers run until the iterator is deleted."""
     if options["num_workers"]:
         has_torchvision_decoder()  # imports it once here, not in every worker process
     with warnings.catch_warnings():
@@ -110,6 +112,7 @@ def _detach_worker(worker_id: int) -> None:
 
 
 def to_device(batch: LoadedBatch, labels: Tensor, device: torch.device) -> Batch:
+    """Return a batch as (pixels, targets, indices) on the device. Raises ValueError with the error of a worker."""
     if batch.pixels is None:
         raise ValueError(batch.error)
     pixels, indices = batch.pixels, batch.indices

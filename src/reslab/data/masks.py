@@ -56,10 +56,12 @@ class StoredMask(NamedTuple):
 
     @property
     def height(self) -> int:
+        """The height in pixels."""
         return int(self.values.shape[0])
 
     @property
     def width(self) -> int:
+        """The width in pixels."""
         return int(self.values.shape[1])
 
 
@@ -192,6 +194,7 @@ class MaskEncoding:
 
     @property
     def num_classes(self) -> int:
+        """The number of classes; 2 for masks of instances."""
         return 2 if self.is_instances else max(len(self.numbers), len(self.colors))
 
     def decode(self, stored: StoredMask) -> np.ndarray:

@@ -30,7 +30,9 @@ from reslab.spec.task import TargetKind
 class SampleTransform(Protocol):
     """From an image (C, H, W), its target and its index to the network's input and the target that belongs to it."""
 
-    def apply_sample(self, pixels: Tensor, target: Any, index: int) -> tuple[Tensor, Any]: ...
+    def apply_sample(self, pixels: Tensor, target: Any, index: int) -> tuple[Tensor, Any]:
+        """Return the network's input and target of the image with this index."""
+        ...
 
 
 class TargetImageDataset(IndexableImages):

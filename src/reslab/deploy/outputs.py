@@ -28,7 +28,7 @@ from reslab.spec.task import TargetKind, Task
 class PartialResults:
     """A file of JSON lines: first the `metadata`, then one row per line, appended as rows are computed.
 
-    With `resume` an existing file is kept and a torn last line cut off; otherwise the file is started anew.
+    With `resume` an existing file is kept and a torn last line cut off; otherwise the file is overwritten.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], resume: bool) -> None:

@@ -78,8 +78,8 @@ def register_merge(
     return register
 
 
-# torch.fx records one call of these functions, so that a traced network draws anew in each call, and the nodes of
-# training and eval mode are the same, as `create_feature_extractor` of torchvision wants.
+# torch.fx records one call of these functions, so that a traced network draws new random numbers in each call, and the
+# nodes of training and eval mode are the same, as `create_feature_extractor` of torchvision requires.
 @torch.fx.wrap
 def drop_batch(x: Tensor, probability: float, training: bool) -> Tensor:
     """Return x times one draw from Bernoulli(probability), in eval mode times the probability."""
@@ -249,6 +249,7 @@ class Shake(nn.Module):
 
 @merge_builder("shake")
 def shake(forward: str, backward: str, level: str) -> nn.Module:
+    """Build the `Shake` that combines parallel branches."""
     return Shake(forward, backward, level)
 
 
@@ -277,16 +278,19 @@ def _call_builder(op: Op, block: BlockSpec, site: Site) -> Any:
 
 @merge_builder("add")
 def add(shortcut: Tensor, branch: Tensor) -> Tensor:
+    """Return shortcut + branch."""
     return shortcut + branch
 
 
 @merge_builder("none")
 def branch_alone(shortcut: Tensor, branch: Tensor) -> Tensor:
+    """Return the branch: a plain network."""
     return branch
 
 
 @merge_builder("scale")
 def scaled_add(shortcut: Tensor, branch: Tensor, a: float, b: float) -> Tensor:
+    """Return a * shortcut + b * branch."""
     return a * shortcut + b * branch
 
 
@@ -331,24 +335,29 @@ class ShortcutGate(GatedMerge):
 
 @merge_builder("dropout")
 def dropout(block: BlockSpec, p: float) -> nn.Module:
+    """Build `torch.nn.Dropout` for a path."""
     return nn.Dropout(p)
 
 
 @merge_builder("stochastic-depth")
 def stochastic_depth(block: BlockSpec, p: float) -> nn.Module:
+    """Build stochastic depth with the survival probability of the block."""
     return StochasticDepthBatch(survival_probability(p, block.index, block.num_blocks))
 
 
 @merge_builder("drop-path")
 def drop_path(block: BlockSpec, p: float) -> nn.Module:
+    """Build a `DropPath` with the rate of the block."""
     return DropPath(drop_path_rate(p, block.index, block.num_blocks))
 
 
 @merge_builder("rezero", "skipinit")
 def learned_scalar(block: BlockSpec) -> Tensor:
+    """Return the initial value, 0, of a learned factor of the branch."""
     return torch.zeros(1)
 
 
 @merge_builder("layerscale")
 def layer_scale(block: BlockSpec, eps: float) -> Tensor:
+    """Return the initial values, `eps`, of a learned factor for each channel of the branch."""
     return torch.full((block.out_channels,), eps)

@@ -114,27 +114,32 @@ class ShiftProject(nn.Module):
 
 @shortcut_builder("shift-project")
 def shift_project(block: BlockSpec, site: Site) -> nn.Module:
+    """Build a `ShiftProject`."""
     return ShiftProject(block, site)
 
 
 @shortcut_builder("identity")
 def identity(block: BlockSpec, site: Site) -> nn.Module | None:
+    """Build the identity; None for a block that changes the shape."""
     return None if block.changes_path else nn.Identity()
 
 
 @shortcut_builder("pad")
 def pad(block: BlockSpec, site: Site) -> nn.Module:
+    """Build a subsampling that adds zero channels at the end (option A of He et al. 2015)."""
     return PadChannels(block.stride, 0, block.out_channels - block.in_channels, site.arch.dims)
 
 
 @shortcut_builder("pad-split")
 def pad_split(block: BlockSpec, site: Site) -> nn.Module:
+    """Build a subsampling that adds half of the zero channels at each end."""
     num_added = block.out_channels - block.in_channels
     return PadChannels(block.stride, num_added // 2, num_added - num_added // 2, site.arch.dims)
 
 
 @shortcut_builder("avg-pad")
 def average_and_pad(block: BlockSpec, site: Site) -> nn.Module:
+    """Build an average pool that adds zero channels at the end."""
     return nn.Sequential(
         _avg_pool(block, site), PadChannels(1, 0, block.out_channels - block.in_channels, site.arch.dims)
     )
@@ -142,16 +147,19 @@ def average_and_pad(block: BlockSpec, site: Site) -> nn.Module:
 
 @shortcut_builder("conv1x1")
 def conv1x1(block: BlockSpec, site: Site) -> nn.Module:
+    """Build a 1x1 convolution without a norm."""
     return nn.Sequential(_projection(block, block.stride, site))
 
 
 @shortcut_builder("project")
 def project(block: BlockSpec, site: Site, kernel: int = 1) -> nn.Module:
+    """Build a convolution, where it has a stride of size `kernel`, and the norm of the order (option B)."""
     return nn.Sequential(_projection(block, block.stride, site, kernel), *optional_norm(block, site))
 
 
 @shortcut_builder("avg-project")
 def average_and_project(block: BlockSpec, site: Site) -> nn.Module:
+    """Build an average pool, a 1x1 convolution and the norm of the order (ResNet-D)."""
     return nn.Sequential(_avg_pool(block, site), _projection(block, 1, site), *optional_norm(block, site))
 
 

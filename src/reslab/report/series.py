@@ -49,7 +49,7 @@ def train_series(log: LogRecords, key: str, *, averaged: bool = True) -> Series:
     """Return a metric of the training records.
 
     An `averaged` metric (loss, top1) is a mean over the steps since the previous record, and those are not equally
-    many: the log has a record every so many steps and one at the end of each epoch. It is averaged anew over equal
+    many: the log has a record every so many steps and one at the end of each epoch. It is averaged again over equal
     windows of steps, as a mean over 4 batches beside one over 100 draws jags that are not there. Other metrics (the
     learning rate) are values at a step and stay as they are.
     """

@@ -1,6 +1,6 @@
 """The C library's allocator: set glibc to keep freed memory, which saves the page faults of every training step.
 
-glibc gives large freed tensors back to the system and asks for them anew, so that a step on a CPU pays thousands of
+glibc gives large freed tensors back to the system and allocates them again, so that a step on a CPU pays thousands of
 page faults, each of which the kernel answers with a zeroed page. Results do not depend on any of this.
 """
 

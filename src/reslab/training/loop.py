@@ -170,7 +170,9 @@ class BatchLoader(Protocol):
 
     num_steps_per_epoch: int
 
-    def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]: ...
+    def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]:
+        """Yield (x, y, indices) of each step from `start_step` on."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def train_seeds(
         raise invalid("at least one seed", seeds, nearest="3")
     if isinstance(model, nn.Module):
         raise invalid(
-            "a network by name or an Arch, which starts anew with each seed",
+            "a network by name or an Arch, which is initialized for each seed",
             "a module, which would start from the weights of the seed before",
             next_step="call train(model, seed=...) with a new module for each seed",
         )

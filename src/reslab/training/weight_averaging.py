@@ -140,7 +140,7 @@ class WeightMean:
 def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str = "cpu") -> ResidualNetwork:
     """Return the network whose weights are the mean of several runs' weights (Wortsman et al. 2022, Sec. 2).
 
-    In eval mode. The running statistics of its BatchNorms are averaged too; `update_bn_stats` measures them anew.
+    In eval mode. The running statistics of its BatchNorms are averaged too; `update_bn_stats` recomputes them.
     Raises ValueError if the runs have several architectures or classes.
     """
     if not sources:

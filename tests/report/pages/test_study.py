@@ -49,7 +49,7 @@ def test_the_page_is_self_contained_and_complete(page: StudyPage) -> None:
         assert words in result.text
     for fact in page.metadata.values():
         assert fact in result.text
-    assert "A damaged entry of plain-44 was built anew." in result.text
+    assert "A damaged entry of plain-44 was created again." in result.text
 
 
 @pytest.mark.parametrize("scale", ["smoke", "short", "full"])

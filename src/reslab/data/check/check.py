@@ -77,10 +77,12 @@ class DataCheck:
 
     @property
     def unreadable(self) -> tuple[CheckedImage, ...]:
+        """The images that cannot be decoded."""
         return tuple(image for image in self.images if image.info.error)
 
     @property
     def readable(self) -> tuple[CheckedImage, ...]:
+        """The images that can be decoded."""
         return tuple(image for image in self.images if not image.info.error)
 
     @property

@@ -62,6 +62,7 @@ class BoxListing:
 
     @property
     def all_images(self) -> list[AnnotatedImage]:
+        """The images of all splits."""
         return [image for images in self.splits.values() for image in images]
 
     def find_classes(self) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ class MaskPairs:
 
     @property
     def all_pairs(self) -> list[tuple[Path, Path]]:
+        """The pairs (image, mask) of all splits."""
         return [pair for pairs in self.splits.values() for pair in pairs]
 
 

@@ -1,6 +1,6 @@
 """Two trained networks that come with the package: 20 layers for 8x8 digits, with and without shortcuts.
 
-The folders `residual` and `plain` are runs; `make examples` trains them anew.
+The folders `residual` and `plain` are runs; `make examples` trains them again.
 """
 
 from pathlib import Path

@@ -91,6 +91,7 @@ class GlobalContext(nn.Module):
 
 @builder(Family.LAYER, "se")
 def squeeze_excite(site: Site, of: str, divisor: int, act: str, ratio: float | None = None) -> nn.Module:
+    """Build a `SqueezeExcite`, whose inner width is `ratio` of the channels, rounded to a multiple of `divisor`."""
     ratio = site.arch.se_ratio if ratio is None else ratio
     share = ratio * (site.block.in_channels if of == "in" and site.block is not None else site.channels)
     reduced = round(share) if divisor == 1 else int(share + divisor / 2) // divisor * divisor
@@ -99,19 +100,23 @@ def squeeze_excite(site: Site, of: str, divisor: int, act: str, ratio: float | N
 
 @builder(Family.LAYER, "eca")
 def efficient_channel_attention(site: Site, size: int | None = None) -> nn.Module:
+    """Build an `EfficientChannelAttention` of `size`, by default the size that the channels give."""
     return EfficientChannelAttention(site.channels, size)
 
 
 @builder(Family.LAYER, "spatial")
 def spatial_attention(site: Site, kernel: int = 7) -> nn.Module:
+    """Build a `SpatialAttention` with this kernel size."""
     return SpatialAttention(kernel, site.arch.dims)
 
 
 @builder(Family.LAYER, "cbam")
 def convolutional_block_attention(site: Site, ratio: float = 0.0625, kernel: int = 7) -> nn.Module:
+    """Build a `ConvolutionalBlockAttention` with this ratio of channels and this kernel size."""
     return ConvolutionalBlockAttention(site.channels, ratio, kernel, site.arch.dims)
 
 
 @builder(Family.LAYER, "gc")
 def global_context(site: Site, ratio: float = 0.0625) -> nn.Module:
+    """Build a `GlobalContext` whose inner width is `ratio` of the channels."""
     return GlobalContext(site.channels, ratio, site.arch.dims)

@@ -153,11 +153,13 @@ def _build(kind: str, spec: ConvSpec, site: Site, bias: bool) -> nn.Module:
 
 @builder(Family.CONV, "plain")
 def plain_conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
+    """Build a convolution of torch.nn."""
     return _build("plain", spec, site, bias)
 
 
 @builder(Family.CONV, "standardized")
 def standardized_conv(site: Site, spec: ConvSpec, bias: bool, eps: float) -> nn.Module:
+    """Build a convolution with standardized weights."""
     conv = _build("Standardized", spec, site, bias)
     conv.eps = eps  # type: ignore[assignment]
     return conv
@@ -165,6 +167,7 @@ def standardized_conv(site: Site, spec: ConvSpec, bias: bool, eps: float) -> nn.
 
 @builder(Family.CONV, "scaled-standardized")
 def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, eps: float) -> nn.Module:
+    """Build a convolution with scaled standardized weights; raises ValueError if the activation has no known gain."""
     conv = _build("ScaledStandardized", spec, site, bias)
     conv.eps = eps  # type: ignore[assignment]
     if gain == "act":
@@ -176,4 +179,5 @@ def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, 
 
 @builder(Family.CONV, "dirac")
 def dirac_conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
+    """Build a convolution with Dirac-parameterized weights."""
     return _build("Dirac", spec, site, bias)

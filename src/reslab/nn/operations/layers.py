@@ -100,37 +100,44 @@ class ZeroPad(nn.Module):
 
 @builder(Family.LAYER, "bias")
 def bias(site: Site) -> nn.Module:
+    """Build a `Bias`, one learned number."""
     return Bias()
 
 
 @builder(Family.LAYER, "scale")
 def scale(site: Site) -> nn.Module:
+    """Build a `Scale`, one learned factor."""
     return Scale()
 
 
 @builder(Family.LAYER, "mul")
 def multiply(site: Site, factor: float | str) -> nn.Module:
+    """Build a `Multiply` by a number, or by an expression over the names of the site."""
     return Multiply(evaluate(factor, site.names) if isinstance(factor, str) else factor)
 
 
 @builder(Family.LAYER, "drop")
 def dropout(site: Site, rate: float | None = None) -> nn.Module:
+    """Build `torch.nn.Dropout`, by default with the rate of the network."""
     return nn.Dropout(site.arch.drop_rate if rate is None else rate)
 
 
 @builder(Family.LAYER, "drop2d")
 def dropout2d(site: Site, rate: float | None = None) -> nn.Module:
+    """Build dropout of whole channels, by default with the rate of the network."""
     return layer_class("Dropout", site.arch.dims)(site.arch.drop_rate if rate is None else rate)
 
 
 @builder(Family.LAYER, "flatten")
 def flatten(site: Site) -> nn.Module:
+    """Build `torch.nn.Flatten`: (N, ...) to (N, features)."""
     return nn.Flatten(1)
 
 
 # Without a size, a pool of a branch covers its stride, and a pool of stem or head the whole map.
 @builder(Family.LAYER, "maxpool")
 def max_pool(site: Site, size: int | None, stride: int, mode: str = "") -> nn.Module:
+    """Build a max pool: of the whole map, with padding, with `ceil` mode, or with `zero` padding that counts."""
     if size is None and site.block is None:
         return _pool("AdaptiveMaxPool", site, 1)
     size = size or stride
@@ -144,6 +151,7 @@ def max_pool(site: Site, size: int | None, stride: int, mode: str = "") -> nn.Mo
 
 @builder(Family.LAYER, "avgpool")
 def average_pool(site: Site, size: int | None, stride: int) -> nn.Module:
+    """Build an average pool, of the whole map or with padding."""
     if size is None and site.block is None:
         return _pool("AdaptiveAvgPool", site, 1)
     size = size or stride
@@ -152,6 +160,7 @@ def average_pool(site: Site, size: int | None, stride: int) -> nn.Module:
 
 @builder(Family.LAYER, "blurpool")
 def blur_pool(site: Site, size: int | None, stride: int) -> nn.Module:
+    """Build a `BlurPool`, by default of size 3."""
     return BlurPool(size or 3, stride, site.arch.dims)
 
 
@@ -162,6 +171,7 @@ def _pool(name: str, site: Site, *sizes: int, **options: bool) -> nn.Module:
 
 @builder(Family.LAYER, "norm")
 def norm(site: Site, kind: str | None = None) -> nn.Module | None:
+    """Build a norm of this kind, by default the network's; None where there is none."""
     if kind is None:
         return site.norm(site.channels) if site.norm else None
     make_norm = make_norm_layer(kind, site.arch.norm_eps, site.arch.norm_momentum, site.arch.dims)
@@ -170,6 +180,7 @@ def norm(site: Site, kind: str | None = None) -> nn.Module | None:
 
 @builder(Family.LAYER, "act")
 def act(site: Site, kind: str | None = None) -> nn.Module:
+    """Build an activation of this kind, by default the network's."""
     return make_activation(site.arch.act if kind is None else kind)
 
 

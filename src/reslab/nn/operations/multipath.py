@@ -137,6 +137,7 @@ class SplitAttentionConv(nn.Module):
 
 @builder(Family.CONV, "res2")
 def hierarchical_conv(site: Site, spec: ConvSpec, bias: bool, scales: int) -> nn.Module:
+    """Build a `HierarchicalConv`; raises ValueError for channels that `scales` does not divide."""
     if spec.in_channels % scales or spec.in_channels != spec.out_channels:
         got = f"{spec.in_channels} -> {spec.out_channels} channels"
         raise invalid(f"conv(res2({scales})) with as many output as input channels, divisible by {scales}", got)
@@ -147,6 +148,7 @@ def hierarchical_conv(site: Site, spec: ConvSpec, bias: bool, scales: int) -> nn
 def selective_kernel_conv(
     site: Site, spec: ConvSpec, bias: bool, paths: int, input: str, ratio: float, divisor: int
 ) -> nn.Module:
+    """Build a `SelectiveKernelConv`; raises ValueError for channels that cannot be split into `paths`."""
     if input == "split" and spec.in_channels % paths:
         raise invalid(f"channels divisible by {paths} paths", spec.in_channels, "select(2)")
     reduced_channels = int(divisible(spec.out_channels * ratio, divisor))
@@ -155,4 +157,5 @@ def selective_kernel_conv(
 
 @builder(Family.CONV, "split")
 def split_attention_conv(site: Site, spec: ConvSpec, bias: bool, radix: int, ratio: float) -> nn.Module:
+    """Build a `SplitAttentionConv`."""
     return SplitAttentionConv(site, spec, radix, ratio, bias)

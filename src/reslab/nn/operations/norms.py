@@ -115,11 +115,14 @@ def _check_groups(groups: int, channels: int) -> None:
 
 @builder(Family.NORM, "batch")
 def batch_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build a BatchNorm of torch.nn."""
     return layer_class("BatchNorm", dims)(channels, eps, momentum)
 
 
 @builder(Family.NORM, "frozen")
 def frozen_batch_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build torchvision's `FrozenBatchNorm2d`."""
+
     from torchvision.ops import FrozenBatchNorm2d  # here, because torchvision takes a second to import
 
     return FrozenBatchNorm2d(channels, eps)
@@ -129,6 +132,7 @@ def frozen_batch_norm(channels: int, eps: float, momentum: float, dims: int) -> 
 def group_norm(
     channels: int, eps: float, momentum: float, dims: int, groups: int | None = None, size: int | None = None
 ) -> nn.Module:
+    """Build `torch.nn.GroupNorm` with `groups`, or groups of `size` channels. Raises ValueError for other channels."""
     if (groups is None) == (size is None):
         raise invalid("norm=group(G), or group(size=N) for groups of N channels", "both or neither", "group(32)")
     if size is not None and channels % size:
@@ -141,40 +145,48 @@ def group_norm(
 
 @builder(Family.NORM, "layer")
 def layer_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build a `LayerNormChannels`."""
     return LayerNormChannels(channels, eps)
 
 
 @builder(Family.NORM, "rms")
 def rms_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build an `RmsNorm`."""
     return RmsNorm(channels, eps)
 
 
 @builder(Family.NORM, "simple")
 def simple_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build a `SimpleNorm`."""
     return SimpleNorm(channels, eps)
 
 
 @builder(Family.NORM, "instance")
 def instance_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build an InstanceNorm of torch.nn with weight and bias."""
     return layer_class("InstanceNorm", dims)(channels, eps, affine=True)
 
 
 @builder(Family.NORM, "ibn")
 def instance_batch_norm(channels: int, eps: float, momentum: float, dims: int, ratio: float) -> nn.Module:
+    """Build an `InstanceBatchNorm` with instance norm on `ratio` of the channels."""
     return InstanceBatchNorm(channels, int(channels * ratio), eps, momentum, dims)
 
 
 @builder(Family.NORM, "frn")
 def filter_response_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    """Build a `FilterResponseNorm`."""
     return FilterResponseNorm(channels, eps)
 
 
 @builder(Family.NORM, "evonorm-s0")
 def evonorm_s0(channels: int, eps: float, momentum: float, dims: int, groups: int) -> nn.Module:
+    """Build an `EvoNormS0`; raises ValueError for channels that `groups` does not divide."""
     _check_groups(groups, channels)
     return EvoNormS0(channels, groups, eps)
 
 
 @builder(Family.LAYER, "grn")
 def global_response_norm(site: Site) -> nn.Module:
+    """Build a `GlobalResponseNorm`."""
     return GlobalResponseNorm(site.channels)

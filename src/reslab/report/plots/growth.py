@@ -1,4 +1,4 @@
-"""How costs grow with sizes: small panels with logarithmic axes, and the power law that fits each line."""
+"""Plots of costs against sizes: small panels with logarithmic axes, and the power law that fits each line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
