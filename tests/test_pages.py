@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +30,14 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield [word.removesuffix("...") for word in words]
 
 
-def parse(args: list[str]) -> None:
+def parse(args: list[str]) -> Any:
     """Parse a command line without running it; raises typer's error for a word that the command does not take."""
     args, _ = _split_plugins(args)
     command, args = load_command(COMMANDS[args[0]]), args[1:]
     if hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]
-    command.make_context(command.name, list(args))
+    context: Any = command.make_context(command.name, list(args))
+    return context
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -47,10 +49,9 @@ def test_links_and_paths_exist(page: Path) -> None:
     assert [path for path in (*links, *paths) if not path.exists() and path not in GENERATED] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=page_name)
 def test_every_command_parses(page: Path) -> None:
-    for args in commands(page):
-        parse(args)
+    assert [args for args in commands(page) if parse(args).args] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=page_name)

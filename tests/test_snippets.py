@@ -227,6 +227,8 @@ def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Mo
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in PYTHON_PAGES[page]:
         exec(compile(block.text, page, "exec"), namespace)
+    assert namespace["__name__"] == "page"
+    assert len(namespace) > 2  # the builtins, and what the page defines
 
 
 def train_two_steps(train: Any, model: Any, data: Any, epochs: float = 0, **options: Any) -> Any:

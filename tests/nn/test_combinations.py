@@ -59,7 +59,7 @@ def can_be_combined(order, branch):
     return not order.startswith("book") or branch == "one"
 
 
-def learn(model):
+def assert_learns(model):
     """One training step's gradients and one evaluation: all finite, every parameter with a gradient of its own."""
     loss = nn.functional.cross_entropy(model.train()(X), TARGETS)
     loss.backward()
@@ -89,7 +89,7 @@ def test_every_order_with_every_branch_and_shortcut(order):
         if can_be_combined(order, branch):
             model = create_model(TINY, order=order, shortcut=shortcut, **BRANCHES[branch])
             assert_shapes(model)
-            learn(model)
+            assert_learns(model)
         else:
             with pytest.raises(ValueError, match=f"an order with {2 if branch != 'bottleneck' else 3}|4 convolutions"):
                 create_model(TINY, order=order, shortcut=shortcut, **BRANCHES[branch])
@@ -101,7 +101,7 @@ def test_every_merge_with_every_order_and_a_shortcut_of_each_kind(merge):
     for order, shortcut in itertools.product(ORDERS, ("pad", "project-all", "avg-project")):
         branch = BRANCHES["one" if order.startswith("book") else "basic"]
         model = create_model(TINY, order=order, shortcut=shortcut, merge=merge, **branch)
-        learn(model)
+        assert_learns(model)
         if merge == "none":
             assert not [key for key in model.state_dict() if "downsample" in key or "merge" in key]
 
@@ -111,20 +111,20 @@ def test_every_order_with_every_norm(norm):
     torch.manual_seed(0)
     for order in ORDERS:
         branch = BRANCHES["one" if order.startswith("book") else "basic"]
-        learn(create_model(TINY, order=order, norm=norm, shortcut="avg-project", bias=True, **branch))
+        assert_learns(create_model(TINY, order=order, norm=norm, shortcut="avg-project", bias=True, **branch))
 
 
 @pytest.mark.parametrize("act", OPERATIONS[Family.ACT])
 def test_every_activation(act):
     torch.manual_seed(0)
     model = create_model(TINY, act=act, order="full-preact")
-    learn(model)
+    assert_learns(model)
     assert all(isinstance(block.act1, type(make_activation(act))) for _, block in model.blocks())
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
 def test_every_padding(padding):
-    learn(create_model(TINY, padding=padding, image_size=(8, 8)))
+    assert_learns(create_model(TINY, padding=padding, image_size=(8, 8)))
 
 
 @pytest.mark.parametrize("bias", [False, True])

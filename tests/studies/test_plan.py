@@ -180,7 +180,8 @@ def test_every_analysis_of_every_study_exists_and_has_its_options() -> None:
             for scale in SCALES:
                 for request in row_analyses(study, row, study.preset_for(row, scale)):
                     settings = dict(setting.split("=", 1) for setting in request.overrides)
-                    override_options(get_analysis(request.analysis), settings)
+                    options = override_options(get_analysis(request.analysis), settings)
+                    assert settings.keys() <= vars(options).keys()
 
 
 def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None:

@@ -291,8 +291,9 @@ def test_a_loss_that_is_not_finite_is_none() -> None:
     assert "NaN" not in str(to_dict(result))
 
 
-def test_progress_without_a_callback_is_dropped() -> None:
+def test_progress_without_a_callback_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     report_progress("nobody listens")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_remaining_time_weighs_each_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,7 @@ def test_idle_connections_are_closed_for_new_ones_the_oldest_first(runs: list[Ru
         assert read_all(lines[3]).startswith(b"HTTP/1.1 200 ")
 
 
-def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSettings) -> None:
+def test_without_uvloop_connections_end_the_same_way(runs: list[Run], hasty: ServerSettings) -> None:
     with listening(create_app(runs[:1], hasty), hasty, loop="asyncio") as port:
         test_head_that_is_too_long_is_reported(port)
         test_incomplete_request_is_closed_on_timeout(port, HEAD)

@@ -45,7 +45,7 @@ def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     return buffer.getvalue()
 
 
-def refuse(path: Path, match: str, max_seconds: float = 3.0) -> None:
+def assert_refused(path: Path, match: str, max_seconds: float = 3.0) -> None:
     """Check that the file is refused for a network, soon and without memory."""
     network = make_network()
     tracemalloc.start()
@@ -67,21 +67,21 @@ def test_an_npz_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: P
         file.write(npy_header((num_zeros * 16 // 4,)))
         for _ in range(16):
             file.write(bytes(num_zeros))
-    refuse(tmp_path / "w.npz", r"unpacks to at most 67,[\d,]+ bytes; got: .*261,\d+ bytes that unpack to 268,")
+    assert_refused(tmp_path / "w.npz", r"unpacks to at most 67,[\d,]+ bytes; got: .*261,\d+ bytes that unpack to 268,")
 
 
 @pytest.mark.parametrize("shape", [(5 * 10**9,), (-1, 4), (2**62, 2**62), (3,)])
 def test_a_shape_that_differs_from_the_bytes_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
         archive.writestr("w.npy", npy_header(shape) + bytes(16))
-    refuse(tmp_path / "w.npz", r"w\.npy declares float32 \[.*\] and has 16 bytes")
+    assert_refused(tmp_path / "w.npz", r"w\.npy declares float32 \[.*\] and has 16 bytes")
 
 
 @pytest.mark.parametrize("dtype", ["<c8", "<f16", "|V8", "<U4", "<M8[s]"])
 def test_an_array_of_another_type_is_named(tmp_path: Path, dtype: str) -> None:
     with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
         archive.writestr("w.npy", npy_header((1,), dtype) + bytes(np.dtype(dtype).itemsize))
-    refuse(tmp_path / "w.npz", "whose entry w is of type")
+    assert_refused(tmp_path / "w.npz", "whose entry w is of type")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -100,7 +100,7 @@ def test_a_safetensors_file_of_many_tensor_names_is_refused(tmp_path: Path) -> N
         (60_000, r"a header of at most 1,\d+,\d+ b"),
     ):
         save_file({f"n{number}": torch.zeros(0) for number in range(count)}, tmp_path / "w.safetensors")
-        refuse(tmp_path / "w.safetensors", message)
+        assert_refused(tmp_path / "w.safetensors", message)
     with pytest.raises(CheckpointError, match="with 20,000"):
         make_network_from_state({f"n{number}": torch.zeros(0) for number in range(20_000)})
 

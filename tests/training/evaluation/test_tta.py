@@ -179,9 +179,13 @@ def test_an_image_too_small_to_crop_is_reported() -> None:
         TTATransforms(network(), "ten-crop(13)")(images())
 
 
-def test_every_example_of_the_table_can_be_built() -> None:
-    for example, _, _ in TTA_OPS.values():
-        TTATransforms(network(), example)
+@pytest.mark.parametrize("name", TTA_OPS)
+def test_the_example_of_every_operation_runs(name: str) -> None:
+    example, _, _ = TTA_OPS[name]
+    with torch.no_grad():
+        probabilities = TTATransforms(network(), example)(torch.rand(2, 1, 224, 224)).softmax(1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
+    assert probabilities.shape == (2, 3)
 
 
 def test_outputs_at_each_pixel_are_flipped_back() -> None:
