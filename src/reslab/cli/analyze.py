@@ -56,9 +56,10 @@ def analyze(
         str,
         typer.Option(
             "--weights",
-            metavar="final|init|all|STEP|FILE|TAG",
+            metavar="STEP|FILE|TAG",
             rich_help_panel=Panel.MODEL,
-            help="Weights of a run to analyze (all is every snapshot), or of a name: a run, a file or a published tag.",
+            help="Of a run: final, init, a step, or all (every snapshot). Of a model name: a run, a file or the tag of "
+            "published weights.",
         ),
     ] = "final",
     model: NamedModel = None,

@@ -152,7 +152,7 @@ def _global_options(
     allow_nonfinite: Annotated[
         bool,
         typer.Option(
-            _ALLOW_NONFINITE, help="Load weights that are NaN or infinite. Works before and after the command."
+            _ALLOW_NONFINITE, help="Load weights with NaN or infinite values. Works before and after the command."
         ),
     ] = False,
 ) -> None:

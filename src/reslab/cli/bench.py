@@ -111,7 +111,7 @@ def bench(
 ) -> None:
     """Measure training or inference speed, latency and memory of a network on random images.
 
-    --task train takes steps of SGD with the other options of the recipe fast-cpu, on a GPU of fast-gpu.
+    --task train measures steps of SGD with all other options of the recipe fast-cpu, or of fast-gpu on a GPU.
     """
     keep_freed_memory()
     if task not in BENCHMARK_TASKS:

@@ -54,8 +54,7 @@ COMMANDS: dict[str, Command] = {
             "runs",
             TRAIN,
             "runs:runs",
-            "List runs with their settings and accuracy, by themselves or by groups of seeds, or compare them on a "
-            "page.",
+            "List runs with their settings and accuracy, one by one or grouped by seeds, or compare them on a page.",
         ),
         Command(
             "lr-find",

@@ -100,7 +100,7 @@ MeanImageOption = Annotated[
         "--mean-image",
         metavar="FILE",
         rich_help_panel=Panel.DATA,
-        help="Mean of each pixel, subtracted in place of --mean: .npy, or .binaryproto of Caffe.",
+        help="Mean of each pixel, subtracted instead of --mean: .npy, or .binaryproto of Caffe.",
     ),
 ]
 ChannelOrderOption = Annotated[
@@ -109,7 +109,7 @@ ChannelOrderOption = Annotated[
         "--channel-order",
         metavar="rgb|bgr",
         rich_help_panel=Panel.DATA,
-        help="Order of the color channels in the network's input and in these values.",
+        help="Order of the color channels in the network's input, --mean, --std and --mean-image.",
         show_default="rgb",
     ),
 ]
@@ -166,7 +166,7 @@ ResultsFile = Annotated[
         "--results",
         metavar="FILE",
         rich_help_panel=Panel.DATA,
-        help="Detections to evaluate in place of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
+        help="Detections to evaluate instead of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
     ),
 ]
 PerClassFlag = Annotated[

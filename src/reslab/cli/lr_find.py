@@ -72,7 +72,7 @@ def lr_find(
 ) -> None:
     """Suggest a learning rate: train a few steps at rising rates and find where the loss stops falling.
 
-    Where the losses show no clear answer, the command says so and suggests none.
+    If the losses give no clear answer, the command says so and suggests nothing.
     """
     keep_freed_memory()
     dataset = resolve_data_option(data_argument, data)

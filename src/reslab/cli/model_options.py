@@ -13,7 +13,8 @@ from reslab.training.model_forms import check_model_source
 
 MODEL_METAVAR = "MODEL"
 MODEL_HELP = (
-    "A run, weights file or exported graph, or a name: zoo, timm/NAME, torchvision/NAME, package.module:factory."
+    "A run, weights file or exported graph, a name of `reslab models`, timm/NAME, torchvision/NAME or "
+    "package.module:factory."
 )
 _CHECKPOINT_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th", ".ckpt", ".bin", ".pkl")
 
@@ -24,7 +25,7 @@ NamedModel = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.MODEL,
         autocompletion=complete_model,
-        help="A name of the zoo, timm/NAME, torchvision/NAME, hf-hub:ORG/NAME or package.module:factory.",
+        help="A name of `reslab models`, timm/NAME, torchvision/NAME, hf-hub:ORG/NAME or package.module:factory.",
     ),
 ]
 WeightsOption = Annotated[
@@ -42,7 +43,7 @@ AllowCode = Annotated[
     typer.Option(
         "--allow-code",
         rich_help_panel=Panel.MODEL,
-        help="Import the factory that a run of your own module records.",
+        help="Allow importing the factory that a run of your own module records.",
     ),
 ]
 

@@ -85,7 +85,7 @@ DataDir = Annotated[
         "--data-dir",
         metavar="DIR",
         rich_help_panel=Panel.DATA,
-        help="Directory of the dataset; downloads go there too.",
+        help="Directory of the dataset, also for downloads.",
     ),
 ]
 ValFraction = Annotated[
@@ -103,7 +103,7 @@ ImageColumn = Annotated[
         "--image-column",
         metavar="NAME",
         rich_help_panel=Panel.DATA,
-        help="Column of the images' paths in a CSV file.",
+        help="Column of the image paths in a CSV file.",
         show_default="path, filename, file, image, img",
     ),
 ]
@@ -114,7 +114,7 @@ TaskOption = Annotated[
         metavar="TASK",
         rich_help_panel=Panel.DATA,
         help="What the network predicts: classification, multi-label, regression, segmentation or detection.",
-        show_default="the one that the data suit",
+        show_default="chosen from the labels",
     ),
 ]
 LabelColumn = Annotated[
@@ -123,7 +123,7 @@ LabelColumn = Annotated[
         "--label-column",
         metavar="NAME",
         rich_help_panel=Panel.DATA,
-        help="Column of the labels in a CSV file; several, separated by commas, of 0 and 1 or of numbers.",
+        help="Column of the labels in a CSV file. Several columns (0 and 1, or numbers) are separated by commas.",
         show_default="label, class, category",
     ),
 ]
@@ -143,9 +143,9 @@ MaskValuesOption = Annotated[
         "--mask-values",
         metavar="KIND|VALUE=CLASS,...",
         rich_help_panel=Panel.DATA,
-        help="What the values in masks are: classes, instances (each object has a number), or the class of each value, "
+        help="Meaning of the mask values: classes, instances (each object has a number), or the class of each value, "
         "such as 0=background,255=cell, or '#ff0000=cell' by color.",
-        show_default="as their folder suggests",
+        show_default="as the folder's layout suggests",
     ),
 ]
 NumImages = Annotated[
@@ -170,7 +170,7 @@ MaxPixels = Annotated[
         metavar="INTEGER",
         min=1,
         rich_help_panel=Panel.DATA,
-        help="Refuse images of more pixels (height x width).",
+        help="Refuse images with more pixels (height x width).",
         show_default="120,000,000",
     ),
 ]
@@ -248,7 +248,7 @@ ImageSize = Annotated[
         metavar="PIXELS",
         min=1,
         rich_help_panel=Panel.DATA,
-        help="Image size in pixels, for training, evaluation and the network.",
+        help="Image size in pixels, for the transforms and the network's input.",
         show_default="the network's or the data's",
     ),
 ]

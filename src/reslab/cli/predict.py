@@ -68,7 +68,7 @@ def predict(
         typer.Option(
             "--min-score",
             metavar="FLOAT",
-            help="Leave out boxes of a lower score (default: 0.5 in the table and in images, none in files).",
+            help="Leave out boxes with a lower score (default: 0.5 in the table and in images, none in files).",
         ),
     ] = None,
     output: Annotated[
@@ -125,7 +125,7 @@ def predict(
         bool,
         typer.Option(
             "--temperature/--no-temperature",
-            help="Scale the logits by the temperature of `eval --save-temperature`.",
+            help="Divide the logits by the temperature saved with the weights, if any.",
         ),
     ] = True,
     max_pixels: MaxPixels = None,

@@ -58,7 +58,7 @@ def runs(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List runs with their settings and accuracy, by themselves or by groups of seeds, or compare them on a page."""
+    """List runs with their settings and accuracy, one by one or grouped by seeds, or compare them on a page."""
     requested = paths or [Path("runs")]
     runs = _collect_runs(requested)
     selected = sort_runs(filter_runs(runs, filters or []), sort)

@@ -14,6 +14,7 @@ from reslab.cli.options import (
     ModelOverrides,
     NumClasses,
     complete_model,
+    output_option,
     parse_model_overrides,
 )
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table, write_page
@@ -57,7 +58,7 @@ def summary(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="With --stages: write the table to a .md, .html or .txt file."),
+        output_option("FILE", "With --stages: write the table to a .md, .html or .txt file."),
     ] = None,
     input_size: InputSize = None,
     num_classes: NumClasses = None,

@@ -91,7 +91,7 @@ def train(
             "--lr",
             metavar="FLOAT",
             rich_help_panel=Panel.TRAINING,
-            help="Learning rate at the batch size in use.",
+            help="Learning rate, for the batch size in use.",
             show_default="the recipe's",
         ),
     ] = None,
