@@ -22,7 +22,10 @@ def gradient(shape: tuple[int, ...], step: int) -> Tensor:
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (8, 3, 3, 3), (2, 5, 1, 1)])
 @pytest.mark.parametrize("scale", ["rms", "original"])
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], scale: str, nesterov: bool) -> None:
+def test_its_steps_are_torchs_on_the_flattened_weight(
+    shape: tuple[int, ...], scale: str, nesterov: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)  # torch then computes in float64 as ours does
     ours, theirs = weight(shape), nn.Parameter(weight(shape).detach().flatten(1))
     settings: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
     optimizer = Muon([{"params": [ours], "matrix": True}], scale=scale, **settings)
@@ -32,6 +35,20 @@ def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], sc
         optimizer.step()
         other.step()
         torch.testing.assert_close(ours.flatten(1), theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_many_sizes_take_the_steps_that_each_takes_alone() -> None:
+    shapes: list[tuple[int, ...]] = [(6, 4), (4, 6), (8, 3, 3, 3), (4, 9), (6, 2, 2), (6, 9), (8, 3, 3, 3), (5, 1, 1)]
+    together, alone = [weight(shape) for shape in shapes], [weight(shape) for shape in shapes]
+    optimizers = [Muon([{"params": together, "matrix": True}], lr=0.1)]
+    optimizers += [Muon([{"params": [parameter], "matrix": True}], lr=0.1) for parameter in alone]
+    for step in range(3):
+        for parameter, shape in zip(together + alone, shapes * 2, strict=True):
+            parameter.grad = gradient(shape, step) if (step, shape) != (1, (4, 9)) else None
+        for optimizer in optimizers:
+            optimizer.step()
+    for result, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_all_else_is_stepped_by_adamw_at_its_share_of_the_rate() -> None:
@@ -67,6 +84,31 @@ def test_the_update_has_singular_values_near_one() -> None:
     assert values.min() > 0.6
     assert values.max() < 1.3
     torch.testing.assert_close(orthogonalize(matrix.T), orthogonalize(matrix).T)
+
+
+def reference_iteration(matrix: Tensor, num_iterations: int) -> Tensor:
+    """Return X after the iteration of Jordan et al. 2024 in float64, as it is written there."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(num_iterations):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize(("num_iterations", "bound"), [(1, 1e-6), (5, 1e-3), (12, 0.2)])
+@pytest.mark.parametrize("rank", [4, 40])
+def test_float32_keeps_to_the_iteration(num_iterations: int, bound: float, rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(40, rank, generator=generator) @ torch.randn(rank, 90, generator=generator)
+    expected = reference_iteration(matrix, num_iterations)
+    # Where the matrix has no rank it has float32's rounding, and the twelve iterations multiply that by 3.44^12.
+    for result in (orthogonalize(matrix, num_iterations), orthogonalize(matrix.T, num_iterations).T):
+        assert result.dtype == torch.float32
+        assert (result - expected).norm() < bound * expected.norm()
+
+
+def test_no_gradient_leaves_no_update() -> None:
+    assert torch.equal(orthogonalize(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
 def test_it_is_resumed_from_its_state() -> None:
