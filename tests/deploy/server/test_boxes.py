@@ -112,6 +112,7 @@ def test_the_model_has_the_blocks_of_its_backbone_and_colors(client: TestClient)
     drawing = client.get("/v1/models/boxes/blocks/layer1.1.svg")
     assert drawing.status_code == 200
     assert drawing.text.startswith("<svg")
+    assert "8×16×16" in drawing.text, "the shapes are those of the list"
 
 
 def test_boxes_with_blocks_off_are_those_of_the_ablated_backbone(

@@ -133,6 +133,30 @@ def test_a_marked_box_has_a_heatmap_over_the_image(page: Page, detector_address:
     expect(heat).to_be_hidden()
 
 
+def test_the_details_of_a_block_follow_the_switches(page: Page, detector_address: str, photo: Path) -> None:
+    page.locator("[data-block='layer2.0'] .block").click()
+    details = page.locator(".block-details")
+    expect(details.locator(".maps img")).to_have_count(8)
+    expect(details.locator("dl.facts")).to_contain_text("norm of the gradient of the best box's score")
+    expect(details.locator("h3")).to_be_focused()
+    intact = details.locator("dl.facts dd:not(.note)").all_inner_texts()
+    assert len(intact) == 4
+    check(page)
+    page.get_by_role("switch", name="layer1.1").click()
+    expect(details.locator("figcaption")).to_contain_text("1 block off")
+    answer = httpx2.post(
+        f"{detector_address}/v1/block", params={"block": "layer2.0"},
+        files={"image": photo.read_bytes()}, data={"ablation": '{"off": ["layer1.1"]}'},
+    ).json()  # fmt: skip
+    shown = [float(text) for text in details.locator("dl.facts dd:not(.note)").all_inner_texts()]
+    names = ("output_std", "branch_std", "shortcut_std", "gradient_norm")
+    assert shown == pytest.approx([answer[name] for name in names], rel=0.05)
+    assert [float(text) for text in intact] != shown
+    page.keyboard.press("Escape")
+    expect(details).to_be_hidden()
+    expect(page.locator("[data-block='layer2.0'] .block")).to_be_focused()
+
+
 def test_a_late_heatmap_of_a_box_that_is_no_longer_marked_is_not_shown(
     browser: Browser, detector_address: str, photo: Path
 ) -> None:

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { attempt, showAlert } from "./alerts.js";
 import { capitalize, element } from "./elements.js";
 import { thumbnail } from "./gallery.js";
+import { newest } from "./requests.js";
 
 const MAX_BYTES = 1 << 20;
 const MAX_SIDE = 1600;
@@ -14,11 +15,25 @@ export function makeImagePicker(onImage) {
   const preview = element("img", { class: "preview", alt: "" , hidden: true });
   const caption = element("p", { class: "note image-caption" }, "Drop an image anywhere on this page, or paste one.");
   const gallery = element("div", { class: "samples", role: "group", "aria-label": "Images of the run" });
-  const onFile = (file) => attempt(() => setImage(file, { name: file.name || "pasted image" }), `${file.name || "The image"} could not be opened. `);
+  const start = newest();
+  let numPending = 0;
+  const onFile = (file) => attempt(() => setImage(() => file, { name: file.name || "pasted image" }), `${file.name || "The image"} could not be opened. `);
 
-  async function setImage(file, info) {
-    const { blob, note } = await downscale(file);
-    await onImage(blob, info);
+  /** Show what `load()` returns, unless another image is chosen before it is there. */
+  async function setImage(load, info) {
+    const isNewest = start();
+    numPending += 1;
+    try {
+      const { blob, note } = await downscale(await load());
+      if (!isNewest()) return;
+      await onImage(blob, info);
+      if (isNewest()) show(blob, note, info);
+    } finally {
+      numPending -= 1;
+    }
+  }
+
+  function show(blob, note, info) {
     // The preview changes only after success: after a failure the previous image stays, with its results.
     if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(blob);
@@ -31,13 +46,15 @@ export function makeImagePicker(onImage) {
 
   let currentKey = null;
   preview.addEventListener("error", () => { preview.hidden = true; });
-  const takeSample = (model, sample) => attempt(async () => setImage(await api.sample(model, sample.id), sample));
+  const takeSample = (model, sample) => attempt(() => setImage(() => api.sample(model, sample.id), sample));
   const buttons = element("div", { class: "row" }, fileButton("Choose an image", onFile), fileButton("Take a photo", onFile, true));
   listenForFiles(onFile);
   return {
     chooser: element("div", { class: "stage-image" }, preview, caption, buttons),
     gallery,
     takeSample,
+    /** Whether a chosen image is still being opened. */
+    isBusy: () => numPending > 0,
     /** Show the images of the first model that has some; resolves to [name, samples], empty if superseded. */
     async showSamples(models) {
       const key = (currentKey = models.join("\n"));

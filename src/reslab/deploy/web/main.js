@@ -25,7 +25,7 @@ async function load() {
     runs.show(chosen);
     heatmapControls.show(chosen.some((model) => !["mask", "boxes"].includes(model.target)), true);
     const [name, samples] = await picker.showSamples(chosen.map((model) => model.name));
-    if (samples.length && !panels.hasImage()) await picker.takeSample(name, samples[0]);
+    if (samples.length && !panels.hasImage() && !picker.isBusy()) await picker.takeSample(name, samples[0]);
   }
 
   function takeSample(model, row) {

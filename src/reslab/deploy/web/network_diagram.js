@@ -33,7 +33,9 @@ export function makeNetworkDiagram(model, id, onSwitch, onOpen) {
 
 /** Put a shallow network on one line, a deep one on a line per stage; `--n` is the number of blocks per line. */
 function diagramAttributes(model, blocks) {
-  if (blocks.length <= MAX_SINGLE_LINE_BLOCKS) return { class: "network", style: `--n:${blocks.length}` };
+  // Two tiles are narrower than the name of a stage beside its shape.
+  const isStacked = model.stages.some((stage) => stage.blocks.length <= 2);
+  if (blocks.length <= MAX_SINGLE_LINE_BLOCKS) return { class: isStacked ? "network stacked" : "network", style: `--n:${blocks.length}` };
   return { class: "network many", style: `--n:${Math.max(...model.stages.map((stage) => stage.blocks.length))}` };
 }
 

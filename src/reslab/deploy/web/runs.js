@@ -96,7 +96,7 @@ function drawCurve(records, split, key, title, format, limits) {
 }
 
 function evaluationParts(model, run, onSample) {
-  if (run.reason && !run.num_images) return [element("p", { class: "note" }, `No evaluation: ${run.reason}`)];
+  if (run.reason && !run.num_images) return [element("p", { class: "note" }, model.target === "class" ? `No evaluation: ${run.reason}` : `The results on the ${model.eval_split} images are in the run's report.html.`)];
   const of = `of ${formatCount(run.num_images)} ${model.eval_split} images`;
   const matrix = run.confusion_matrix ? makeConfusionMatrix(model, run, onSample) : element("p", { class: "note" }, run.reason);
   const parts = [element("div", {}, element("h3", {}, `Confusion matrix ${of}`), matrix)];

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any
 
@@ -86,10 +86,17 @@ def _draw_block(handle: ModelHandle, block: str) -> str:
 
 
 def _block_arch(handle: ModelHandle) -> Arch | None:
-    """Return the architecture whose blocks are listed: of a detector its backbone; None if there is none."""
-    if isinstance(handle.arch, Arch):
-        return handle.arch
-    return handle.arch.backbone_arch if isinstance(handle.arch, DetectionArch) else None
+    """Return the architecture whose blocks are listed, at the size of its images; None if there is none.
+
+    Of a detector it is the backbone.
+    """
+    arch = handle.arch
+    if isinstance(arch, Arch):
+        return arch
+    if not isinstance(arch, DetectionArch):
+        return None
+    _, height, width = arch.smallest_input(arch.input_size)
+    return replace(arch.backbone_arch, image_size=(height, width))
 
 
 _LOGGER = logging.getLogger(__name__)
