@@ -152,7 +152,7 @@ def test_the_details_of_a_block_follow_the_switches(page: Page, detector_address
     names = ("output_std", "branch_std", "shortcut_std", "gradient_norm")
     assert shown == pytest.approx([answer[name] for name in names], rel=0.05)
     assert [float(text) for text in intact] != shown
-    page.keyboard.press("Escape")
+    details.get_by_role("button", name="Close").click()
     expect(details).to_be_hidden()
     expect(page.locator("[data-block='layer2.0'] .block")).to_be_focused()
 
