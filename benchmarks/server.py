@@ -31,8 +31,8 @@ from tables import Column
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.inputs import InferenceTransform, InputItem
 from reslab.deploy.predict import PredictOptions, iter_predictions
+from reslab.deploy.prediction import ResultLimits
 from reslab.deploy.predictor import Predictor, build_predictor
-from reslab.deploy.results import ResultLimits
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

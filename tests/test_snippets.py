@@ -23,9 +23,9 @@ from reslab.analysis.registry import ANALYSES
 from reslab.cli import app
 from reslab.cli.options import parse_overrides
 from reslab.spec.recipe import apply_recipe_overrides
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.spec.zoo.dense import find_dense_arch
-from reslab.spec.zoo.names import find_model_name
+from reslab.spec.zoo.resolve import find_model_name
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

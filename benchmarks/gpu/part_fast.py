@@ -24,7 +24,7 @@ from reslab.runtime.distributed import ProcessGroup
 from reslab.spec.config import override
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.loop import TrainLoop

@@ -23,7 +23,7 @@ from reslab.data.transforms.normalize import compute_mean_image, encode_mean_ima
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.optim.lr_schedule import lr_factor
 from reslab.training.tasks.registry import find_task_type

@@ -16,7 +16,7 @@ from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.similarity import analyze_similarity
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.nn.factory import create_model
-from reslab.report.thumbnails import decode_data_uri
+from reslab.report.images import decode_data_uri
 from reslab.spec.config import to_dict
 
 FEW = AttributionOptions(num_images=2, num_steps=4)

@@ -17,7 +17,7 @@ from reslab.deploy.predictor import class_names, detected_boxes
 from reslab.metrics.coco_ap import mask_areas
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model
-from reslab.report.overlays import box_color
+from reslab.report.images import box_color
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.detection import pair_targets
 from tests.deploy.detectors import CLASSES, NAMES, PREPROCESS, build_detector

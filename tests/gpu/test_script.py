@@ -19,7 +19,7 @@ from reslab.data.rng import step_seed, temporary_seed
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.nn.factory import create_model
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = find_recipe("he2015-cifar")

@@ -26,8 +26,7 @@ from reslab.nn.factory import create_model, list_models, load_model
 from reslab.spec.config import to_dict
 from reslab.spec.dense import ModelKind
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.zoo.dense import DENSE_ARCHS, arch_from_dict
-from reslab.spec.zoo.detection import PUBLISHED_AXES
+from reslab.spec.zoo.dense import DENSE_ARCHS, PUBLISHED_AXES, arch_from_dict
 
 TORCHVISION = [
     "fasterrcnn_resnet50_fpn",

@@ -5,8 +5,7 @@ import torchvision
 
 from reslab.nn.factory import create_model, named_weights
 from reslab.spec.zoo import ARCHS
-from reslab.spec.zoo.names import TORCHVISION_NAMES, ModelName, arch_of_file_name, parse_model_name
-from reslab.spec.zoo.resolve import get_arch
+from reslab.spec.zoo.resolve import TORCHVISION_NAMES, ModelName, arch_of_file_name, get_arch, parse_model_name
 
 NAMES = {
     "resnet50": ("resnet50", ""),

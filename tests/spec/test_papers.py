@@ -14,9 +14,9 @@ from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.dense import DenseArch
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import apply_recipe_overrides
+from reslab.spec.recipes import find_recipe
 from reslab.spec.study import METRICS, SCALES, ReportedValue, RowSpec, ScalePreset, as_number
-from reslab.spec.toml_files import find_recipe
-from reslab.studies.networks import named_network
+from reslab.studies.resolve import named_network
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]

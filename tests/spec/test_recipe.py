@@ -13,8 +13,7 @@ from reslab.spec.config import from_dict, to_dict
 from reslab.spec.grammar import parse_ops
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, expand_recipe_keys
-from reslab.spec.recipes import RECIPES
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import RECIPES, find_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import DENSE_ARCHS
 

@@ -7,8 +7,7 @@ import pytest
 
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import RECIPES
-from reslab.spec.transform_args import bind_args, check_transforms
-from reslab.spec.transform_grammar import TransformCall, parse_transforms
+from reslab.spec.transform_grammar import TransformCall, bind_args, check_transforms, parse_transforms
 from reslab.spec.transforms import TRANSFORMS, TransformKind
 
 
@@ -147,5 +146,5 @@ def test_a_recipe_checks_its_transforms() -> None:
 
 
 def test_the_table_needs_no_torch() -> None:
-    code = "import sys, reslab.spec.recipes, reslab.spec.transform_args; print('torch' in sys.modules)"
+    code = "import sys, reslab.spec.recipes, reslab.spec.transform_grammar; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -12,9 +12,8 @@ from reslab.nn.factory import create_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.papers import get_study
 from reslab.spec.study import Claim, RowSpec, ScalePreset, ScalePresets, Study
-from reslab.studies.networks import model_cost, random_step_loss
 from reslab.studies.plan import make_study_plan
-from reslab.studies.resolve import resolve_row
+from reslab.studies.resolve import model_cost, random_step_loss, resolve_row
 from reslab.studies.run_metrics import entry_metrics, evaluation_metrics
 from reslab.studies.run_study import run_study
 from reslab.studies.store import EntryStatus, training_identity

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.training.freezing import Freezing
 
 STAGES = ("head: 0 epochs", "last-stage: 1 epoch", "layer2: 2 epochs")

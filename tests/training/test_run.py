@@ -20,7 +20,7 @@ from reslab.runtime.locks import LEASE_SECONDS
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.run import Run, list_runs, lock_run, make_run_path, require_empty_dir
 from reslab.training.train import train

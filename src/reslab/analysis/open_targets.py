@@ -21,8 +21,7 @@ from reslab.spec.dense import DenseArch, override_dense_arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo.dense import find_dense_arch, model_names
-from reslab.spec.zoo.names import find_model_name
-from reslab.spec.zoo.resolve import resolve_arch
+from reslab.spec.zoo.resolve import find_model_name, resolve_arch
 from reslab.training.model_forms import MODEL_FORMS
 from reslab.training.model_source import open_any_network, open_network, recorded_factory
 from reslab.training.run import Run, list_runs

@@ -20,7 +20,7 @@ from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import to_residual_network
 from reslab.report.format import format_number, pluralize
-from reslab.report.thumbnails import make_thumbnail
+from reslab.report.images import make_thumbnail
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import ChannelOrder
 from reslab.spec.task import Metric, TargetKind, Unit

@@ -120,7 +120,7 @@ def default_train_transform(check_result: "DataCheck") -> str:
 
 
 def _class_rows(check_result: "DataCheck") -> list[list[str]]:
-    from reslab.data.check.label_statistics import NO_CLASS
+    from reslab.data.check.statistics import NO_CLASS
 
     rows = [
         [name, *(format_int(class_counts[name]) for class_counts in check_result.counts.values())]

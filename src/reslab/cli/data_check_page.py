@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.box_statistics import SIZE_LIMITS
 from reslab.data.check.check import NO_OBJECT, CheckedImage, DataCheck
 from reslab.data.check.duplicates import DuplicateGroup
 from reslab.data.check.finding import Finding
-from reslab.data.check.label_statistics import LABEL_TEXTS
+from reslab.data.check.statistics import LABEL_TEXTS, SIZE_LIMITS
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader
 from reslab.data.masks import VOID
 from reslab.report.format import format_int, format_number, format_split
-from reslab.report.overlays import draw_boxes, draw_mask
+from reslab.report.images import draw_boxes, draw_mask
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind

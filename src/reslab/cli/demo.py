@@ -15,7 +15,7 @@ from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.zoo import ARCHS
-from reslab.spec.zoo.names import parse_model_name
+from reslab.spec.zoo.resolve import parse_model_name
 
 if TYPE_CHECKING:
     from reslab.data.dataset import DatasetSplits

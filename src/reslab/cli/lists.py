@@ -36,8 +36,7 @@ def recipes(
 
     `reslab train` overrides any value with --set KEY=VALUE or a file (-c).
     """
-    from reslab.spec.recipes import RECIPES
-    from reslab.spec.toml_files import find_recipe
+    from reslab.spec.recipes import RECIPES, find_recipe
 
     if name is not None:
         recipe = find_recipe(name)
@@ -129,7 +128,7 @@ def models(
     """List the models with depth, input size, number of classes and reference."""
     from reslab.spec.zoo import ARCHS
     from reslab.spec.zoo.dense import DENSE_ARCHS, match_all_names, require_model
-    from reslab.spec.zoo.names import parse_model_name
+    from reslab.spec.zoo.resolve import parse_model_name
 
     names = match_all_names(pattern.lower(), kind)
     if not names and kind is not None:
@@ -213,8 +212,7 @@ def transforms(
 
     An expression applies them in order: --set "train_transform=random-resized-crop(224) flip rotate(15)".
     """
-    from reslab.spec.transform_args import unknown_transform
-    from reslab.spec.transform_grammar import TransformCall
+    from reslab.spec.transform_grammar import TransformCall, unknown_transform
     from reslab.spec.transforms import TRANSFORMS
 
     if name is not None and name not in TRANSFORMS:

@@ -349,8 +349,8 @@ def require_model_and_recipe(model: str | None, recipe: str | None, task: str | 
 
     The error for an unknown model names the nearest ones for the task.
     """
+    from reslab.spec.recipes import find_recipe
     from reslab.spec.task import find_task
-    from reslab.spec.toml_files import find_recipe
     from reslab.spec.zoo.dense import find_dense_arch, require_model
     from reslab.spec.zoo.resolve import get_arch
 

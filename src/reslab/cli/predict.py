@@ -151,8 +151,8 @@ def predict(
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_format, check_output_path, find_result_ids
     from reslab.deploy.predict import PredictOptions, start_predictions
+    from reslab.deploy.prediction import DEFAULT_MIN_SCORE
     from reslab.deploy.predictor import model_task, saved_temperature
-    from reslab.deploy.results import DEFAULT_MIN_SCORE
     from reslab.spec.task import TargetKind
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model

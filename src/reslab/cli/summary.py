@@ -20,7 +20,7 @@ from reslab.cli.options import (
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table, write_page
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
-from reslab.spec.convs import format_convs
+from reslab.spec.arch import format_convs
 from reslab.spec.dense import override_dense_arch
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, stem_ops

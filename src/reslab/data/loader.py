@@ -29,7 +29,7 @@ from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
 from reslab.data.transforms.third_party import TransformSource
-from reslab.data.webdataset.stream import check_num_shards
+from reslab.data.webdataset.remote import check_num_shards
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind

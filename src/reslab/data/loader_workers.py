@@ -21,7 +21,7 @@ from reslab.data.rng import RandomDraws, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StepIndices
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.transforms.pipeline import TransformPipeline
-from reslab.data.webdataset.stream import iter_epoch_samples
+from reslab.data.webdataset.remote import iter_epoch_samples
 from reslab.spec.errors import invalid
 
 Batch = tuple[Any, Any, Tensor]

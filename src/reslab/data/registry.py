@@ -37,8 +37,7 @@ from reslab.data.formats.box_files import (
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
-from reslab.data.formats.drawn import read_drawn
-from reslab.data.formats.drawn_shapes import SHAPES, read_drawn_shapes
+from reslab.data.formats.drawn import SHAPES, read_drawn, read_drawn_shapes
 from reslab.data.formats.image_files import (
     label_images,
     list_csv_dataset,
@@ -49,8 +48,8 @@ from reslab.data.formats.image_files import (
 )
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
-from reslab.data.formats.mask_csv import is_mask_csv
 from reslab.data.formats.mask_files import (
+    is_mask_csv,
     is_mask_folder,
     list_csv_images,
     list_images_with_masks,

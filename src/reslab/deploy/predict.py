@@ -26,7 +26,7 @@ from reslab.deploy.inputs import (
     list_tensors,
     prepare_tensor,
 )
-from reslab.deploy.prediction import Prediction
+from reslab.deploy.prediction import DEFAULT_MIN_SCORE, OutputForm, Prediction, ResultLimits, result_rules
 from reslab.deploy.prediction_images import (
     BoxWriter,
     DetectorGradCam,
@@ -37,7 +37,6 @@ from reslab.deploy.prediction_images import (
     grad_cam_path,
 )
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
-from reslab.deploy.results import DEFAULT_MIN_SCORE, OutputForm, ResultLimits, result_rules
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.spec.detection import DetectionArch

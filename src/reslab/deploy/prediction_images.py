@@ -18,7 +18,7 @@ from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.prediction import DetectedBox
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import Network
-from reslab.report.overlays import box_color, draw_boxes, draw_mask
+from reslab.report.images import box_color, draw_boxes, draw_mask
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55

@@ -16,8 +16,7 @@ from reslab.deploy.backends.backend import Backend, DetectionBackend
 from reslab.deploy.backends.detection import open_detection_backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.inputs import PreparedImage
-from reslab.deploy.prediction import DetectedBox, as_box
-from reslab.deploy.results import NO_LIMITS, OutputForm, ResultLimits, result_rules
+from reslab.deploy.prediction import NO_LIMITS, DetectedBox, OutputForm, ResultLimits, as_box, result_rules
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel, Model, Network

@@ -8,7 +8,7 @@ from reslab.nn.dense import DenseNetwork, is_published, load_backbone, load_dens
 from reslab.nn.registry import NormLayer
 from reslab.spec.dense import DenseArch, ModelKind, override_dense_arch
 from reslab.spec.errors import invalid
-from reslab.spec.zoo.detection import PUBLISHED_AXES
+from reslab.spec.zoo.dense import PUBLISHED_AXES
 
 
 def _segmentation(arch: Any, norm_layer: NormLayer | None) -> DenseNetwork:

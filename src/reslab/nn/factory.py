@@ -22,8 +22,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo.dense import arch_from_dict, find_dense_arch, match_all_names, require_model
-from reslab.spec.zoo.names import find_model_name
-from reslab.spec.zoo.resolve import AXIS_ALIASES, resolve_arch
+from reslab.spec.zoo.resolve import AXIS_ALIASES, find_model_name, resolve_arch
 
 if TYPE_CHECKING:
     from reslab.nn.dense import DenseNetwork

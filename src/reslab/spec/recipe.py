@@ -11,7 +11,7 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.loss import parse_class_weights, parse_loss
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration, typical_lr
 from reslab.spec.task import LOSS, TASKS
-from reslab.spec.transform_args import check_transforms
+from reslab.spec.transform_grammar import check_transforms
 
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
 UNFREEZE_EXAMPLE = "'head: 0%'"

@@ -18,9 +18,8 @@ from reslab.report.format import format_duration, pluralize
 from reslab.runtime.device import hardware_info
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.recipe import Recipe
-from reslab.studies.networks import build_network, model_cost, random_step_loss
 from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
-from reslab.studies.resolve import ResolvedRow
+from reslab.studies.resolve import ResolvedRow, build_network, model_cost, random_step_loss
 from reslab.studies.store import StudyStore, training_identity
 
 # One forward pass, and a backward pass for inputs and weights.

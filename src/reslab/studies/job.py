@@ -23,9 +23,8 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
 from reslab.studies.cost import processor_clock, total_macs
-from reslab.studies.networks import model_cost
 from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
-from reslab.studies.resolve import ResolvedRow, locate_data
+from reslab.studies.resolve import ResolvedRow, locate_data, model_cost
 from reslab.studies.run_metrics import evaluation_metrics, last_step_model, measure_run
 from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore, training_identity
 from reslab.training.evaluation.evaluate import evaluate

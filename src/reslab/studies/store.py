@@ -18,8 +18,7 @@ from reslab.spec.config import non_default_fields, to_dict
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.study import AnalysisRequest
-from reslab.studies.networks import AnyArch
-from reslab.studies.resolve import ResolvedRow
+from reslab.studies.resolve import AnyArch, ResolvedRow
 from reslab.training.run import Run
 
 # Raised when the same description no longer gives the same results.

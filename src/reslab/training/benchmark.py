@@ -15,7 +15,7 @@ from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import DistillConfig, Recipe
-from reslab.spec.toml_files import find_recipe
+from reslab.spec.recipes import find_recipe
 from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.setup_recipe import resolve_precision

@@ -23,8 +23,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import TargetKind
-from reslab.spec.transform_args import bind_args
-from reslab.spec.transform_grammar import TransformCall, TransformValue, parse_transforms
+from reslab.spec.transform_grammar import TransformCall, TransformValue, bind_args, parse_transforms
 from reslab.spec.transforms import TRANSFORMS
 from reslab.spec.zoo.dense import find_dense_arch, has_dense_axes
 from reslab.spec.zoo.resolve import resolve_arch

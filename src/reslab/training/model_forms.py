@@ -4,7 +4,7 @@ from pathlib import Path
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo.dense import model_names
-from reslab.spec.zoo.names import parse_model_name
+from reslab.spec.zoo.resolve import parse_model_name
 from reslab.training.run import Run
 
 GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")

@@ -40,7 +40,7 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch
-from reslab.spec.zoo.names import HUB_PREFIX
+from reslab.spec.zoo.resolve import HUB_PREFIX
 from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
 from reslab.training.run import Run
 from reslab.training.run_weights import find_weights_path

@@ -27,9 +27,8 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, expand_recipe_keys
-from reslab.spec.recipes import RECIPES
+from reslab.spec.recipes import RECIPES, find_recipe
 from reslab.spec.task import DEFAULT_TASK, TASKS, Task
-from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import get_arch, resolve_arch
 from reslab.training.image_size import output_size, scale_transform

@@ -13,8 +13,8 @@ from reslab.spec.errors import invalid
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import parse_duration, parse_warmup_error
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
+from reslab.spec.recipes import find_recipe
 from reslab.spec.task import TargetKind, Task
-from reslab.spec.toml_files import find_recipe
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.training.image_size import (
     ImageSize,

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from reslab.cli.app import app
 from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.box_statistics import count_boxes
 from reslab.data.check.check import check_data
 from reslab.data.check.finding import Finding, FindingKind, Severity
 from reslab.data.check.findings import list_findings
+from reslab.data.check.statistics import count_boxes
 from reslab.data.registry import list_dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

@@ -11,7 +11,7 @@ import torch
 from reslab.data.check.check import check_data
 from reslab.data.check.finding import Finding, Severity
 from reslab.data.check.findings import list_findings
-from reslab.data.mask_statistics import count_mask_pixels
+from reslab.data.check.statistics import count_mask_pixels
 from reslab.data.masks import VOID
 from reslab.data.registry import list_dataset, open_dataset
 from reslab.data.target_datasets import MaskImageDataset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.data.formats.drawn_shapes import _draw_images, _shape_mask
+from reslab.data.formats.drawn import _draw_images, _shape_mask
 from reslab.data.registry import open_dataset
 
 

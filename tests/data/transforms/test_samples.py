@@ -14,8 +14,7 @@ from reslab.data.rng import RandomDraws, hash_key, hash_keys
 from reslab.data.transforms import geometric, ops
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.data.transforms.steps import FUNCTIONS
-from reslab.spec.transform_args import bind_args
-from reslab.spec.transform_grammar import parse_transforms
+from reslab.spec.transform_grammar import bind_args, parse_transforms
 from reslab.spec.transforms import TRANSFORMS, TransformKind
 
 SIZE = (40, 56)

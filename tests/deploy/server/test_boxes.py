@@ -22,7 +22,7 @@ from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.dense import DenseNetwork
-from reslab.report.overlays import box_color
+from reslab.report.images import box_color
 from tests.deploy.detectors import CLASSES, build_detector
 
 DEPTHS: dict[str, Any] = {"backbone.depths": (2, 1, 1, 1)}

@@ -3,9 +3,9 @@
 import pytest
 from starlette.requests import Request
 
-from reslab.deploy.server.admission import AdmissionLimiter
 from reslab.deploy.server.connections import client_key
 from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.requests import AdmissionLimiter
 from reslab.deploy.server.settings import ServerSettings
 from reslab.deploy.server.state import client_of
 

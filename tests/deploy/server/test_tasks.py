@@ -19,7 +19,7 @@ from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import load_model
-from reslab.report.overlays import class_color
+from reslab.report.images import class_color
 from tests.deploy.task_networks import save_task_networks
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from reslab.deploy.prediction import DetectedBox
 from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.report.overlays import box_color
+from reslab.report.images import box_color
 from tests.deploy.detectors import CLASSES, build_detector
 from tests.deploy.web.accessibility import check
 from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served

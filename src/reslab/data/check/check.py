@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.box_statistics import BoxStatistics, count_boxes
 from reslab.data.check.duplicates import (
     DuplicateGroup,
     ImageInfo,
@@ -16,12 +15,20 @@ from reslab.data.check.duplicates import (
     find_near_duplicates,
     inspect_images,
 )
-from reslab.data.check.label_statistics import LabelStatistics, class_counts, label_statistics, label_texts
+from reslab.data.check.statistics import (
+    BoxStatistics,
+    LabelStatistics,
+    MaskStatistics,
+    class_counts,
+    count_boxes,
+    count_mask_pixels,
+    label_statistics,
+    label_texts,
+)
 from reslab.data.dataset import DatasetListing, DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_files import default_mask_transform
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
-from reslab.data.mask_statistics import MaskStatistics, count_mask_pixels
 from reslab.data.mask_values import MaskValuesLike
 from reslab.data.registry import list_dataset
 from reslab.data.splits import default_eval_transform

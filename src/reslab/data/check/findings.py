@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reslab.data.box_statistics import MAX_ASPECT_RATIO as MAX_BOX_RATIO
-from reslab.data.box_statistics import MIN_SIDE, SIZE_LIMITS, BoxStatistics
 from reslab.data.boxes import BoxIssueKind
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
 from reslab.data.check.finding import Finding, FindingKind, Severity, count_images, join_names, shorten_list
+from reslab.data.check.statistics import MAX_ASPECT_RATIO as MAX_BOX_RATIO
+from reslab.data.check.statistics import MIN_SIDE, SIZE_LIMITS, BoxStatistics
 from reslab.data.dataset import MIN_IMBALANCE, float_range_messages
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.targets import TARGET_RULES

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reslab.data.formats.class_folders import find_image_files, split_of_folder, subfolders
-from reslab.data.formats.voc_lists import read_list, split_lists
+from reslab.data.formats.file_listing import read_list, split_lists
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.masks import MaskValues
 from reslab.spec.errors import invalid, nearest

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import find_image_files, subfolders
+from reslab.data.formats.file_listing import read_list, split_lists
 from reslab.data.formats.mask_classes import VOC_CLASSES
 from reslab.data.formats.mask_pairs import unique_by_key
-from reslab.data.formats.voc_lists import read_list, split_lists
 from reslab.spec.errors import invalid, nearest
 
 LISTS = "ImageSets/Main"

@@ -16,8 +16,7 @@ from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.steps import check_regions, make_step
 from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.spec.errors import invalid
-from reslab.spec.transform_args import bind_args, check_transforms
-from reslab.spec.transform_grammar import TransformCall, parse_transforms
+from reslab.spec.transform_grammar import TransformCall, bind_args, check_transforms, parse_transforms
 from reslab.spec.transforms import BATCH_NAMES
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reslab.deploy.backends.backend import BackendOptions, DetectFn
 from reslab.deploy.backends.graph_backends import open_session
-from reslab.deploy.export.detector_graphs import (
+from reslab.deploy.export.graphs import (
     BOX_GRAPH,
     MAIN_GRAPH,
     MASK_GRAPH,

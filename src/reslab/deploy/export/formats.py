@@ -8,7 +8,7 @@ import torch
 
 from reslab.deploy.backends.backend import DetectFn, ForwardFn
 from reslab.deploy.export import writers
-from reslab.deploy.export.detector_graphs import detector_to_onnx, file_name
+from reslab.deploy.export.graphs import detector_to_onnx, file_name
 from reslab.deploy.export.writers import WEIGHTS_FILE, ExportJob, graph_metadata
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import load_model

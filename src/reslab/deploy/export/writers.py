@@ -35,8 +35,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
-from reslab.spec.transform_args import bind_args
-from reslab.spec.transform_grammar import parse_transforms
+from reslab.spec.transform_grammar import bind_args, parse_transforms
 from reslab.spec.zoo import ARCHS
 
 

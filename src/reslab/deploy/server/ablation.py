@@ -25,9 +25,8 @@ from reslab.analysis.surgery import (
 )
 from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.backends.detection import is_finite
-from reslab.deploy.prediction import DetectedBox
+from reslab.deploy.prediction import DetectedBox, result_rules
 from reslab.deploy.predictor import class_names, detected_boxes, model_task, saved_temperature
-from reslab.deploy.results import result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.schemas import RejectedBlock
 from reslab.nn.dense import DenseNetwork

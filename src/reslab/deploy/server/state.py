@@ -12,13 +12,12 @@ from torch import Tensor
 
 from reslab.deploy.inputs import PreparedImage
 from reslab.deploy.predictor import ImageOutput
-from reslab.deploy.server.admission import AdmissionLimiter
 from reslab.deploy.server.connections import client_key, split_port
 from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.middleware import ServerMetrics
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, ServedModel, model_names, open_served
-from reslab.deploy.server.requests import RequestBody, parse_body, read_request_bytes
+from reslab.deploy.server.requests import AdmissionLimiter, RequestBody, parse_body, read_request_bytes
 from reslab.deploy.server.settings import ServerSettings
 from reslab.spec.errors import unknown_name
 from reslab.training.run import Run

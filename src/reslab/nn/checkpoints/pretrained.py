@@ -40,7 +40,7 @@ from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import arch_from_dict
-from reslab.spec.zoo.names import HUB_PREFIX, arch_of_file_name, find_model_name
+from reslab.spec.zoo.resolve import HUB_PREFIX, arch_of_file_name, find_model_name
 
 _HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _MIN_UNCROPPED_SIDE = 384

@@ -13,7 +13,7 @@ from reslab.nn.checkpoints.download import weights_unavailable
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
-from reslab.spec.zoo.names import TORCHVISION_NAMES, find_model_name
+from reslab.spec.zoo.resolve import TORCHVISION_NAMES, find_model_name
 
 _MMPRETRAIN_TAG = re.compile(r"\d+xb\d+")
 TIMM_INSTALL_HINT = "pip install 'reslab[timm]'"

@@ -6,8 +6,8 @@ import numpy as np
 
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_percent
+from reslab.report.images import decode_data_uri
 from reslab.report.plots.images import ImageRow, draw_outline, overlay_heatmap, plot_image_grid
-from reslab.report.thumbnails import decode_data_uri
 
 _ROUNDING_ERROR = 1e-4
 _METHODS = (("grad_cam", "Grad-CAM"), ("integrated_gradients", "integrated gradients"), ("occlusion", "occlusion"))

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_int, format_metric, format_number, format_percent, format_split, pluralize
+from reslab.report.images import decode_data_uri
 from reslab.report.pages.compare import ComparedRun, run_curves
 from reslab.report.plots.curves import plot_metric
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.images import ImageRow, plot_image_grid
-from reslab.report.thumbnails import decode_data_uri
 from reslab.spec.task import Metric, find_task
 
 _IMAGES_PER_ROW = 7

@@ -9,6 +9,7 @@ import numpy as np
 from reslab.report.analyses.overlay import line_styles, shared_names
 from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_int, format_number, format_percent, format_shape, format_split, pluralize
+from reslab.report.images import decode_data_uri
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.images import (
     ImageRow,
@@ -18,7 +19,6 @@ from reslab.report.plots.images import (
     signed_to_image,
 )
 from reslab.report.plots.matrices import SimilarityMatrix, plot_similarity
-from reslab.report.thumbnails import decode_data_uri
 
 
 def render_features(results: Sequence[Result]) -> RenderedResult:

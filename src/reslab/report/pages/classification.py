@@ -17,8 +17,8 @@ from reslab.metrics.classification import (
     wilson_interval,
 )
 from reslab.report.format import format_int, format_number, format_percent, format_split, format_times
+from reslab.report.images import make_thumbnail
 from reslab.report.pages.components import TaskResults, make_panel, make_tile
-from reslab.report.thumbnails import make_thumbnail
 from reslab.spec.task import TaskByName
 
 ReliabilityBins = Sequence[Mapping[str, Any]]

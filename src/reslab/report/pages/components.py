@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from reslab.report.format import format_int, format_metric, format_number, format_split
-from reslab.report.thumbnails import make_thumbnail
+from reslab.report.images import make_thumbnail
 from reslab.spec.task import TaskByName
 
 if TYPE_CHECKING:

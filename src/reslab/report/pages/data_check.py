@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from reslab.report.format import format_int, format_percent, format_split, pluralize
+from reslab.report.images import make_thumbnail
 from reslab.report.pages.components import make_panel, make_tile
-from reslab.report.thumbnails import make_thumbnail
 
 MAX_CLASS_ROWS = 20
 NUM_SMALLEST_CLASSES = 10

@@ -13,8 +13,7 @@ from reslab.data.masks import Color, format_color
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.metrics.detection_errors import ImageOutcomes, Outcome
 from reslab.report.format import format_percent, pluralize
-from reslab.report.overlays import MarkedBox, box_text, mark_boxes
-from reslab.report.thumbnails import MAX_TINY_SIDE, make_thumbnail
+from reslab.report.images import MAX_TINY_SIDE, MarkedBox, box_text, make_thumbnail, mark_boxes
 
 IMAGE_SIDE = 560  # the longer side of an image on the page
 MAX_LABELED = 24  # with more boxes than that, correct ones have no label

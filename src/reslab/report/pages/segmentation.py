@@ -11,10 +11,9 @@ import torch
 from reslab.data.masks import VOID, format_color
 from reslab.metrics.segmentation import segmentation_metrics
 from reslab.report.format import format_int, format_percent
-from reslab.report.overlays import class_color, draw_mask
+from reslab.report.images import Thumbnail, class_color, draw_mask, make_thumbnail
 from reslab.report.pages.classification import confusion_context
 from reslab.report.pages.components import TaskResults
-from reslab.report.thumbnails import Thumbnail, make_thumbnail
 from reslab.spec.task import TaskByName
 
 

@@ -29,7 +29,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
-from reslab.spec.zoo.names import find_model_name
+from reslab.spec.zoo.resolve import find_model_name
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.evaluation.input_values import InputValues
 from reslab.training.evaluation.loop import evaluate_batches

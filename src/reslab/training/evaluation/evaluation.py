@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reslab.data.image_datasets import ImageDataset
 from reslab.report.format import format_int, format_metric, format_number
-from reslab.report.thumbnails import MAX_THUMBNAIL_SIDE
+from reslab.report.images import MAX_THUMBNAIL_SIDE
 from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, Metric, TaskByName, add_metric, find_task
 

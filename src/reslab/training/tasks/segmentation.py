@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reslab.data.check.statistics import count_mask_pixels
 from reslab.data.dataset import DatasetSplits
-from reslab.data.mask_statistics import count_mask_pixels
 from reslab.data.masks import VOID
 from reslab.data.target_datasets import MaskImageDataset
 from reslab.report.pages.segmentation import SegmentationResults, SegmentedImage

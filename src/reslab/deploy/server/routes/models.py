@@ -13,8 +13,8 @@ from torch import nn
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
 from reslab.data.masks import Color
+from reslab.deploy.prediction import OutputForm, result_rules
 from reslab.deploy.predictor import class_names, model_task
-from reslab.deploy.results import OutputForm, result_rules
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import ModelHandle, reading_run
 from reslab.deploy.server.schemas import (
@@ -36,7 +36,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.svg import render_svg
 from reslab.report.format import format_split
-from reslab.report.overlays import box_color, class_color
+from reslab.report.images import box_color, class_color
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.dense import DenseArch

@@ -15,10 +15,9 @@ from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusio
 from reslab.analysis.layers import default_layers
 from reslab.data.mask_images import mask_image
 from reslab.deploy.inputs import PreparedImage
-from reslab.deploy.prediction import Prediction
+from reslab.deploy.prediction import OutputForm, Prediction, ResultLimits, result_rules
 from reslab.deploy.prediction_images import overlay_image
 from reslab.deploy.predictor import ImageOutput
-from reslab.deploy.results import OutputForm, ResultLimits, result_rules
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,
     AblationRequest,

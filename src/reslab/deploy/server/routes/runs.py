@@ -10,8 +10,8 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
+from reslab.deploy.prediction import result_rules
 from reslab.deploy.predictor import Predictor
-from reslab.deploy.results import result_rules
 from reslab.deploy.server.decoding import encode_png
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reslab.data.masks import VOID
-from reslab.report.overlays import MarkedBox, box_color, box_text, class_color, draw_boxes, draw_mask, mark_boxes
+from reslab.report.images import MarkedBox, box_color, box_text, class_color, draw_boxes, draw_mask, mark_boxes
 
 NAMES = ("cat", "dog", "traffic light")
 

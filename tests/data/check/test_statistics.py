@@ -12,7 +12,7 @@ from reslab.data.adapters import as_dataset
 from reslab.data.check.check import DataCheck, check_data
 from reslab.data.check.finding import FindingKind, Severity
 from reslab.data.check.findings import list_findings
-from reslab.data.check.label_statistics import count_class_pairs
+from reslab.data.check.statistics import count_class_pairs
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.spec.task import TargetKind
 
