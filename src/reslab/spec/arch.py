@@ -71,8 +71,8 @@ class Arch:
     * `depths`: blocks in each stage.
     * `widths`: the width of each stage's branch, or a law: `additive(16,48)` (PyramidNet) makes block k of N
       round(16 + 48 k / N) wide.
-    * `convs`: the kernel of each convolution of the branch, or a text with widths and groups, one list for all stages or
-      one a stage: `7(w, groups=w), 1(4*w), 1(w)`, `3,3; 1,3,1`.
+    * `convs`: the kernel of each convolution of the branch, or a text with widths and groups, one list for all stages
+      or one a stage: `7(w, groups=w), 1(4*w), 1(w)`, `3,3; 1,3,1`.
     * `branches`: the number of parallel branches of a block, alike but for their weights; their sum is F, unless the
       merge combines them otherwise (`shake`).
     * `expansion`: a block's output width divided by its stage's width.

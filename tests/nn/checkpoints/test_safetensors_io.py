@@ -1,3 +1,5 @@
+"""Weights with their header: written and read back; damaged and hostile headers are clear errors without allocations."""
+
 import json
 import math
 import tracemalloc
