@@ -1,4 +1,4 @@
-"""Weights with their header: written and read back; damaged and hostile headers are clear errors without allocations."""
+"""Weights with their header: written and read back; damaged and hostile headers are clear errors."""
 
 import json
 import math
