@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reslab.deploy.inputs import InputItem
+    from reslab.deploy.outputs import PredictionFile
+    from reslab.deploy.predict import PredictOptions
     from reslab.deploy.prediction import Prediction
     from reslab.nn.module_network import Model
 
@@ -138,22 +140,17 @@ def predict(
 
     Unreadable files get an error row; exit code 1 if no file could be read.
     """
-    if as_json and as_csv:
-        raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
+    _check_flags(as_json=as_json, as_csv=as_csv, output=output, resume=resume)
     if grad_cam_class and grad_cam_dir is None:
         raise invalid("--grad-cam DIR with --grad-cam-class", "--grad-cam-class alone", next_step="name the folder")
-    if resume and output is None:
-        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
     choice, images = choose_model(inputs, model, weights)
     if not images:
         raise invalid("a model and at least one image", str(choice), next_step="reslab predict MODEL IMAGE")
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
-    from reslab.deploy.outputs import PredictionFile, check_output_format, check_output_path, find_result_ids
-    from reslab.deploy.predict import PredictOptions, start_predictions
-    from reslab.deploy.prediction import DEFAULT_MIN_SCORE
-    from reslab.deploy.predictor import model_task, saved_temperature
-    from reslab.spec.task import TargetKind
+    from reslab.deploy.outputs import check_output_path
+    from reslab.deploy.predict import PredictOptions
+    from reslab.deploy.predictor import saved_temperature
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model
 
@@ -179,47 +176,110 @@ def predict(
         calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )
-    temperature = saved_temperature(network) if use_temperature else None
-    task = model_task(network)
-    has_boxes = task.spec.target is TargetKind.BOXES
     prediction_file = None
     if output is not None:
-        check_output_format(output, task.spec)
-        metadata = {
-            "weights": _weights_fingerprint(choice),
-            "top_k": top_k,
-            "temperature": temperature,
-            "embeddings": embeddings,
-            "precision": precision,
-            **({} if image_size is None else {"image_size": image_size}),
-            **({"min_score": min_score} if has_boxes else {}),
-        }
-        ids = find_result_ids(output, choice.run, task.classes)
-        prediction_file = PredictionFile(output, items, metadata, resume, ids)
+        metadata = _file_metadata(choice, network, options, image_size)
+        prediction_file = _open_file(output, items, choice, network, metadata, resume=resume)
     remaining = items if prediction_file is None else prediction_file.remaining
-    predictions: list[Prediction] = []
-    summary: dict[str, Any] = {"temperature": temperature, "backend": None}
-    if remaining:
-        opened_backend, stream = start_predictions(network, remaining, options)
-        summary["backend"] = str(opened_backend)
-        echo_err(str(opened_backend))
-        with _resume_hint(output):
-            for prediction in _with_progress(stream, remaining):
-                predictions.append(prediction) if prediction_file is None else prediction_file.add(prediction)
+    predictions, backend_text = _predict_items(network, remaining, options, prediction_file)
+    temperature = saved_temperature(network) if use_temperature else None
     if temperature is not None:
         echo_err(f"probabilities at temperature {format_number(temperature)}; --no-temperature turns it off")
+    summary: dict[str, Any] = {"temperature": temperature, "backend": backend_text}
     if prediction_file is not None:
-        predictions = prediction_file.finish()
-        echo_err(
-            f"{pluralize(len(predictions), 'row')} in {output}"
-            + (f", {len(predictions) - len(remaining)} of them from before" if resume else "")
-        )
+        predictions = _finish_file(prediction_file, len(remaining), resume=resume)
         summary["output"] = str(output)
     if output is None or as_json or as_csv:
-        if has_boxes and min_score is None and not (as_json or as_csv):
-            predictions = [_shown_boxes(prediction, DEFAULT_MIN_SCORE) for prediction in predictions]
-        _print_predictions(predictions, summary, as_json, as_csv, top_k)
+        shown = predictions if as_json or as_csv else _shown_in_table(predictions, network, min_score)
+        _print_predictions(shown, summary, as_json, as_csv, top_k)
     _report_unreadable(predictions, as_json)
+
+
+def _check_flags(*, as_json: bool, as_csv: bool, output: Path | None, resume: bool) -> None:
+    if as_json and as_csv:
+        raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
+    if resume and output is None:
+        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
+
+
+def _file_metadata(
+    choice: ModelChoice, network: "Model", options: "PredictOptions", image_size: int | None
+) -> dict[str, Any]:
+    """Return what the rows of a file depend on; `--resume` requires that none of it changes."""
+    from reslab.deploy.predictor import saved_temperature
+
+    return {
+        "weights": _weights_fingerprint(choice),
+        "top_k": options.top_k,
+        "temperature": saved_temperature(network) if options.use_temperature else None,
+        "embeddings": options.embeddings,
+        "precision": options.precision,
+        **({} if image_size is None else {"image_size": image_size}),
+        **({"min_score": options.min_score} if _has_boxes(network) else {}),
+    }
+
+
+def _has_boxes(network: "Model") -> bool:
+    from reslab.deploy.predictor import model_task
+    from reslab.spec.task import TargetKind
+
+    return model_task(network).spec.target is TargetKind.BOXES
+
+
+def _open_file(
+    output: Path,
+    items: "list[InputItem]",
+    choice: ModelChoice,
+    network: "Model",
+    metadata: dict[str, Any],
+    *,
+    resume: bool,
+) -> "PredictionFile":
+    from reslab.deploy.outputs import PredictionFile, check_output_format, find_result_ids
+    from reslab.deploy.predictor import model_task
+
+    task = model_task(network)
+    check_output_format(output, task.spec)
+    return PredictionFile(output, items, metadata, resume, find_result_ids(output, choice.run, task.classes))
+
+
+def _predict_items(
+    network: "Model", items: "list[InputItem]", options: "PredictOptions", prediction_file: "PredictionFile | None"
+) -> "tuple[list[Prediction], str | None]":
+    """Predict the items; return their rows and the backend, None if there was nothing to do.
+
+    With a file the rows are added to it, and the list is empty.
+    """
+    from reslab.deploy.predict import start_predictions
+
+    if not items:
+        return [], None
+    predictions: list[Prediction] = []
+    backend, stream = start_predictions(network, items, options)
+    echo_err(str(backend))
+    with _resume_hint(None if prediction_file is None else prediction_file.path):
+        for prediction in _with_progress(stream, items):
+            predictions.append(prediction) if prediction_file is None else prediction_file.add(prediction)
+    return predictions, str(backend)
+
+
+def _finish_file(prediction_file: "PredictionFile", num_new: int, *, resume: bool) -> "list[Prediction]":
+    """Write the file from its parts, tell how many rows it has, and return them."""
+    predictions = prediction_file.finish()
+    echo_err(
+        f"{pluralize(len(predictions), 'row')} in {prediction_file.path}"
+        + (f", {len(predictions) - num_new} of them from before" if resume else "")
+    )
+    return predictions
+
+
+def _shown_in_table(predictions: "list[Prediction]", network: "Model", min_score: float | None) -> "list[Prediction]":
+    """Return the rows without boxes of a low score, unless the user set a score."""
+    from reslab.deploy.prediction import DEFAULT_MIN_SCORE
+
+    if min_score is not None or not _has_boxes(network):
+        return predictions
+    return [_shown_boxes(prediction, DEFAULT_MIN_SCORE) for prediction in predictions]
 
 
 def _shown_boxes(prediction: "Prediction", min_score: float) -> "Prediction":

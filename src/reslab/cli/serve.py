@@ -24,6 +24,7 @@ from reslab.training.model_forms import check_model_source
 
 if TYPE_CHECKING:
     from reslab.deploy.server.model_handle import ServedModel
+    from reslab.deploy.server.settings import ServerSettings
     from reslab.training.run import Run
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -170,14 +171,20 @@ def serve(
         client_header=client_header,
         timeout_seconds=timeout_seconds,
     )
+    _serve(_served_models(runs or [], model, weights, allow_code), settings, host, port, as_json)
+
+
+def _serve(
+    models: "list[str | Run | Path | ServedModel]", settings: "ServerSettings", host: str, port: int, as_json: bool
+) -> None:
     from reslab.deploy.server.app import serve_forever
 
-    def on_ready(address: str, models: Sequence[str]) -> None:
+    def on_ready(address: str, names: Sequence[str]) -> None:
         if as_json:
-            print_json({"address": address, "models": list(models)})
-        echo_err(f"serving {', '.join(models)} at {address} (Ctrl-C to stop)")
+            print_json({"address": address, "models": list(names)})
+        echo_err(f"serving {', '.join(names)} at {address} (Ctrl-C to stop)")
 
-    serve_forever(_served_models(runs or [], model, weights, allow_code), settings, host, port, on_ready)
+    serve_forever(models, settings, host, port, on_ready)
     echo_err("stopped; all accepted requests were answered")
 
 

@@ -92,7 +92,7 @@ def study(
     selected_rows = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
     for row in selected_rows:
         study_spec.get_row(row)
-    from reslab.studies.run_study import StudyOptions, run_study
+    from reslab.studies.run_study import StudyOptions
 
     options = StudyOptions(
         study_spec,
@@ -103,6 +103,8 @@ def study(
         data_dir=data_dir,
         device=device,
         num_jobs=jobs,
+        output=output,
+        report_only=report_only,
     )
     with limit_pixels(max_pixels):
         if task is not None:
@@ -112,31 +114,23 @@ def study(
         elif slurm is not None:
             _write_slurm_script(options, slurm, as_json)
         else:
-            page = run_study(
-                study_spec,
-                scale,
-                rows=selected_rows,
-                seeds=seeds,
-                store=store,
-                output=output,
-                data_dir=data_dir,
-                device=device,
-                num_jobs=jobs,
-                report_only=report_only,
-                on_message=echo_err,
-                on_log=_EvalPrinter(),
-                command=shlex.join(["reslab", *sys.argv[1:]]),
-            )
-            if as_json:
-                print_json(study_payload(page))
-            else:
-                _print_page(page)
-            if page.num_failed:
-                echo_err(
-                    f"{pluralize(page.num_failed, 'training')} failed: the report gives the reasons; "
-                    "run the same command to retry"
-                )
-                raise typer.Exit(1)
+            _run_study(options, as_json)
+
+
+def _run_study(options: "StudyOptions", as_json: bool) -> None:
+    from reslab.studies.run_study import run_study_options
+
+    page = run_study_options(options, echo_err, _EvalPrinter(), shlex.join(["reslab", *sys.argv[1:]]))
+    if as_json:
+        print_json(study_payload(page))
+    else:
+        _print_page(page)
+    if page.num_failed:
+        echo_err(
+            f"{pluralize(page.num_failed, 'training')} failed: the report gives the reasons; "
+            "run the same command to retry"
+        )
+        raise typer.Exit(1)
 
 
 class _EvalPrinter:

@@ -75,13 +75,7 @@ def create_model(
     Raises ValueError for an unknown name or axis, and for axes that cannot be combined.
     """
     overrides = dict(axes)
-    for alias in ("weights", "checkpoint_path"):  # torchvision's and timm's names
-        if (value := overrides.pop(alias, None)) not in (None, ""):
-            if pretrained:
-                raise invalid(
-                    f"pretrained or {alias}, two names of one argument", f"pretrained={pretrained!r} and {alias}"
-                )
-            pretrained = value
+    pretrained = _pop_weights(overrides, pretrained)
     if num_classes is not None:
         overrides["num_classes"] = num_classes
     if in_channels is not None:
@@ -107,27 +101,37 @@ def create_model(
     if backbone_weights is not None:
         raise invalid("pretrained= for the weights of a classification network", "backbone_weights=", "pretrained=")
     assert not isinstance(model, DenseArch)
-    pretrained = named_weights(model, pretrained)
     # Weights load with the classifier that they have; it goes afterwards.
     removed = {name: overrides.pop(name, None) for name in ("num_classes", "global_pool") if num_classes == 0}
-    arch = resolve_arch(model, overrides)
-    network = ResidualNetwork(arch, norm_layer)
-    if pretrained is not None and pretrained is not False:
-        from reslab.nn.checkpoints.pretrained import changed_io_sizes, load_pretrained
-
-        changed = {AXIS_ALIASES.get(axis, axis) for axis in overrides}
-        load_pretrained(
-            network,
-            pretrained,
-            adapt=changed_io_sizes(arch, changed),
-            strict=strict,
-            ignore_head=features_only or bool(removed),
-            allow_extra=allow_extra,
-            chosen_axes=changed,
-        )
+    network = ResidualNetwork(resolve_arch(model, overrides), norm_layer)
+    weights = named_weights(model, pretrained)
+    if weights is not None and weights is not False:
+        ignore_head = features_only or bool(removed)
+        _load_weights(network, weights, overrides, strict=strict, ignore_head=ignore_head, allow_extra=allow_extra)
     if removed:
         network.reset_classifier(0, removed["global_pool"])
     return FeatureNetwork(network, out_indices) if features_only else network
+
+
+def _pop_weights(overrides: dict[str, Any], pretrained: Any) -> Any:
+    """Return `pretrained`, or the weights that `overrides` has under torchvision's or timm's name, and remove them."""
+    for alias in ("weights", "checkpoint_path"):
+        if (value := overrides.pop(alias, None)) not in (None, ""):
+            if pretrained:
+                raise invalid(
+                    f"pretrained or {alias}, two names of one argument", f"pretrained={pretrained!r} and {alias}"
+                )
+            pretrained = value
+    return pretrained
+
+
+def _load_weights(network: ResidualNetwork, weights: Any, overrides: Mapping[str, Any], **options: bool) -> None:
+    """Load pretrained weights into a network, whose head and first convolution the overrides may have changed."""
+    from reslab.nn.checkpoints.pretrained import changed_io_sizes, load_pretrained
+
+    changed = {AXIS_ALIASES.get(axis, axis) for axis in overrides}
+    adapt = changed_io_sizes(network.arch, changed)
+    load_pretrained(network, weights, adapt=adapt, chosen_axes=changed, **options)
 
 
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:

@@ -33,6 +33,8 @@ class StudyOptions:
     data_dir: Path | None = None
     device: str = "auto"
     num_jobs: int = 1
+    output: Path | None = None
+    report_only: bool = False
 
 
 def run_study(
@@ -68,15 +70,24 @@ def run_study(
         data_dir=None if data_dir is None else Path(data_dir),
         device=device,
         num_jobs=num_jobs,
+        output=None if output is None else Path(output),
+        report_only=report_only,
     )
+    return run_study_options(options, on_message, on_log, command)
+
+
+def run_study_options(
+    options: StudyOptions, on_message: MessageCallback, on_log: LogCallback, command: str = ""
+) -> StudyPage:
+    """Run the study of the options, as `run_study` does."""
     plan = plan_study(options)
     cost, context = estimate_cost(options, plan), make_job_context(options, on_message, on_log)
-    outcomes = JobOutcomes() if report_only else _run_missing(options, cost, context)
+    outcomes = JobOutcomes() if options.report_only else _run_missing(options, cost, context)
     evaluate_ensembles(plan, context)
     failed = {**{job.number: reason for job, reason in cost.too_large}, **outcomes.failed}
     page = build_study_page(plan, context.store, cost.seconds_per_mac, failed, notes=outcomes.notes, command=command)
     page = replace(page, num_failed=len(outcomes.failed))
-    on_message(f"report: {write_study_page(page, Path(output or default_output(options)))}")
+    on_message(f"report: {write_study_page(page, options.output or default_output(options))}")
     return page
 
 

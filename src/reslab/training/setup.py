@@ -24,6 +24,7 @@ from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
+    ImageSize,
     choose_image_size,
     described_dims,
     described_size,
@@ -78,33 +79,16 @@ def setup_run(
     dims = described_dims(options.model, options.arch_overrides)
     if dims != 2:  # the transforms are of images; signals and volumes go to the network as they are
         options = _without_image_options(options)
-    data = open_train_data(
-        options.data,
-        data_dir=options.data_dir,
-        val_fraction=options.val_fraction,
-        skip_bad_images=options.skip_bad_images,
-        columns=options.columns,
-        mask_values=options.mask_values,
-        num_images=options.num_images,
-        is_default_fraction=options.is_default_fraction,
-        dims=dims,
-        task=options.task,
-    )
+    data = _open_data(options, dims)
     task = find_task_type(data.task).for_data(data)
-    defaults = recipe_defaults(options)
-    described = described_size(options.model, options.arch_overrides)
-    image_size = choose_image_size(data, defaults, options.recipe_overrides, described)
-    if image_size.eval_transform is not None:
-        defaults = replace(defaults, eval_transform=image_size.eval_transform)
-    data = with_eval_preprocess(data, defaults)
+    data, image_size = _with_image_size(data, options)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
     model, pretrained, messages = build_model(options, data, task.model_kind, input_size, seed, image_size.size)
     factory = module_factory(options, data.num_classes, input_size)
     data = task.prepare_data(_use_pretrained_preprocess(data, model), model)
     recipe, recipe_messages = resolve_recipe(options, data, task.spec, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
-    warning_messages = filter(None, [data.decode_warning_text])
-    data_messages = (*_skipped_messages(data), *warning_messages, *data.messages, *_imbalance_messages(data, recipe))
+    data_messages = _data_messages(data, recipe)
     messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     check_monitor_split(recipe, data)
     check_finite_start(model, data)
@@ -136,15 +120,48 @@ def setup_run(
         "snapshot_every": options.snapshot_every or "0",
         "grad_accumulation": AUTO if options.auto_batch else None,
         "precision": recipe.precision,
-        "hardware": hardware_info(device, choose_num_threads(input_size, device)),
-        "versions": package_versions(),
-        "command": command_line(),
-        "commit": git_commit(),
+        **_provenance(process_group, input_size),
         "messages": list(messages),
-        "world_size": process_group.world_size,
     }
     path = Path(output) if output is not None else make_run_path(metadata["model"]["name"], data.name)
     return TrainSetup(Run.create(path, metadata), data, recipe, input_size, loop, task, messages)
+
+
+def _open_data(options: TrainOptions, dims: int) -> DatasetSplits:
+    return open_train_data(
+        options.data,
+        data_dir=options.data_dir,
+        val_fraction=options.val_fraction,
+        skip_bad_images=options.skip_bad_images,
+        columns=options.columns,
+        mask_values=options.mask_values,
+        num_images=options.num_images,
+        is_default_fraction=options.is_default_fraction,
+        dims=dims,
+        task=options.task,
+    )
+
+
+def _with_image_size(data: DatasetSplits, options: TrainOptions) -> tuple[DatasetSplits, ImageSize]:
+    """Return the data with the preprocessing of evaluation, and the size of images that it was chosen for."""
+    defaults = recipe_defaults(options)
+    described = described_size(options.model, options.arch_overrides)
+    image_size = choose_image_size(data, defaults, options.recipe_overrides, described)
+    if image_size.eval_transform is not None:
+        defaults = replace(defaults, eval_transform=image_size.eval_transform)
+    return with_eval_preprocess(data, defaults), image_size
+
+
+def _provenance(process_group: ProcessGroup, input_size: tuple[int, ...]) -> dict[str, Any]:
+    """Return what run.json records of the machine, the software and the command."""
+    device = process_group.device
+    return {
+        "hardware": hardware_info(device, choose_num_threads(input_size, device)),
+        "world_size": process_group.world_size,
+        "versions": package_versions(),
+        "command": command_line(),
+        "commit": git_commit(),
+    }
 
 
 def build_train_loop(
@@ -239,6 +256,12 @@ def _without_image_options(options: TrainOptions) -> TrainOptions:
         raise invalid("a network of images (dims=2) for transforms of images", requested[0], next_step=next_step)
     overrides = {**options.recipe_overrides, "train_transform": "", "eval_transform": "", "channels_last": False}
     return replace(options, recipe_overrides=overrides)
+
+
+def _data_messages(data: DatasetSplits, recipe: Recipe) -> tuple[str, ...]:
+    """Return what the user should know of the data: files left out, damaged images, imbalanced classes."""
+    warnings = filter(None, [data.decode_warning_text])
+    return (*_skipped_messages(data), *warnings, *data.messages, *_imbalance_messages(data, recipe))
 
 
 def _skipped_messages(data: DatasetSplits) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.path import Path as Polygon
 
-from reslab.data.formats.drawn import _draw_images, _polygon, _shape_mask
+from reslab.data.formats.drawn import _draw_images, _draw_shape_images, _polygon, _shape_mask
 from reslab.data.registry import open_dataset
 
 
@@ -71,7 +71,7 @@ def test_the_splits_and_what_they_hold() -> None:
 
 
 def test_an_image_of_shapes_depends_on_its_split_and_index_only() -> None:
-    few, data = _draw_images(5, 1), open_dataset("drawn-shapes")
+    few, data = _draw_shape_images(5, 1), open_dataset("drawn-shapes")
     test = data.split("test")
     assert torch.equal(few.images.images, test.images.images[:5])
     assert np.array_equal(few.table.boxes, test.table.boxes[: len(few.table.boxes)])
@@ -81,7 +81,7 @@ def test_an_image_of_shapes_depends_on_its_split_and_index_only() -> None:
 
 
 def test_the_last_object_is_bright_up_to_the_sides_of_its_box() -> None:
-    dataset = _draw_images(40, 0)
+    dataset = _draw_shape_images(40, 0)
     for i in range(len(dataset)):
         x1, y1, x2, y2 = dataset.table.boxes[dataset.table.rows(i)][-1].astype(int)
         bright = dataset.images.images[i].amin(0) > 110
