@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src"
-PACKAGES = ["spec", "runtime", "metrics", "data", "nn", "report", "training", "analysis", "deploy", "studies", "cli"]
+PACKAGES = ["spec", "runtime", "metrics", "nn", "data", "report", "training", "analysis", "deploy", "studies", "cli"]
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "engine", "misc"}
 # Dependency -> the packages that may import it; imports inside functions and for type checkers count too.
 OWNERS = {

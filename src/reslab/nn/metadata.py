@@ -1,13 +1,53 @@
 """The metadata of a network that its weights belong to: class names, preprocessing, temperature, task.
 
-The only module of `reslab.nn` that uses `reslab.data`: `network.preprocess(image)` runs the transforms of prediction.
+`network.preprocess(image)` runs the transforms of prediction.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from reslab.data.transforms.inference import ImagePreprocess
+from torch import Tensor
+
 from reslab.spec.preprocess import Preprocess
+
+
+class ImagePreprocess(Preprocess):
+    """The preprocessing of a network, callable: `network.preprocess(image)` returns the input (1, C, H, W).
+
+    It has the fields of `Preprocess` and equals one with the same values. `image_size` (height, width) is the network's
+    described size; an image of another size after the transform is resized by its shorter side and center-cropped.
+    """
+
+    def __init__(self, *args: Any, image_size: tuple[int, int] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "image_size", image_size)
+
+    @classmethod
+    def for_network(cls, preprocess: Preprocess, image_size: tuple[int, int] | None) -> "ImagePreprocess":
+        """Return `preprocess` for a network of this image size."""
+        values = {field.name: getattr(preprocess, field.name) for field in fields(Preprocess)}
+        return cls(**values, image_size=image_size)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Preprocess):
+            return NotImplemented
+        return all(getattr(self, field.name) == getattr(other, field.name) for field in fields(Preprocess))
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(Preprocess)))
+
+    def __call__(self, image: Any) -> Tensor:
+        """Return the input (1, C, H, W), float32, for an image: Pillow, a path, or uint8 pixels.
+
+        Pixels are an array (H, W), (H, W, C) or a tensor (C, H, W). Raises ValueError for other types and shapes, or a
+        file that cannot be read.
+        """
+        # Networks do not need the code that reads and transforms images until they are given one: `reslab.nn` comes
+        # before `reslab.data`, and imports nothing of it.
+        prepare_image = importlib.import_module("reslab.data.transforms.inference").prepare_image
+        return prepare_image(image, self, getattr(self, "image_size", None))
 
 
 class ModelMetadata:

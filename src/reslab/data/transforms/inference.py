@@ -1,7 +1,6 @@
 """Prepare one image for a network, as evaluation and prediction do: decode, transform, crop to its size, normalize."""
 
 import os
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,42 +16,17 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 
-class ImagePreprocess(Preprocess):
-    """The preprocessing of a network, callable: `network.preprocess(image)` returns the input (1, C, H, W).
+def prepare_image(image: Any, preprocess: Preprocess, image_size: tuple[int, int] | None) -> Tensor:
+    """Return the input (1, C, H, W), float32, for an image: Pillow, a path, or uint8 pixels.
 
-    It has the fields of `Preprocess` and equals one with the same values. `image_size` (height, width) is the network's
-    described size; an image of another size after the transform is resized by its shorter side and center-cropped.
+    Pixels are an array (H, W), (H, W, C) or a tensor (C, H, W); after the transform, images of another size than
+    `image_size` (height, width) are fitted to it. Raises ValueError for other types and shapes, or a file that cannot
+    be read.
     """
-
-    def __init__(self, *args: Any, image_size: tuple[int, int] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        object.__setattr__(self, "image_size", image_size)
-
-    @classmethod
-    def for_network(cls, preprocess: Preprocess, image_size: tuple[int, int] | None) -> "ImagePreprocess":
-        """Return `preprocess` for a network of this image size."""
-        values = {field.name: getattr(preprocess, field.name) for field in fields(Preprocess)}
-        return cls(**values, image_size=image_size)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Preprocess):
-            return NotImplemented
-        return all(getattr(self, field.name) == getattr(other, field.name) for field in fields(Preprocess))
-
-    def __hash__(self) -> int:
-        return hash(tuple(getattr(self, field.name) for field in fields(Preprocess)))
-
-    def __call__(self, image: Any) -> Tensor:
-        """Return the input (1, C, H, W), float32, for an image: Pillow, a path, or uint8 pixels.
-
-        Pixels are an array (H, W), (H, W, C) or a tensor (C, H, W). Raises ValueError for other types and shapes, or a
-        file that cannot be read.
-        """
-        pixels = TransformPipeline(self.transform).apply_image(to_pixels(image, self.channels), 0)
-        size: tuple[int, int] | None = getattr(self, "image_size", None)
-        if size is not None:
-            pixels = fit_image_size(pixels, size)
-        return Normalize(self, torch.device("cpu"))(pixels[None])
+    pixels = TransformPipeline(preprocess.transform).apply_image(to_pixels(image, preprocess.channels), 0)
+    if image_size is not None:
+        pixels = fit_image_size(pixels, image_size)
+    return Normalize(preprocess, torch.device("cpu"))(pixels[None])
 
 
 def to_pixels(image: Any, channels: int) -> Tensor:
