@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.nn.factory import create_model
-from reslab.nn.third_party import create_third_party_model, to_residual_network
+from reslab.nn.module_network import build_library_model, library_input_size
+from reslab.nn.third_party import to_residual_network
 
 
 @pytest.fixture
@@ -89,7 +90,8 @@ def test_what_is_no_residual_network_is_refused(model: nn.Module, x: Tensor) -> 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
 def test_by_name(name: str) -> None:
-    model, shape = create_third_party_model(name)
+    model = build_library_model(name, {})
+    shape = library_input_size(model)
     assert type(model).__name__ == "ResNet"
     assert shape == (3, 224, 224)
 
@@ -97,4 +99,4 @@ def test_by_name(name: str) -> None:
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_an_unknown_name(library: str) -> None:
     with pytest.raises(ValueError, match=f"unknown model of {library} 'resnet118'.*'resnet18'"):
-        create_third_party_model(f"{library}/resnet118")
+        build_library_model(f"{library}/resnet118", {})

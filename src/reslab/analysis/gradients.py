@@ -1,14 +1,13 @@
 """Gradient flow: the norm of the loss gradient at every block, and its two terms through shortcuts and branches."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reslab.analysis.blocks import (
     BlockCall,
@@ -18,11 +17,8 @@ from reslab.analysis.blocks import (
     shortcut_gradients,
     with_statistics,
 )
-from reslab.analysis.target import AnalysisTarget, as_block_network
+from reslab.analysis.target import AnalysisTarget, BatchLoss, as_block_network, cross_entropy_loss
 from reslab.nn.block import ResidualBlock
-
-BatchLoss = Callable[[nn.Module, Tensor, Any], Tensor]
-"""The mean loss of a model on a batch of images and targets."""
 
 # A factor of one hundred. At initialization ResNets of 20 to 110 layers stay within it, plain networks up to about 30.
 DECADES_LIMIT = 2.0
@@ -172,11 +168,6 @@ def block_gradient_norms(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple
     """
     _, calls = backward_with_block_gradients(with_statistics(network, "batch"), x, y)
     return [(call.name, _norm(grad_or_zeros(call.input))) for call in calls]
-
-
-def cross_entropy_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean cross-entropy of a classification."""
-    return functional.cross_entropy(model(x), y)
 
 
 def backward_with_block_gradients(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.analysis.target import Labels, join_labels
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader, eval_sizes
@@ -33,8 +34,6 @@ RANDOM_IMAGES = "random"
 _DEFAULT_NUM_LARGE_IMAGES, _DEFAULT_NUM_IMAGES, _MAX_SMALL_IMAGE_SIZE = 16, 128, 64
 
 AnyArch = Arch | ModuleArch | DenseArch
-Labels = Tensor | tuple[Any, ...]
-"""The targets of N images: a tensor (N, ...), or a dictionary of boxes for each image."""
 
 
 @dataclass(frozen=True)
@@ -239,13 +238,6 @@ def _draw_targets(data: DatasetSplits, task: TaskType, channels: int, *, num_ima
 def as_tensor(images: Tensor | Sequence[Tensor]) -> Tensor:
     """Return images of one size (N, C, H, W), given as a tensor or a list."""
     return images if isinstance(images, Tensor) else torch.stack(list(images))
-
-
-def join_labels(batches: Sequence[Any]) -> Labels:
-    """Return the targets of several batches as one."""
-    if isinstance(batches[0], Tensor):
-        return torch.cat(list(batches))
-    return tuple(target for batch in batches for target in batch)
 
 
 def labels_to(labels: Labels, device: torch.device) -> Labels:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.analysis.inputs import Labels
 from reslab.analysis.layers import block_names, layer_outputs, pool_features
-from reslab.analysis.target import AnalysisTarget, image_data_uri, sample_images
+from reslab.analysis.target import AnalysisTarget, Labels, image_data_uri, sample_images
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
 

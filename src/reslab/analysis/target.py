@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.inputs import Labels, join_labels
 from reslab.analysis.progress import report_progress
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
@@ -31,6 +30,12 @@ from reslab.training.tasks.task_type import TaskType
 
 BATCH_SIZE, LARGE_BATCH_SIZE = 250, 8
 """How many images are evaluated at once: those with one target, and those with a mask or boxes, which are larger."""
+Labels = Tensor | tuple[Any, ...]
+"""The targets of N images: a tensor (N, ...), or a dictionary of boxes for each image."""
+
+BatchLoss = Callable[[nn.Module, Tensor, Any], Tensor]
+"""The mean loss of a model on a batch of images and targets."""
+
 MAX_MAP_SIZE = 56
 _NUM_CHECK_IMAGES = 8
 
@@ -294,3 +299,15 @@ def map_to_rows(feature_map: Tensor, max_size: int = MAX_MAP_SIZE) -> tuple[tupl
         size = (min(feature_map.shape[0], max_size), min(feature_map.shape[1], max_size))
         feature_map = functional.adaptive_avg_pool2d(feature_map[None], size)[0]
     return tuple(tuple(float(f"{value:.5g}") for value in row) for row in feature_map.tolist())
+
+
+def join_labels(batches: Sequence[Any]) -> Labels:
+    """Return the targets of several batches as one."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat(list(batches))
+    return tuple(target for batch in batches for target in batch)
+
+
+def cross_entropy_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a classification."""
+    return functional.cross_entropy(model(x), y)

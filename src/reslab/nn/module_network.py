@@ -1,4 +1,4 @@
-"""Networks that are not of the zoo: how to build a module again, and a module with what the tools need of a network."""
+"""Networks that are not of the zoo: how to build a module again, also by library, and a module with what tools need."""
 
 import importlib
 import inspect
@@ -17,11 +17,12 @@ from reslab.nn.checkpoints.safetensors_io import read_tensors, unwrap_model
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.metadata import ModelMetadata
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.third_party import LIBRARIES, build_library_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid, unknown_name
 
 _SIZE_ARGUMENTS = {"num_classes": ("num_classes",), "in_channels": ("in_channels", "in_chans")}
+
+LIBRARIES = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,48 @@ def is_factory_reference(text: str) -> bool:
     module, colon, name = text.partition(":")
     parts = [*module.split("."), *name.split(".")]
     return bool(colon) and all(part.isidentifier() for part in parts) and not Path(text).exists()
+
+
+def library_input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Return the input (C, H, W) that timm records for its model; torchvision's are for 3x224x224."""
+    config = getattr(model, "pretrained_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else None
+    return (3, 224, 224) if not size else (int(size[0]), int(size[1]), int(size[2]))
+
+
+def build_library_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return `torchvision/NAME` or `timm/NAME`, built with these arguments; without `pretrained`, of random weights.
+
+    Raises ValueError for an unknown name or argument; ModuleNotFoundError if timm is not installed.
+    """
+    library, _, model = name.partition("/")
+    names = _library_models(library)
+    base = model.partition(".")[0] if library == "timm" else model
+    if base not in names:
+        raise unknown_name(f"model of {library}", model, names)
+    try:
+        if library == "torchvision":
+            import torchvision
+
+            built: nn.Module = torchvision.models.get_model(model, **{"weights": None, **arguments})
+            return built
+        import timm
+
+        built = timm.create_model(model, **arguments)
+        return built
+    except (TypeError, AssertionError) as error:
+        raise invalid(f"arguments that {name} takes", str(error)) from error
+
+
+def _library_models(library: str) -> list[str]:
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.list_models(module=torchvision.models)
+    import timm
+
+    names: list[str] = timm.list_models()
+    return names
 
 
 def import_factory(reference: str) -> Callable[..., nn.Module]:

@@ -1,9 +1,8 @@
-"""Third-party models: create them by name, and convert them to the zoo's network that computes the same."""
+"""Convert a third-party model to the zoo's network that computes the same."""
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,64 +16,12 @@ from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import invalid
 from reslab.spec.zoo import ARCHS
 
 # The same operations in the same order differ by rounding; another position of a stride or a norm by far more.
 _RTOL = 1e-4
 _NEXT_STEP = "use an analysis that takes any module: gradients, lesion, landscape, features and others"
-LIBRARIES = ("torchvision", "timm")
-
-
-def create_third_party_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """Return `torchvision/NAME` or `timm/NAME` with random weights, and the shape (C, H, W) of its input.
-
-    Raises ValueError for an unknown name, with the nearest ones; ModuleNotFoundError if timm is not installed.
-    """
-    model = build_library_model(name, {})
-    return model, library_input_size(model)
-
-
-def library_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Return the input (C, H, W) that timm records for its model; torchvision's are for 3x224x224."""
-    config = getattr(model, "pretrained_cfg", None)
-    size = config.get("input_size") if isinstance(config, dict) else None
-    return (3, 224, 224) if not size else (int(size[0]), int(size[1]), int(size[2]))
-
-
-def build_library_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return `torchvision/NAME` or `timm/NAME`, built with these arguments; without `pretrained`, of random weights.
-
-    Raises ValueError for an unknown name or argument; ModuleNotFoundError if timm is not installed.
-    """
-    library, _, model = name.partition("/")
-    names = _library_models(library)
-    base = model.partition(".")[0] if library == "timm" else model
-    if base not in names:
-        raise unknown_name(f"model of {library}", model, names)
-    try:
-        if library == "torchvision":
-            import torchvision
-
-            built: nn.Module = torchvision.models.get_model(model, **{"weights": None, **arguments})
-            return built
-        import timm
-
-        built = timm.create_model(model, **arguments)
-        return built
-    except (TypeError, AssertionError) as error:
-        raise invalid(f"arguments that {name} takes", str(error)) from error
-
-
-def _library_models(library: str) -> list[str]:
-    if library == "torchvision":
-        import torchvision
-
-        return torchvision.models.list_models(module=torchvision.models)
-    import timm
-
-    names: list[str] = timm.list_models()
-    return names
 
 
 @torch.no_grad()

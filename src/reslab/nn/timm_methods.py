@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.block import ResidualBlock
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.init import init_linear
 from reslab.nn.metadata import ModelMetadata
@@ -22,6 +21,9 @@ from reslab.spec.order import conv_width, has_global_pool, op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.strides import transition_strides
 from reslab.spec.transform_grammar import parse_transforms
+
+if TYPE_CHECKING:
+    from reslab.nn.block import ResidualBlock
 
 FEATURE_LEVELS = ("stages", "blocks")
 
@@ -153,7 +155,7 @@ class TimmMethods(nn.Module, ModelMetadata):
                 if full_key in old_tensors and full_key.rpartition(".")[0] != self._classifier_name:
                     tensor.copy_(old_tensors[full_key])
 
-    def blocks(self) -> Iterator[tuple[str, ResidualBlock]]:
+    def blocks(self) -> Iterator[tuple[str, "ResidualBlock"]]:
         """Yield the blocks with their names."""
         raise NotImplementedError
 

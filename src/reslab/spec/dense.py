@@ -1,18 +1,12 @@
 """Heads on a residual backbone: the fields that networks for segmentation and detection share, and limits on sizes."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from reslab.spec.arch import Arch
-from reslab.spec.config import override
-from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.zoo.resolve import AXIS_ALIASES, get_arch, resolve_arch
-
-# Options that `resolve_arch` translates to axes.
-_BACKBONE_OPTIONS = (*AXIS_ALIASES, "zero_init_residual")
+from reslab.spec.errors import invalid
 
 
 class ModelKind(StrEnum):
@@ -105,33 +99,6 @@ class DenseArch:
         if not self.norm or self.backbone.norm != "batch":
             return self.backbone
         return replace(self.backbone, norm=self.norm)
-
-
-DenseArchT = TypeVar("DenseArchT", bound=DenseArch)
-
-
-def override_dense_arch(arch: DenseArchT, overrides: Mapping[str, Any]) -> DenseArchT:
-    """Return the architecture with axes overridden by name: its own, and those of its backbone.
-
-    `backbone` is a name or an `Arch`. Values may be strings, as on the command line. Raises ValueError for an unknown
-    axis or value, with the nearest ones.
-    """
-    own_axes = [field.name for field in fields(arch) if field.name != "backbone"]
-    backbone_axes = [field.name for field in fields(Arch) if field.name not in own_axes]
-    own, of_backbone = dict[str, Any](), dict[str, Any]()
-    for key, value in overrides.items():
-        axis = key.removeprefix("backbone.")
-        if key in own_axes:
-            own[key] = value
-        elif axis in (*backbone_axes, *_BACKBONE_OPTIONS) or (axis != key and axis in own_axes):
-            of_backbone[axis] = value
-        elif key != "backbone":
-            raise unknown_name("axis", key, [*own_axes, "backbone", *backbone_axes])
-    backbone = arch.backbone
-    if "backbone" in overrides:
-        given = get_arch(overrides["backbone"])
-        backbone = replace(given, in_channels=backbone.in_channels) if isinstance(overrides["backbone"], str) else given
-    return override(replace(arch, backbone=resolve_arch(backbone, of_backbone)), own, kind="axis")
 
 
 # A larger input would not fit in memory; the papers' inputs are below 1,000.

@@ -20,13 +20,13 @@ from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch, parse_arch_overrides
-from reslab.spec.dense import DenseArch, override_dense_arch
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import find_recipe
 from reslab.spec.study import DATA_FOLDERS, FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
-from reslab.spec.zoo.dense import find_dense_arch
+from reslab.spec.zoo.dense import find_dense_arch, override_dense_arch
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.dense_model import resolve_dense_arch
 from reslab.training.options import (

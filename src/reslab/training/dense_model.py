@@ -12,11 +12,12 @@ from reslab.data.loader import eval_sizes
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.dense import DenseNetwork, is_whole_network, load_backbone, load_dense_weights
-from reslab.nn.dense_factory import build_dense_network
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.dense_factory import build_dense_network, is_whole_network, load_backbone, load_dense_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import parse_arch_overrides
-from reslab.spec.dense import DenseArch, override_dense_arch
+from reslab.spec.dense import DenseArch
+from reslab.spec.zoo.dense import override_dense_arch
 from reslab.training.options import SMALL_INPUT_SIDE, TrainOptions, describe_pretrained
 from reslab.training.run_weights import find_weights_path
 

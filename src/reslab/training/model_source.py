@@ -28,10 +28,10 @@ from reslab.nn.module_network import (
     Network,
     as_factory,
     count_outputs,
+    library_input_size,
     load_module_weights,
 )
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.third_party import library_input_size
 from reslab.runtime.device import choose_device
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.dense import DenseArch, ModelKind

@@ -16,12 +16,12 @@ from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.spec.dense import DenseArch, override_dense_arch
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import find_recipe
-from reslab.spec.zoo.dense import dense_arch_for
+from reslab.spec.zoo.dense import dense_arch_for, override_dense_arch
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
 from reslab.training.dense_model import reopen_dense_model

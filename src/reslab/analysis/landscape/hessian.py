@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.gradients import BatchLoss, cross_entropy_loss
+from reslab.analysis.target import BatchLoss, cross_entropy_loss
 
 HessianVectorProduct = Callable[[Tensor], Tensor]
 

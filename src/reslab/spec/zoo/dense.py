@@ -6,10 +6,10 @@ The detectors are torchvision's, that of He et al. 2015, and small ones for smal
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from reslab.spec.arch import Arch
-from reslab.spec.config import from_dict
+from reslab.spec.config import from_dict, override
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.detection import BoxLoss, DetectionArch, Detector, ExtraLevels, RoiPool
 from reslab.spec.errors import invalid, unknown_name
@@ -18,7 +18,12 @@ from reslab.spec.segmentation import Decoder, SegmentationArch, own_stride
 from reslab.spec.task import TargetKind, find_task
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
-from reslab.spec.zoo.resolve import find_model_name, get_arch, unknown_model
+from reslab.spec.zoo.resolve import AXIS_ALIASES, find_model_name, get_arch, resolve_arch, unknown_model
+
+DenseArchT = TypeVar("DenseArchT", bound=DenseArch)
+
+# Options that `resolve_arch` translates to axes.
+_BACKBONE_OPTIONS = (*AXIS_ALIASES, "zero_init_residual")
 
 _TORCHVISION_DETECTION = "torchvision models/detection"
 _FASTER_RCNN_FPN = "Lin et al. 2017, arXiv:1612.03144, Sec. 4.2"
@@ -303,3 +308,27 @@ def arch_from_dict(data: Mapping[str, Any], kind: str | None = None) -> Arch | D
     if kind is not None and kind not in list(ModelKind):
         raise unknown_name("kind of model", kind, list(ModelKind))
     return from_dict(ARCH_TYPES[ModelKind(kind or ModelKind.CLASSIFICATION)], data)
+
+
+def override_dense_arch(arch: DenseArchT, overrides: Mapping[str, Any]) -> DenseArchT:
+    """Return the architecture with axes overridden by name: its own, and those of its backbone.
+
+    `backbone` is a name or an `Arch`. Values may be strings, as on the command line. Raises ValueError for an unknown
+    axis or value, with the nearest ones.
+    """
+    own_axes = [field.name for field in fields(arch) if field.name != "backbone"]
+    backbone_axes = [field.name for field in fields(Arch) if field.name not in own_axes]
+    own, of_backbone = dict[str, Any](), dict[str, Any]()
+    for key, value in overrides.items():
+        axis = key.removeprefix("backbone.")
+        if key in own_axes:
+            own[key] = value
+        elif axis in (*backbone_axes, *_BACKBONE_OPTIONS) or (axis != key and axis in own_axes):
+            of_backbone[axis] = value
+        elif key != "backbone":
+            raise unknown_name("axis", key, [*own_axes, "backbone", *backbone_axes])
+    backbone = arch.backbone
+    if "backbone" in overrides:
+        given = get_arch(overrides["backbone"])
+        backbone = replace(given, in_channels=backbone.in_channels) if isinstance(overrides["backbone"], str) else given
+    return override(replace(arch, backbone=resolve_arch(backbone, of_backbone)), own, kind="axis")
