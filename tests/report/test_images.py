@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reslab.data.formats.mask_classes import voc_color
 from reslab.data.masks import VOID
-from reslab.report.images import MarkedBox, box_color, box_text, class_color, draw_boxes, draw_mask, mark_boxes
+from reslab.report.images import (
+    MarkedBox,
+    box_color,
+    box_text,
+    class_color,
+    draw_boxes,
+    draw_mask,
+    mark_boxes,
+    mask_image,
+    unique_stems,
+)
 
 NAMES = ("cat", "dog", "traffic light")
 
@@ -152,3 +163,20 @@ def test_the_first_classes_have_colors_that_differ() -> None:
     colors = np.array([class_color(number) for number in range(1, 11)])
     distances = np.abs(colors[:, None] - colors[None]).sum(2) + 1000 * np.eye(10, dtype=int)
     assert distances.min() > 90
+
+
+def test_names_are_those_of_the_images_or_else_their_paths() -> None:
+    paths = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "a_1.jpg", "a_1.png", "..", "b/2.jpg"]
+    stems = unique_stems(paths)
+    assert stems == {
+        "a/1.jpg": "a_1.jpg", "b/1.jpg": "b_1.jpg", "b/2.jpg": "2", "a_1.jpg": "a_1.jpg_2", "a_1.png": "a_1.png",
+        "..": "image",
+    }  # fmt: skip
+    assert len(set(stems.values())) == len(stems)
+
+
+def test_the_palette_is_that_of_voc() -> None:
+    mask = np.array([[0, 1, 255]], dtype=np.uint8)
+    image = mask_image(mask)
+    assert np.array_equal(np.array(image), mask)
+    assert np.array(image.convert("RGB"))[0].tolist() == [list(voc_color(number)) for number in (0, 1, 255)]

@@ -1,8 +1,10 @@
-"""A model with the images it is analyzed on: its batches, scores, samples and thumbnails."""
+"""A model with the images it is analyzed on: batches, scores, samples, thumbnails, and the progress of analyses."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.progress import report_progress
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
 from reslab.data.masks import VOID
@@ -27,6 +28,28 @@ from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
 from reslab.training.tasks.classification import Classification
 from reslab.training.tasks.task_type import TaskType
+
+ProgressCallback = Callable[[str], None]
+
+_PROGRESS_CALLBACK: ContextVar[ProgressCallback | None] = ContextVar("progress_callback", default=None)
+
+
+@contextmanager
+def progress_callback(callback: ProgressCallback) -> Iterator[None]:
+    """Inside the block, analyses call `callback` with their estimated cost, their progress and their notices."""
+    token = _PROGRESS_CALLBACK.set(callback)
+    try:
+        yield
+    finally:
+        _PROGRESS_CALLBACK.reset(token)
+
+
+def report_progress(message: str) -> None:
+    """Pass `message` to the current callback, if there is one."""
+    callback = _PROGRESS_CALLBACK.get()
+    if callback is not None:
+        callback(message)
+
 
 BATCH_SIZE, LARGE_BATCH_SIZE = 250, 8
 """How many images are evaluated at once: those with one target, and those with a mask or boxes, which are larger."""

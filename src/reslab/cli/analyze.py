@@ -103,8 +103,8 @@ def analyze(
     Networks that an analysis does not apply to are skipped, with the reason.
     """
     from reslab.analysis.open_targets import open_targets
-    from reslab.analysis.progress import progress_callback
     from reslab.analysis.registry import ANALYSES, get_analysis, override_options, run_each
+    from reslab.analysis.target import progress_callback
 
     if name is None:
         list_analyses(list(ANALYSES.values()), as_json)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.content_hash import file_digests, is_sampled
+from reslab.data.cache import file_digests, is_sampled
 from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.image_datasets import (
     SPLIT_TITLES,

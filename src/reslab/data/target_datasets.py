@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.content_hash import file_digests
+from reslab.data.cache import file_digests
 from reslab.data.decode_limits import DecodeLimits, current_limits
 from reslab.data.image_datasets import (
     ImageDataset,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.mask_images import unique_stems
 from reslab.deploy.prediction import Prediction
 from reslab.metrics.coco_json import coco_result, encode_coco_results
 from reslab.metrics.detection import ImageId
+from reslab.report.images import unique_stems
 from reslab.training.evaluation.result_files import VOC_RESULT_FILE
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data

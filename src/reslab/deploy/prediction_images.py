@@ -13,12 +13,11 @@ from torch.nn import functional
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
 from reslab.analysis.layers import default_layers
-from reslab.data.mask_images import mask_image, unique_stems
 from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.prediction import DetectedBox
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import Network
-from reslab.report.images import box_color, draw_boxes, draw_mask
+from reslab.report.images import box_color, draw_boxes, draw_mask, mask_image, unique_stems
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55

@@ -1,12 +1,14 @@
 """Images on pages: small ones as data URIs, and boxes and masks over images.
 
-Boxes are outlines with class and score; masks have a color for each class, and stripes for void pixels.
+Boxes are outlines with class and score; masks have a color for each class, and stripes for void pixels. As files,
+masks are images of mode P in the palette of PASCAL VOC.
 """
 
 import base64
 import colorsys
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +16,41 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from reslab.data.formats.mask_classes import voc_color
 from reslab.data.masks import VOID, Color
 from reslab.spec.errors import invalid
+
+_PALETTE = [value for number in range(256) for value in voc_color(number)]
+
+
+def mask_image(mask: np.ndarray) -> Image.Image:
+    """Return a mask (H, W) uint8 of class numbers as an image of mode P with the palette of PASCAL VOC."""
+    image = Image.fromarray(mask, mode="P")
+    image.putpalette(_PALETTE)
+    return image
+
+
+def unique_stems(paths: Iterable[str]) -> dict[str, str]:
+    """Return the name of the file of each image's mask, without its ending: that of the image.
+
+    Where several images have one name, theirs are the whole paths: `photos_cat_1.jpg`.
+    """
+    distinct = list(dict.fromkeys(paths))
+    counts = Counter(Path(path).stem for path in distinct)
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for path in distinct:
+        stem = Path(path).stem
+        if counts[stem] > 1 or not stem.strip("."):
+            stem = path.strip("./").replace("/", "_").replace("\\", "_") or "image"
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name)
+        stems[path] = name
+    return stems
+
 
 MAX_THUMBNAIL_SIDE = 192
 MAX_TINY_SIDE = 64

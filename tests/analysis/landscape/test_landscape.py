@@ -19,8 +19,7 @@ from reslab.analysis.landscape.evaluator import (
 from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
 from reslab.analysis.landscape.landscape import LandscapeProgress, analyze_landscape, non_convex_fraction
 from reslab.analysis.open_targets import target_from_module
-from reslab.analysis.progress import progress_callback, report_progress
-from reslab.analysis.target import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, progress_callback, report_progress
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.data import cache as scanning
 from reslab.data.dataset import DatasetSplits
-from reslab.data.formats import file_scan as scanning
 from reslab.data.image_datasets import FileImageDataset
 from reslab.data.registry import open_dataset
 from reslab.runtime.files import cache_dir

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reslab.data import content_hash
+from reslab.data import cache
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.class_folders import find_image_files
 from reslab.data.registry import list_dataset, open_dataset
@@ -190,8 +190,8 @@ def test_the_fingerprint_sees_images_of_equal_size(tmp_path: Path, monkeypatch: 
     before = open_dataset(tmp_path)
     fingerprint, record = before.fingerprint, before.split_record
     reads: list[Path] = []
-    digest = content_hash._whole_digest
-    monkeypatch.setattr(content_hash, "_whole_digest", lambda path: (reads.append(path), digest(path))[1])
+    digest = cache._whole_digest
+    monkeypatch.setattr(cache, "_whole_digest", lambda path: (reads.append(path), digest(path))[1])
     assert open_dataset(tmp_path, split_record=record).fingerprint == fingerprint
     assert not [path for path in reads if path.suffix == ".png"]
     path = tmp_path / "a" / "1.png"

@@ -13,8 +13,7 @@ import torch
 from agreement import assert_close, images, randomise
 from safetensors.torch import save_file
 
-from reslab.nn.checkpoints.bare_arrays import name_arrays
-from reslab.nn.checkpoints.foreign_formats import CONTAINERS
+from reslab.nn.checkpoints.foreign_formats import CONTAINERS, name_arrays
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.match_keys import norms_after_convs
 from reslab.nn.checkpoints.read import read_checkpoint

@@ -16,8 +16,7 @@ from reslab.analysis.landscape.evaluator import (
     TrajectoryPoint,
     build_evaluator,
 )
-from reslab.analysis.progress import report_progress
-from reslab.analysis.target import AnalysisTarget, ErrorMeasure
+from reslab.analysis.target import AnalysisTarget, ErrorMeasure, report_progress
 from reslab.spec.errors import invalid, unknown_name
 
 NON_CONVEX_RATIO = 0.1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from reslab.data.cache import scan_images
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.dataset_names import readable_class_names
 from reslab.data.formats.class_folders import (
@@ -23,7 +24,6 @@ from reslab.data.formats.class_folders import (
 )
 from reslab.data.formats.csv_table import ColumnNames, list_csv
 from reslab.data.formats.file_listing import IgnoredFiles
-from reslab.data.formats.file_scan import scan_images
 from reslab.data.formats.imagenet import TINY_IMAGENET_LABELS, list_annotated_files
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.splits import (

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from reslab.data.cache import ScannedFile, scan_files, scan_images
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER
 from reslab.data.formats.csv_table import USUAL_COLUMNS, is_csv, read_csv_rows
-from reslab.data.formats.file_scan import ScannedFile, scan_files, scan_images
 from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_classes, find_mask_classes
 from reslab.data.formats.mask_pairs import LAYOUTS, MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, relative_name

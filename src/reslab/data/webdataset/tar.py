@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.data.cache import read_json, write_json
-from reslab.data.content_hash import content_digest
+from reslab.data.cache import content_digest, read_json, write_json
 from reslab.data.decode import decode_image, read_image
 from reslab.data.decode_limits import limits_key
 from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reslab.data.boxes import ImageId
+from reslab.data.formats.box_files import instance_box
 from reslab.data.formats.csv_table import read_csv_rows
-from reslab.data.formats.instance_boxes import instance_box
 from reslab.data.segments import RunLengths
 from reslab.report.csv_file import original_cell
 from reslab.spec.errors import invalid

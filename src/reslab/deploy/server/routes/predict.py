@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
-from reslab.data.mask_images import mask_image
 from reslab.deploy.inputs import PreparedImage
 from reslab.deploy.prediction import OutputForm, Prediction, ResultLimits, result_rules
 from reslab.deploy.prediction_images import overlay_image
@@ -43,6 +42,7 @@ from reslab.deploy.server.schemas import (
 from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import Network
+from reslab.report.images import mask_image
 from reslab.spec.errors import unknown_name
 
 _MAX_TOP_K = 1000

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reslab.data import content_hash
-from reslab.data.content_hash import content_digest, file_digests, is_sampled
+from reslab.data import cache
+from reslab.data.cache import content_digest, file_digests, is_sampled
 from reslab.data.registry import open_dataset
 
 GIGABYTE = 1 << 30
@@ -29,8 +29,8 @@ def write_sparse(path: Path, num_bytes: int, **contents: bytes) -> Path:
 def small_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two files are read in 1024 blocks of 4 KiB each."""
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 8 << 20)
-    monkeypatch.setattr(content_hash, "_MAX_BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(cache, "SAMPLED_BYTES", 8 << 20)
+    monkeypatch.setattr(cache, "_MAX_BLOCK_BYTES", 1 << 12)
 
 
 def test_a_file_up_to_the_limit_is_hashed_whole(tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_a_cached_digest_counts_only_for_the_same_sample(
 ) -> None:
     path = write_sparse(tmp_path / "a", 10 << 20)
     (whole,) = file_digests([path])
-    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 9 << 20)
+    monkeypatch.setattr(cache, "MAX_HASHED_BYTES", 9 << 20)
     (sampled,) = file_digests([path])
-    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 4 << 20)
+    monkeypatch.setattr(cache, "SAMPLED_BYTES", 4 << 20)
     (coarser,) = file_digests([path])
-    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 10 << 20)
+    monkeypatch.setattr(cache, "MAX_HASHED_BYTES", 10 << 20)
     assert (sampled.split(":")[0], coarser.split(":")[0]) == ("2048x4096", "1024x4096")
     assert file_digests([path]) == [whole]
 
@@ -95,8 +95,8 @@ def test_the_fingerprint_of_a_sampled_dataset_is_marked(tmp_path: Path, monkeypa
         return open_dataset(tmp_path / "images", val_fraction=0.25).fingerprint
 
     whole = fingerprint()
-    monkeypatch.setattr(content_hash, "MAX_HASHED_BYTES", 19_000)
-    monkeypatch.setattr(content_hash, "SAMPLED_BYTES", 10_000)
+    monkeypatch.setattr(cache, "MAX_HASHED_BYTES", 19_000)
+    monkeypatch.setattr(cache, "SAMPLED_BYTES", 10_000)
     sampled = fingerprint()
     assert len(whole) == 16
     assert sampled.endswith("-sampled")
