@@ -10,7 +10,6 @@ from reslab.data.loader import eval_loader
 from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study, get_metric
 from reslab.studies.job import JobContext, evaluate_ensembles, run_job
 from reslab.studies.plan import make_study_plan, missing_jobs
-from reslab.studies.results import build_study_page
 from reslab.studies.run_metrics import (
     last_epoch_metrics,
     last_step_model,
@@ -18,6 +17,7 @@ from reslab.studies.run_metrics import (
     result_value,
     steps_to_error,
 )
+from reslab.studies.run_study import build_study_page
 from reslab.studies.runner import run_jobs
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import evaluate

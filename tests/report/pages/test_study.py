@@ -8,8 +8,7 @@ import pytest
 from page_reader import assert_sound
 from sample_study import ENDS, sample_study_page
 
-from reslab.report.pages.study import render_study_markdown, study_context, value_rows
-from reslab.report.pages.study_figures import plot_study_figures
+from reslab.report.pages.study import plot_study_figures, render_study_markdown, study_context, value_rows
 from reslab.report.pages.study_results import (
     StudyPage,
     StudyRow,

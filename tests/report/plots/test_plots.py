@@ -13,7 +13,7 @@ from reslab.report.colors import CSS_VARIABLES, TRAINING
 from reslab.report.plots.curves import plot_metric
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.export import render_inline_svg
-from reslab.report.plots.matrices import plot_confusion_matrix
+from reslab.report.plots.images import plot_confusion_matrix
 from reslab.report.plots.style import make_log_locator
 from reslab.report.series import Curve, Series, equal_windows, extract_series, running_mean, train_series
 

@@ -13,12 +13,13 @@ from reslab.report.images import decode_data_uri
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.images import (
     ImageRow,
+    SimilarityMatrix,
     feature_map_to_image,
     kernel_to_image,
     plot_image_grid,
+    plot_similarity,
     signed_to_image,
 )
-from reslab.report.plots.matrices import SimilarityMatrix, plot_similarity
 
 
 def render_features(results: Sequence[Result]) -> RenderedResult:

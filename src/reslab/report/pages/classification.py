@@ -263,7 +263,7 @@ def confusion_context(
     if len(classes) <= MAX_CLASSES_IN_TABLE:
         matrix["rows"] = _confusion_rows(confusion, classes, as_shares=as_shares)
     else:
-        from reslab.report.plots.matrices import plot_confusion_matrix
+        from reslab.report.plots.images import plot_confusion_matrix
 
         alt_text = f"Confusion matrix of {len(classes)} classes; the most confused pairs are listed beside it."
         figure = plot_confusion_matrix(confusion, classes, with_names=not matrix["is_numbered"])
