@@ -17,7 +17,7 @@ from reslab.data.check.statistics import count_boxes
 from reslab.data.registry import list_dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_voc
+from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_voc, write_yolo
 
 
 def findings(folder: Path) -> dict[str, Finding]:
@@ -85,6 +85,17 @@ def test_what_is_wrong_is_an_error_and_what_is_odd_a_warning(tmp_path: Path) -> 
     assert "of the training objects are small" in result[FindingKind.SMALL_BOXES].text
     issues = check_data(root).to_dict()["boxes"]["train"]["issues"]
     assert [issue["kind"] for issue in issues] == ["clipped", "swapped", "empty"]
+
+
+def test_a_class_that_the_data_do_not_have_is_an_error_of_its_image(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path)
+    labels = root / "labels" / "train" / "00.txt"
+    labels.write_text(labels.read_text() + "7 0.5 0.5 0.2 0.2\n")
+    found = findings(root)
+    error = found[FindingKind.BOXES]
+    assert error.severity is Severity.ERROR
+    assert "of 1 image cannot be used: images/train/00.png (00.txt: unknown class in line 3 '7'" in error.text
+    assert "1 image is without any object, which teaches" in found[FindingKind.WITHOUT_OBJECT].text
 
 
 def test_good_data_has_no_findings_of_its_own(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def box_findings(check: DataCheck) -> Iterator[Finding]:
     empty = [by_split[split][i] for split, statistics in check.boxes.items() for i in statistics.without_object]
     empty = [image for image in empty if not image.target_error and not image.info.error]
     if empty:
-        text = f"{count_images(len(empty))} without any object, which teach what is background: {join_names(empty)}."
+        verb = "teaches" if len(empty) == 1 else "teach"
+        text = f"{count_images(len(empty))} without any object, which {verb} what is background: {join_names(empty)}."
         yield Finding(Severity.NOTE, FindingKind.WITHOUT_OBJECT, text)
     if "train" in check.boxes:
         yield from _box_class_findings(check, check.boxes["train"])

@@ -173,7 +173,7 @@ def quantized_blocks(network: AnyNetwork) -> list[str]:
 def check_int8(network: AnyNetwork) -> None:
     """Raise ValueError for a network that has no int8 form here."""
     if isinstance(network, DenseNetwork) and network.arch.kind is not ModelKind.SEGMENTATION:
-        required = f"a precision of float32 or bf16 for a network for {network.arch.kind}"
+        required = f"the precision float32 for a network for {network.arch.kind}"
         raise invalid(required, f"int8, {network.arch.name}", next_step="--precision float32")
 
 
