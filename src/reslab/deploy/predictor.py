@@ -219,6 +219,7 @@ def build_predictor(
         compiled=compiled,
         calibration_images=calibration_images,
         num_images=num_images,
+        spin_threads=False,  # other threads decode images meanwhile, and a server waits for requests
     )
     temperature = saved_temperature(network) if use_temperature else None
     return Predictor(opened_backend, task, temperature or 1.0, head)

@@ -1,6 +1,7 @@
 """Every backend and precision against the network itself, on images it was trained for."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,13 @@ import torch
 from torch import Tensor
 
 from reslab.deploy.backends.registry import BACKENDS, can_compile, choose_backend, open_backend
+from reslab.deploy.export.export import export
+from reslab.deploy.predictor import build_predictor
+from reslab.nn.module_network import Model
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime import extras
 from reslab.runtime.extras import MissingExtraError
+from reslab.training.model_source import open_graph
 
 CPU = torch.device("cpu")
 EVERY = [(kind.name, precision) for kind in BACKENDS.values() for precision in kind.precisions if precision != "fp16"]
@@ -174,3 +179,26 @@ def test_without_a_compiler_that_is_reported(network: ResidualNetwork, monkeypat
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave out --compile"):
         open_backend(network, "torch", device="cpu", compiled=True)
+
+
+@pytest.mark.parametrize("is_graph", [False, True])
+def test_threads_spin_only_where_nothing_else_runs(
+    network: ResidualNetwork, is_graph: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model: Model = (
+        open_graph(export(network, "onnx", tmp_path / "network", data="digits", num_images=4).path)
+        if is_graph
+        else network
+    )
+    session_class, options = onnxruntime.InferenceSession, []
+
+    def open_session(source: Any, session_options: Any, **kwargs: Any) -> Any:
+        options.append(session_options.get_session_config_entry("session.intra_op.allow_spinning"))
+        return session_class(source, session_options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    open_backend(model, "onnxruntime", device="cpu")
+    open_backend(model, "onnxruntime", device="cpu", spin_threads=False)
+    build_predictor(model, "onnxruntime", device="cpu")
+    assert options == ["1", "0", "0"]

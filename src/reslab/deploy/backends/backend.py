@@ -17,13 +17,18 @@ DetectFn = Callable[[Tensor], list[dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """The options of a backend; int8 needs normalized `calibration_images` to measure its scales."""
+    """The options of a backend; int8 needs normalized `calibration_images` to measure its scales.
+
+    With `spin_threads` the threads of ONNX Runtime look for work without sleeping, also for a while after a call: small
+    batches are answered sooner, but other threads get less of the processor.
+    """
 
     precision: str = "float32"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int = 1
     compiled: bool = False
     calibration_images: Tensor | None = None
+    spin_threads: bool = False
 
 
 @dataclass(frozen=True)

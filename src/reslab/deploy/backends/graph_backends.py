@@ -54,8 +54,7 @@ def open_session(graph: bytes | Path, options: BackendOptions) -> Any:
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = options.num_threads
     session_options.inter_op_num_threads = 1
-    # Waiting threads that spin would take the processor from the threads that decode images.
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin_threads)))
     session_options.log_severity_level = 3
     source = graph if isinstance(graph, bytes) else str(graph)
     return onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])

@@ -73,6 +73,7 @@ def open_backend(
     calibration_images: Tensor | None = None,
     num_images: int | None = None,
     num_threads: int | None = None,
+    spin_threads: bool = True,
 ) -> Backend:
     """Return the network as the backend of this name; the network itself is not changed.
 
@@ -80,11 +81,12 @@ def open_backend(
 
     `auto` is the fastest installed backend for the device (`choose_backend`); precision `auto` is bf16 if backend and
     device support it natively, else float32. int8 needs normalized `calibration_images` (N, C, H, W). `num_images` is
-    the expected number of images. Raises ValueError for an unknown backend and an unsupported device or precision;
-    MissingExtraError if its package is not installed.
+    the expected number of images. `spin_threads` (see `BackendOptions`) suits a caller that has nothing else to compute
+    between calls; `predict` and the server, whose threads decode images, do without. Raises ValueError for an unknown
+    backend and an unsupported device or precision; MissingExtraError if its package is not installed.
     """
     if isinstance(network, GraphModel):
-        return _open_graph_backend(network, name, precision, compiled, num_threads)
+        return _open_graph_backend(network, name, precision, compiled, num_threads, spin_threads)
     resolved_device = choose_device(device)
     name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
     if name not in BACKENDS:
@@ -97,7 +99,7 @@ def open_backend(
     check_backend(info, resolved_device, precision, compiled)
     precision = fast_precision(info, resolved_device) if precision == "auto" else precision
     options = BackendOptions(
-        precision, resolved_device, num_threads or torch.get_num_threads(), compiled, calibration_images
+        precision, resolved_device, num_threads or torch.get_num_threads(), compiled, calibration_images, spin_threads
     )
     return Backend(
         name,
@@ -110,7 +112,7 @@ def open_backend(
 
 
 def _open_graph_backend(
-    graph: GraphModel, name: str, precision: str, compiled: bool, num_threads: int | None
+    graph: GraphModel, name: str, precision: str, compiled: bool, num_threads: int | None, spin_threads: bool
 ) -> Backend:
     """Return an exported graph as a backend on the CPU. Raises ValueError for another backend or precision."""
     own_name, device = GRAPH_BACKENDS[graph.path.suffix], torch.device("cpu")
@@ -122,7 +124,7 @@ def _open_graph_backend(
         raise invalid("a network with its layers to compile", f"{graph.path}, an exported graph")
     if extra := BACKENDS[own_name].extra:
         require_extra(extra, f"the graph {graph.path.name}")
-    options = BackendOptions(graph.precision, device, num_threads or torch.get_num_threads())
+    options = BackendOptions(graph.precision, device, num_threads or torch.get_num_threads(), spin_threads=spin_threads)
     return Backend(own_name, graph.precision, device, _graph_forward(graph, options), make_normalize(graph, device))
 
 
