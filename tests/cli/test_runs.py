@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import pytest
 
 from reslab.cli.app import main
+from reslab.cli.train import train_rows
 from reslab.training.evaluation.predictions_file import load_correctness
 from reslab.training.run import Run
 from tests.cli.conftest import Command
@@ -135,6 +136,26 @@ def test_the_columns_fit_the_terminal(command: Command, seeds: Path, monkeypatch
     assert max(len(line) for line in shown.out.splitlines()) <= 80
     assert {"run", "epochs", "seed", "accuracy"} <= set(shown.out.splitlines()[0].split())
     assert "--json has all" in shown.err
+
+
+def test_settings_are_chosen_by_the_validation_split(command: Command, trained: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, test_top1, val_top1 in zip(folders, (0.5, 0.25, 0.125), (0.75, 0.875, None), strict=True):
+        shutil.copytree(trained, folder)
+        run = Run(folder)
+        val_metrics = None if val_top1 is None else {"top1": val_top1, "loss": 1.0, "num_samples": 8}
+        run.update(result={**(run.result or {}), "top1": test_top1, "val_metrics": val_metrics})
+    value = command("runs", tmp_path, "--sort", "-val_top1", "--json").value
+    assert [(row["name"], row["top1"], row["val_top1"]) for row in value] == [
+        ("b", 0.25, 0.875), ("a", 0.5, 0.75), ("c", 0.125, None)
+    ]  # fmt: skip
+    lines = command("runs", tmp_path).out.splitlines()
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert [row[cells[0].index("val")] for row in cells[1:]] == ["75.00 %", "87.50 %", "–"]
+    assert " val " not in command("runs", folders[2]).out.splitlines()[0]
+    rows = dict(train_rows(Run(folders[1])))
+    assert rows["validation"] == "accuracy 87.50 %, to choose settings by"
+    assert "validation" not in dict(train_rows(Run(folders[2])))
 
 
 def test_a_missing_run_is_an_error(command: Command, trained: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
         "run",
         "task",
         "metrics",
+        "val_metrics",
         "top1",
         "top5",
         "loss",
@@ -28,6 +29,7 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
     }
     assert set(outcome.value) == promised | along
     assert outcome.value["metrics"]["top1"] == outcome.value["top1"]
+    assert outcome.value["val_metrics"] is None
     assert outcome.value["run"] == str(tmp_path / "run")
     assert outcome.value["steps"] == 22
     assert {path.name for path in (tmp_path / "run").iterdir()} == {

@@ -53,6 +53,11 @@ def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> No
     assert (digits_run.result["selection"], digits_run.result["best_step"]) == ("best_val", best["step"])
     assert digits_run.result["split"] == "test"
     assert digits_run.result["num_samples"] == len(open_dataset("digits").split("test"))
+    val_metrics = digits_run.result["val_metrics"]
+    assert val_metrics["num_samples"] == digits_run.metadata["data"]["num_images"]["val"]
+    assert (val_metrics["top1"], val_metrics["loss"]) == pytest.approx((best["top1"], best["loss"]))
+    assert val_metrics["top1"] != digits_run.result["top1"]
+    assert f"on {val_metrics['num_samples']} images" in digits_run.report_path.read_text(encoding="utf-8")
 
 
 def test_the_header_of_the_weights_alone_describes_the_network(digits_run: Run) -> None:

@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 
 # The columns of the table, and those that a narrow terminal leaves out, the least important first.
 _SETTINGS = ("network", "data", "recipe", "epochs", "lr", "size")
-_COLUMNS = ("run", *_SETTINGS, "seed", "{metric}", "best", "last", "time")
+_COLUMNS = ("run", *_SETTINGS, "seed", "{metric}", "val", "best", "last", "time")
 _GROUP_COLUMNS = ("runs", *_SETTINGS, "n", "{metric}", "std", "loss", "loss std")
-_OPTIONAL_COLUMNS = ("size", "loss std", "loss", "time", "recipe", "last", "best", "data", "lr", "epochs", "network")
+_OPTIONAL_COLUMNS = (
+    "size",
+    "loss std",
+    "loss",
+    "time",
+    "recipe",
+    "last",
+    "best",
+    "data",
+    "lr",
+    "epochs",
+    "val",
+    "network",
+)
 
 
 def runs(
@@ -69,8 +82,7 @@ def runs(
     elif as_json:
         print_json([run_payload(run) for run in selected])
     elif selected:
-        columns = _name_metric(_COLUMNS, selected)
-        print_table(columns, [_run_row(run) for run in selected], optional=_OPTIONAL_COLUMNS)
+        _print_runs(selected)
     if not selected and not as_json:
         paths_text = ", ".join(str(path) for path in requested)
         echo_err(f"no run in {paths_text} matches" if runs else f"no runs in {paths_text}; `reslab train` creates one")
@@ -115,11 +127,21 @@ def _name_metric(columns: Sequence[str], runs: Sequence["Run"]) -> list[str]:
     return [column.format(metric=name) for column in columns]
 
 
+def _print_runs(runs: Sequence["Run"]) -> None:
+    """Print a row for each run; the column of the validation split only where a run has one."""
+    table = [_name_metric(_COLUMNS, runs), *(_run_row(run) for run in runs)]
+    if not any((run.result or {}).get("val_metrics") for run in runs):
+        position = _COLUMNS.index("val")
+        table = [[*cells[:position], *cells[position + 1 :]] for cells in table]
+    print_table(table[0], table[1:], optional=_OPTIONAL_COLUMNS)
+
+
 def run_payload(run: "Run") -> dict[str, Any]:
     """Return what `reslab runs --json` prints of a run.
 
-    The metrics (`top1`, `loss`) are those of the selected weights on the evaluation split; `best_top1` and `last_top1`
-    those of the evaluations during training, in other tasks of their metric.
+    The metrics (`top1`, `loss`) are those of the selected weights on the evaluation split, `val_top1` on the validation
+    split, null without one; `best_top1` and `last_top1` those of the evaluations during training, in other tasks of
+    their metric.
     """
     result, metadata, metric = run.result or {}, run.metadata, run.task.selection_metric
     values = [record[metric.name] for record in run.log.records() if metric.name in record and "split" in record]
@@ -132,6 +154,7 @@ def run_payload(run: "Run") -> dict[str, Any]:
         "finished": run.result is not None,
         "task": run.task.name,
         metric.name: run.main_metric,
+        f"val_{metric.name}": (result.get("val_metrics") or {}).get(metric.name),
         f"best_{metric.name}": max(values, key=metric.score, default=None),
         f"last_{metric.name}": values[-1] if values else None,
         "loss": result.get("loss"),
@@ -192,7 +215,7 @@ def sort_runs(runs: Sequence["Run"], sort: str | None) -> list["Run"]:
 def _lookup(run: "Run", key: str) -> Any:
     """Return the value of a key of `run_payload` or of the recipe. Raises ValueError with the nearest keys."""
     values = {**flatten_recipe(run.recipe), **run_payload(run)}
-    metrics = [f"{prefix}{metric.name}" for metric in all_metrics() for prefix in ("", "best_", "last_")]
+    metrics = [f"{prefix}{metric.name}" for metric in all_metrics() for prefix in ("", "val_", "best_", "last_")]
     if key not in values and key not in metrics:
         raise unknown_name("key of a run", key, values)
     return values.get(key)
@@ -206,7 +229,7 @@ def _setting_cells(payload: Mapping[str, Any]) -> tuple[str, ...]:
 def _run_row(run: "Run") -> tuple[str, ...]:
     payload, metric = run_payload(run), run.task.selection_metric
     value = format_metric(metric, run.main_metric) if payload["finished"] else "not finished"
-    curve = [format_metric(metric, payload[f"{name}_{metric.name}"]) for name in ("best", "last")]
+    curve = [format_metric(metric, payload[f"{name}_{metric.name}"]) for name in ("val", "best", "last")]
     cells = (*_setting_cells(payload), str(payload["seed"]), value, *curve)
     return (str(run.path), *cells, format_duration(payload["train_seconds"]))
 

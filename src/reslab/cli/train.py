@@ -216,7 +216,15 @@ def train_payload(run: "Run") -> dict[str, Any]:
     speeds = ("images_per_second", "compute_images_per_second", "waiting_fraction")
     names = ("train_seconds", "steps", "stop_reason", *speeds)
     values = {name: value for name, value in result.items() if name in names or name.startswith("train_")}
-    return {"run": str(run.path), "task": run.task.name, "metrics": metrics, **metrics, **values}
+    val_metrics = result.get("val_metrics")
+    return {
+        "run": str(run.path),
+        "task": run.task.name,
+        "metrics": metrics,
+        "val_metrics": val_metrics,
+        **metrics,
+        **values,
+    }
 
 
 def _metric_names(run: "Run") -> list[str]:
@@ -256,6 +264,7 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
     rows = [
         ("split", str(result["split"])),
         *metric_rows(run.task, result),
+        *_val_metric_rows(run.task, result),
         ("weights", f"{result['selection_text']}: {run.weights_path}"),
         *_train_metric_rows(run.task, result),
         ("training", f"{format_duration(result['train_seconds'])}, {format_speed(result)}"),
@@ -263,6 +272,14 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
     ]
     return rows
+
+
+def _val_metric_rows(task: "Task", result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the row of the metric on the validation images, where the other metrics are those of the test images."""
+    val_metrics, metric = result.get("val_metrics"), task.selection_metric
+    if val_metrics is None or result["split"] == "val":
+        return []
+    return [("validation", f"{metric.title} {format_metric(metric, val_metrics[metric.name])}, to choose settings by")]
 
 
 def _train_metric_rows(task: "Task", result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -145,7 +145,10 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The metrics of the final weights on the evaluation split, their selection, speed; None before the end."""
+        """The metrics of the final weights on the evaluation split, their selection, speed; None before the end.
+
+        `val_metrics` are those on the validation split, None without one: choose settings by them.
+        """
         return self.metadata.get("result")
 
     @property

@@ -9,7 +9,7 @@ from torch import nn
 
 from reslab.nn.cost import layer_table
 from reslab.nn.network import ResidualNetwork
-from reslab.report.format import format_speed
+from reslab.report.format import format_metric, format_speed
 from reslab.report.pages.components import TaskResults
 from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
@@ -85,6 +85,16 @@ def _world_size_text(metadata: dict[str, Any]) -> str:
     return f", {world_size} ranks" if world_size > 1 else ""
 
 
+def _validation_text(run: Run) -> str:
+    """Return the metric on the validation split where the report's metrics are those of another."""
+    result, metric = run.result or {}, run.task.selection_metric
+    val_metrics = result.get("val_metrics")
+    if not val_metrics or result["split"] == "val":
+        return ""
+    value = format_metric(metric, val_metrics[metric.name])
+    return f"{metric.title} {value} on {val_metrics['num_samples']:,} images"
+
+
 def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """Return what the numbers of the report depend on, as rows of text."""
     metadata, recipe = run.metadata, run.recipe
@@ -109,6 +119,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "loss": metadata["loss"]
         or recipe.loss + (f", distilled from {recipe.distill.teacher}" if recipe.distill.teacher else ""),
         "weights": (run.result or {}).get("selection_text", ""),
+        "validation": _validation_text(run),
         "augmentation": recipe.train_transform or "none",
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(metadata["seed"]),

@@ -386,6 +386,15 @@ def _evaluate_val(trainer: Trainer) -> Evaluation | None:
     return trainer.evaluator.evaluate("val", keep_predictions=True)
 
 
+def _val_metrics(evaluation: Evaluation, val_evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """Return the metrics of the selected weights on the validation split, which choices may depend on.
+
+    Where nothing was left for a test, they are those of the run.
+    """
+    val_evaluation = evaluation if evaluation.split == "val" else val_evaluation
+    return None if val_evaluation is None else val_evaluation.to_dict()
+
+
 def _write_results(
     trainer: Trainer,
     setup: TrainSetup,
@@ -414,6 +423,7 @@ def _write_results(
     run.update(
         result={
             **metrics,
+            "val_metrics": _val_metrics(evaluation, val_evaluation),
             "stop_reason": trainer.early_stopping.stop_reason.value,
             "stop_step": trainer.step,
             "stop_text": trainer.early_stopping.describe(trainer.step, trainer.total_steps),
