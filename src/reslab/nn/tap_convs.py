@@ -44,7 +44,7 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
 def _suits(conv: nn.Conv2d) -> bool:
     return (
-        min(conv.weight.shape[:2]) >= MIN_CHANNELS
+        min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
         and conv.kernel_size[0] * conv.kernel_size[1] > 1
         and conv.groups == 1
         and conv.dilation == (1, 1)

@@ -98,18 +98,19 @@ class TrainStep:
         losses: list[Tensor] = []
         outputs: list[Any] = []
         is_tapped = self.channels_last and self.compiled_model is None and x[0].device.type == "cpu"
-        for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
-            is_last = len(losses) == self.grad_accum_steps - 1
-            with self._no_sync_context(is_last), tap_convs(model, is_tapped):
-                loss_value, micro_outputs = self.compute_loss(forward_fn, loss, micro_x, micro_y)
-                if self.l1 or self.l2:
-                    loss_value = loss_value + weight_penalty(model, self.l1, self.l2)
-                if self.grad_accum_steps > 1:
-                    # Micro-batches may differ in size by one: weighted by size their losses sum to the batch's mean.
-                    loss_value = loss_value * (len(micro_x) / len(x))
-                (loss_value if self.scaler is None else self.scaler.scale(loss_value)).backward()
-            losses.append(loss_value.detach())
-            outputs.append(tree_map(torch.detach, micro_outputs))
+        with tap_convs(model, is_tapped):
+            for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
+                is_last = len(losses) == self.grad_accum_steps - 1
+                with self._no_sync_context(is_last):
+                    loss_value, micro_outputs = self.compute_loss(forward_fn, loss, micro_x, micro_y)
+                    if self.l1 or self.l2:
+                        loss_value = loss_value + weight_penalty(model, self.l1, self.l2)
+                    if self.grad_accum_steps > 1:
+                        # Micro-batches may differ in size by one: weighted by size their losses sum to the mean.
+                        loss_value = loss_value * (len(micro_x) / len(x))
+                    (loss_value if self.scaler is None else self.scaler.scale(loss_value)).backward()
+                losses.append(loss_value.detach())
+                outputs.append(tree_map(torch.detach, micro_outputs))
         return (losses[0], outputs[0]) if len(losses) == 1 else (torch.stack(losses).sum(), _join_outputs(outputs))
 
     def _no_sync_context(self, is_last: bool) -> AbstractContextManager[None]:

@@ -73,6 +73,8 @@ def _start_late_momentum(optimizer: torch.optim.Optimizer, args: object, kwargs:
     torch's fused SGD fails unless all parameters of a step have a momentum, or none. With a dampening of 0 a momentum
     of 0 gives the same step.
     """
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return  # none is late any more
     for group in optimizer.param_groups:
         if not (group["fused"] and group["momentum"]):
             continue

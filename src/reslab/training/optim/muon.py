@@ -105,7 +105,7 @@ class Muon(Optimizer):
         for parameter in parameters:
             if not self.state[parameter]:
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter].update(step=torch.zeros((), device=parameter.device), **zeros)
+                self.state[parameter].update(step=torch.zeros(()), **zeros)
         states = [self.state[parameter] for parameter in parameters]
         adamw(
             parameters,
@@ -114,7 +114,7 @@ class Muon(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True,
+            fused=True if all(parameter.is_cpu for parameter in parameters) else None,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
