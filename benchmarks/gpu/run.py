@@ -11,12 +11,16 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +47,7 @@ PARTS = {
     "tests": Part("part_tests.py", 110, "tests on the GPU", "all pass"),
     "d2l": Part("part_steps.py", 120, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
     "resnet50": Part(
-        "part_steps.py", 110, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
+        "part_steps.py", 140, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
     ),
     "fast": Part("part_fast.py", 150, "time to accuracy on CIFAR-10", "94 % in 5 s, 96 % in 40 s", needs_data=True),
     "fig6": Part("part_fig6.py", 3600, "He et al. 2015, Fig. 6", "64,000 steps, several seeds", needs_data=True),
@@ -124,6 +128,23 @@ def kill_session(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+def old_packages(required: Sequence[str]) -> list[str]:
+    """Return the packages whose versions are below those that pyproject.toml requires."""
+    requirements = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    old = []
+    for text in requirements["project"]["dependencies"]:
+        name, _, rest = text.partition(">=")
+        with contextlib.suppress(PackageNotFoundError):
+            required_version, installed = rest.split(",")[0], version(name)
+            if name in required and _numbers(installed) < _numbers(required_version):
+                old.append(f"{name} {installed}, required {required_version}")
+    return old
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text.partition("+")[0])]
+
+
 def missing_modules(names: tuple[str, ...]) -> list[str]:
     """Return the modules that cannot be found."""
     return [name for name in names if importlib.util.find_spec(name) is None]
@@ -151,14 +172,18 @@ def write_summary(output: Path, results: dict[str, dict[str, Any]], machine: dic
     (output / "summary.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def machine_info(runner: Runner) -> dict[str, Any]:
-    """Return device, processor and versions, read in a process of its own: this one does without torch."""
+def start_machine_info(runner: Runner) -> "subprocess.Popen[bytes]":
+    """Let a process write device, processor and versions to machine.json, beside the parts: this one has no torch."""
     path = runner.temp / "machine.json"
     code = f"import json; from side_by_side import machine_info; json.dump(machine_info(), open({str(path)!r}, 'w'))"
     command, log = [sys.executable, "-c", code], runner.log
-    subprocess.run(command, env=runner.environment, stdout=log, stderr=log, timeout=120, check=False)
+    return subprocess.Popen(command, env=runner.environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def read_machine_info(runner: Runner) -> dict[str, Any]:
+    """Return what `start_machine_info` has found so far."""
     with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads((runner.temp / "machine.json").read_text(encoding="utf-8")))
     return {"machine": "unknown (see log.txt)"}
 
 
@@ -168,8 +193,8 @@ def run_parts(runner: Runner, names: list[str], shards: Path | None) -> None:
     arguments = ["--data", str(shards)] if shards else ["--small"]
     needs_data = any(PARTS[name].needs_data for name in names) and (shards is not None or runner.small)
     loader = runner.start("cifar.py", *arguments, "--output", str(unpacked)) if needs_data else None
+    machine_process, results = start_machine_info(runner), {}
     try:
-        machine, results = machine_info(runner), {}
         for index, name in enumerate(names):
             if PARTS[name].needs_data and loader is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,8 +202,9 @@ def run_parts(runner: Runner, names: list[str], shards: Path | None) -> None:
             data = unpacked if loader is not None and loader.poll() == 0 else None
             later = sum(min(PARTS[after].seconds, 40) for after in names[index + 1 :])
             results[name] = runner.run(name, data, 0 if runner.small else later)
-            write_summary(runner.output, results, machine)
+            write_summary(runner.output, results, read_machine_info(runner))
     finally:
+        kill_session(machine_process)
         if loader is not None:
             kill_session(loader)
 
@@ -199,7 +225,9 @@ def main() -> int:
         print(f"missing: {', '.join(missing)}; this Python is {sys.executable} (PYTHON=... names another)", flush=True)
     if absent := missing_modules(USEFUL):
         print(f"not installed, so that what needs them is left out: {', '.join(absent)}", flush=True)
-    if "torch" in missing:
+    if old := old_packages((*NEEDED, "pillow")):
+        print(f"too old: {'; '.join(old)}. WHEELS=FOLDER names a folder with wheels of newer ones", flush=True)
+    if missing or old:
         return 1
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temp:

@@ -276,8 +276,8 @@ CHECKS: dict[str, Check] = {
     "augmentation": check_augmentation,
     "evaluation": check_evaluation,
     "muon": check_muon,
-    "process group": check_process_group,
     "graph": check_graph,
     "compile": check_compile,
+    "process group": check_process_group,  # the last: where NCCL hangs, nothing but the limit of time ends it
 }
 NEEDS_CUDA = ("graph", "fp16")

@@ -1,9 +1,11 @@
 """The GPU benchmark: its steps are those of training, and every part of it runs on a CPU with tiny settings."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +64,28 @@ def test_a_result_is_whole_after_every_row(tmp_path: Path) -> None:
     actual = json.loads((tmp_path / "part.json").read_text())
     assert (actual["status"], actual["line"]) == (Status.RUNNING, "1,234 images/s")
     assert actual["tables"] == {"table": [{"candidate": "ours", "rate": 1234.5}]}
+
+
+def test_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = importlib.import_module("run")
+    assert script.old_packages(script.NEEDED) == []
+    versions = {"torch": "2.11.0+cu130", "filelock": "3.29.9", "scipy": "2.0"}
+    monkeypatch.setattr(script, "version", lambda name: versions.get(name, "99"))
+    assert script.old_packages(script.NEEDED) == ["filelock 3.29.9, required 3.30"]
+
+
+def test_wheels_come_before_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    wheel = tmp_path / "wheels" / "filelock-99-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("filelock.py", "VERSION = 99")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/bash\nexec {sys.executable} -c 'import filelock; print(filelock.VERSION)'\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "WHEELS": str(wheel.parent)}
+    command = [ROOT / "benchmarks" / "gpu.sh"]
+    result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "99\n"
 
 
 @pytest.mark.soak
