@@ -21,8 +21,7 @@ def run_step(depth: int, batch_size: int, enabled: bool) -> None:
     import torch
 
     from reslab.nn.factory import create_model
-    from reslab.training.activation_checkpointing import checkpoint_activations
-    from reslab.training.loop import TrainStep
+    from reslab.training.loop import TrainStep, checkpoint_activations
     from reslab.training.losses import build_loss
 
     torch.manual_seed(0)

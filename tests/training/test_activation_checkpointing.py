@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from reslab.nn.factory import create_model
-from reslab.training.activation_checkpointing import checkpoint_activations
+from reslab.training.loop import checkpoint_activations
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},

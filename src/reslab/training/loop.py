@@ -20,9 +20,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.network import ResidualNetwork
 from reslab.nn.tap_convs import tap_convs
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from reslab.training.activation_checkpointing import checkpoint_activations
+from reslab.spec.errors import invalid
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
 from reslab.training.evaluation.loop import check_loss
 from reslab.training.freezing import Freezing
@@ -327,3 +329,35 @@ class TimedLoader:
             self.is_step_underway = True
             yield batch
             start_time = time.perf_counter()
+
+
+def require_blocks(model: nn.Module) -> ResidualNetwork:
+    """Return the network of residual blocks, of one for segmentation the backbone. Raises ValueError for another."""
+    if isinstance(model, DenseNetwork):
+        return model.residual_network
+    if not isinstance(model, ResidualNetwork):
+        got = f"the module {type(model).__name__}"
+        raise invalid("a network of the zoo, by name", got, "activation_checkpointing=false")
+    return model
+
+
+@contextlib.contextmanager
+def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Keep only the inputs of the residual blocks for the backward pass, which recomputes each block.
+
+    Chen et al. 2016, arXiv:1604.06174, Sec. 4. Losses, gradients and running statistics do not change: the
+    recomputation draws the same random numbers and does not update running statistics. Raises ValueError for a
+    network without residual blocks.
+    """
+    if not enabled:
+        yield
+        return
+    blocks = [block for _, block in require_blocks(model).blocks()]
+    recomputed = [block for block in blocks if not block.recomputes]
+    for block in recomputed:
+        block.recomputes = True
+    try:
+        yield
+    finally:
+        for block in recomputed:
+            block.recomputes = False

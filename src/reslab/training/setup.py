@@ -20,7 +20,6 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo.dense import require_model
-from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
@@ -29,7 +28,7 @@ from reslab.training.image_size import (
     described_dims,
     described_size,
 )
-from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler
+from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler, require_blocks
 from reslab.training.losses import DistillationLoss, LossFn, prepare_teacher
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.options import (
