@@ -95,6 +95,34 @@ def test_a_webp_is_refused_before_its_canvas_is_allocated(options: dict[str, obj
     assert read_image(content, limits=DecodeLimits(max_pixels=301 * 40 * 2)).shape == (3, 40, 301)
 
 
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        b"",
+        b"\0",
+        b"\0\x21\xf9\x04\0\0\0\0\0" * 3,
+        b"!\xf9\0\x01,\0",  # an extension whose first block is empty goes on
+        b"!\xff\x0bNETSCAPE2.0\0\x01,\0",
+        b"!\xfe\0",
+        b"!\xfe\x01,\x02,,\0",
+    ],
+)
+def test_a_gif_is_refused_before_its_canvas_is_allocated(blocks: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.new("L", (64, 40)), "GIF")
+    start = content.index(b",", 13 + 3 * (2 << (content[10] & 7)))
+    small = content[:start] + blocks + content[start:]
+    assert read_image(small).shape == (3, 40, 64)
+    large = small[: start + len(blocks) + 5] + struct.pack("<HH", 60_000, 60_000) + small[start + len(blocks) + 9 :]
+    monkeypatch.setattr(Image.core, "fill", None)
+    assert exceeded(large) == (ImageErrorKind.LIMIT, "max_pixels")
+
+
+def test_bytes_between_the_blocks_of_a_gif_are_counted() -> None:
+    content = encoded(Image.new("L", (64, 40)), "GIF")
+    start = 13 + 3 * (2 << (content[10] & 7))
+    assert exceeded(content[:start] + bytes(100_001) + content[start:]) == (ImageErrorKind.LIMIT, "max_chunks")
+
+
 def test_frames_and_chunks_are_counted() -> None:
     frames = [Image.fromarray(np.roll(PIXELS, i, 0)) for i in range(5)]
     content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])

@@ -119,7 +119,7 @@ def test_mutants_are_read_or_refused(capsys: pytest.CaptureFixture[str]) -> None
             break
         name = names[number % len(names)]
         mutant = mutate(seeds[name], draw)
-        began = time.monotonic()
+        began = time.process_time()  # other processes may take the processor
         try:
             decode_image(mutant, draw.choice((1, 3)), limits=LIMITS, collect_warning=number % 2 == 0)
             read[name] += 1
@@ -129,13 +129,15 @@ def test_mutants_are_read_or_refused(capsys: pytest.CaptureFixture[str]) -> None
             failures.append(f"mutant {number} of {name}: {type(error).__name__}: {error}")
             if isinstance(error, KeyboardInterrupt):
                 raise
-        slowest = max(slowest, (time.monotonic() - began, f"mutant {number} of {name}"))
+        slowest = max(slowest, (time.process_time() - began, f"mutant {number} of {name}"))
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - peak_before
     with capsys.disabled():
         total = sum(read.values()) + sum(refused.values()) + len(failures)
         print(f"\n{total:,} mutants of {len(seeds)} images in {time.monotonic() - start:.0f} s:")
         print(f"  read {sum(read.values()):,}, refused {dict(refused)}, failed {len(failures)}")
-        print(f"  slowest {slowest[0]:.2f} s ({slowest[1]}), resident memory grew by {growth >> 20} MiB")
+        print(
+            f"  slowest {slowest[0]:.2f} s of processor time ({slowest[1]}), resident memory grew by {growth >> 20} MiB"
+        )
     assert failures == []
     assert slowest[0] < MAX_IMAGE_SECONDS, slowest
     assert growth < MAX_GROWTH_BYTES

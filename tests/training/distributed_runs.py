@@ -1,4 +1,7 @@
-"""The small runs that one rank and two are compared on, and a script that torchrun starts: OUTPUT [STEP TO DIE AT]."""
+"""The small runs that one rank and two are compared on, and a script that torchrun starts.
+
+Its arguments: OUTPUT, the step at which rank 1 is killed, seconds a step, the rank whose backward pass fails instead.
+"""
 
 import os
 import signal
@@ -104,6 +107,29 @@ class Deadly:
         return functional.cross_entropy(outputs, targets)
 
 
+class FailingBackward(Deadly):
+    """Cross-entropy; in its first life the backward pass of a rank fails at the step `at`."""
+
+    def __init__(self, at: int, rank: str) -> None:
+        super().__init__()
+        self.fails_at, self.rank = at, rank
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = super().__call__(outputs, targets)
+        first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if (
+            self.calls == 2 * self.fails_at
+            and first_life
+            and os.environ.get("RANK") == self.rank
+            and loss.requires_grad
+        ):
+            outputs.register_hook(self._fail)
+        return loss
+
+    def _fail(self, gradient: Tensor) -> None:
+        raise OSError("no gradient")
+
+
 class WrongOnOne:
     """Cross-entropy that is infinite on rank 1 where five of its sixteen samples are of class 3."""
 
@@ -116,8 +142,11 @@ class WrongOnOne:
 def digits_run(output: Path, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **options: Any) -> Run:
     """Two epochs on the digits with all that a state has to hold: averages, parts, noise, the best so far."""
     options = {"overrides": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "on_log": silent, **options}
-    return train(output=output, loss=loss or Deadly(), save_every_seconds=0.0, device="cpu", **options)
+    return train(output=output, loss=loss or Deadly(), device="cpu", **{"save_every_seconds": 0.0, **options})
 
 
 if __name__ == "__main__":
-    digits_run(Path(sys.argv[1]), Deadly(int(sys.argv[2]), float(sys.argv[3])))
+    if len(sys.argv) > 4:
+        digits_run(Path(sys.argv[1]), FailingBackward(int(sys.argv[2]), sys.argv[4]), save_every_seconds=600.0)
+    else:
+        digits_run(Path(sys.argv[1]), Deadly(int(sys.argv[2]), float(sys.argv[3])))

@@ -1,5 +1,6 @@
 """An error on one of two ranks: both end with it, and the run resumes from the last whole step."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from launch import ended, on_ranks, torchrun
 
 from reslab.training.run import Run
 
-# Every case fails on one rank alone; the last one, within the backward pass, is noticed when that rank's process ends.
+# From the error to the end of torchrun: saving, the ends of two interpreters, and torchrun's.
+MAX_END_SECONDS = 30
+RUNS = str(Path(__file__).parent / "distributed_runs.py")
+# Every case fails on one rank alone; after the last one, within the backward pass, the ranks can communicate no more.
 SCRIPT = """
+import time
 from pathlib import Path
 from unittest.mock import patch
 from distributed_runs import Deadly, Double, digits_run, float64_data, silent
@@ -38,6 +43,7 @@ class FailingNetwork(Double):
             outputs.register_hook(self.fail)
         return outputs
     def fail(self, gradient):
+        answer["seconds"] = time.time()
         raise OSError("no gradient")
 
 def network_run(name, **options):
@@ -91,6 +97,11 @@ for name, case in cases.items():
     except Exception as error:
         saved = load_train_checkpoint(folder / name / "checkpoint").step
         answer[name] = (type(error).__name__, str(error), error.__notes__, saved)
+answer.setdefault("seconds", time.time())
+ended = folder / f"{{rank}} ended"
+ended.touch()
+while not (folder / f"{{1 - rank}} ended").exists():  # neither rank needs the end of the other's process
+    time.sleep(0.01)
 """
 
 
@@ -108,7 +119,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
         ("image", 1, "OSError", 3, 10),
         ("hook", 1, "OSError", 5, 10),
         ("save", 0, "OSError", 0, 10),
-        ("gradient", 1, "OSError", 0, 10),
+        ("gradient", 1, "OSError", 7, 10),
     ],
 )
 def test_an_error_on_one_rank_is_raised_on_both_and_names_the_checkpoint(
@@ -118,6 +129,31 @@ def test_an_error_on_one_rank_is_raised_on_both_and_names_the_checkpoint(
     notes = [f"the run is saved after step {step} of {total}; resume with --output {folder / name} --resume"]
     assert answers[rank][name] == (error, f"no {name}", notes, step)
     assert answers[1 - rank][name] == ("RankError", f"rank {rank} stopped: {error}: no {name}", notes, step)
+
+
+def test_an_error_in_the_backward_pass_of_one_rank_reaches_the_other_in_seconds(
+    failed: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    first, second = failed[1]
+    assert 0 < first["seconds"] - second["seconds"] < 10
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.soak), 1])
+def test_a_job_whose_backward_pass_failed_on_one_rank_is_restarted_from_the_last_whole_step(
+    rank: int,
+    failed: tuple[Path, list[dict[str, Any]]],
+    tmp_path: Path,
+    weights_hash: Callable[[Run], str],
+    timeless: Callable[[Run], list[dict[str, Any]]],
+) -> None:
+    output = tmp_path / "run"
+    code, _, errors = ended(torchrun(RUNS, str(output), "12", "0", str(rank), restarts=1))
+    assert code == 0, errors
+    assert f"resume with --output {output} --resume" in errors
+    assert f"RankError: rank {rank} stopped: OSError: no gradient\nthe run is saved after step 11 of 34" in errors
+    whole, resumed = Run(failed[0] / "whole"), Run(output)
+    assert weights_hash(whole) == weights_hash(resumed)
+    assert timeless(whole) == timeless(resumed)
 
 
 def test_a_run_that_failed_on_one_rank_resumes_to_the_same_weights(
@@ -131,7 +167,8 @@ def test_a_run_that_failed_on_one_rank_resumes_to_the_same_weights(
 
 
 PLUGIN = """
-import os
+import os, time
+from pathlib import Path
 import reslab
 from torch import nn
 
@@ -140,8 +177,15 @@ class FailsOnOne(nn.Module):
     def forward(self, x):
         FailsOnOne.num_calls += self.training
         if os.environ["RANK"] == "1" and FailsOnOne.num_calls == 30:
-            raise ValueError("no activation")
+            if "{phase}" == "backward":
+                x.register_hook(self.fail)
+            else:
+                self.fail(x)
         return x.relu()
+
+    def fail(self, x):
+        Path("time").write_text(str(time.time()))
+        raise ValueError("no activation")
 
 @reslab.register_operation("fails-on-one")
 def fails_on_one(site: reslab.Site) -> nn.Module:
@@ -150,15 +194,19 @@ def fails_on_one(site: reslab.Site) -> nn.Module:
 
 
 @pytest.mark.soak
-def test_the_command_line_prints_the_error_of_one_rank_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "failing_plugin.py").write_text(PLUGIN)
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_the_command_line_prints_the_error_of_one_rank_and_ends_in_seconds(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_plugin.py").write_text(PLUGIN.format(phase=phase))
     monkeypatch.chdir(tmp_path)
     order = "model.order=conv norm fails-on-one | conv norm + act"
     options = ["--epochs", "1", "--set", "model.depths=1,1,1", "--set", order, "--plugin", "failing_plugin"]
     code, _, errors = ended(torchrun("-m", "reslab", "train", *options, "--output", "run"))
-    assert code != 0
+    assert code == 1
+    assert time.time() - float(Path("time").read_text()) < MAX_END_SECONDS
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert lines == [
-        "error: rank 1 stopped: ValueError: no activation; the run is saved after step 9 of 22; "
-        "resume with --output run --resume"
-    ], errors
+    assert {line.removeprefix("error: rank 1 stopped: ValueError: ").removeprefix("error: ") for line in lines} == {
+        "no activation; the run is saved after step 9 of 22; resume with --output run --resume"
+    }, errors
+    assert sum("rank 1 stopped" in line for line in lines) == 1

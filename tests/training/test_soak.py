@@ -130,7 +130,7 @@ def start_part(output: Path, stage: str, seed: int) -> int:
 
 def outcome_of(run: Run) -> dict[str, Any]:
     """Return everything of a finished run that does not depend on a clock."""
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "images_per_second", "waiting_fraction", "advised_workers")
     log = [
         {key: line[key] for key in line if not key.endswith(timed)}
         for line in run.log.records()

@@ -344,20 +344,39 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
 
 
 def _check_gif(file: BinaryIO, limits: DecodeLimits) -> None:
-    """Check the canvas of a GIF, enlarged as by decoders if the first frame reaches beyond it, and its blocks ahead."""
+    """Check the canvas of a GIF, enlarged as by decoders if the first frame reaches beyond it, and its blocks ahead.
+
+    It finds the frame as Pillow does, which allocates the canvas when it opens the file: bytes between the blocks are
+    skipped, and every extension but a comment has a block more than its first, also after an empty one.
+    """
     head = file.read(13)
     if len(head) < 13:
         return
     width, height, flags = struct.unpack_from("<HHB", head, 6)
     file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
-    num_blocks = 0
-    while (kind := file.read(1)) == b"!":
-        file.read(1)
-        while length := int.from_bytes(file.read(1)):
-            file.seek(length, os.SEEK_CUR)
-            num_blocks += 1
-            limits.check("max_chunks", num_blocks, "blocks before the pixels of a GIF")
-    frame = file.read(8)
-    if kind == b"," and len(frame) == 8:
-        left, top, frame_width, frame_height = struct.unpack("<HHHH", frame)
-        limits.check_size(max(height, top + frame_height), max(width, left + frame_width), "GIF")
+    for num_blocks, kind in enumerate(_gif_blocks(file), start=1):
+        limits.check("max_chunks", num_blocks, "blocks before the pixels of a GIF")
+        frame = file.read(8) if kind == b"," else b""
+        if len(frame) == 8:
+            left, top, frame_width, frame_height = struct.unpack("<HHHH", frame)
+            limits.check_size(max(height, top + frame_height), max(width, left + frame_width), "GIF")
+            return
+
+
+def _gif_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the first byte of each block of a GIF up to its end, each block of an extension, and bytes between them."""
+    while (kind := file.read(1)) not in (b"", b";"):
+        yield kind
+        if kind == b"!":
+            label = file.read(1)
+            block = _gif_sub_block(file)
+            if label == b"\xff" and block.startswith(b"NETSCAPE2.0"):
+                block = _gif_sub_block(file)
+            is_last = label == b"\xfe" and not block
+            while not is_last:
+                yield b""
+                is_last = not _gif_sub_block(file)
+
+
+def _gif_sub_block(file: BinaryIO) -> bytes:
+    return file.read(int.from_bytes(file.read(1)))

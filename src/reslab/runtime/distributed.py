@@ -7,6 +7,10 @@ import atexit
 import contextlib
 import itertools
 import json
+import os
+import socket
+import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,10 +27,11 @@ T = TypeVar("T")
 
 # Long, because rank 0 may download data while the others wait; torchrun, not this timeout, notices a dead rank.
 _TIMEOUT = timedelta(hours=2)
-# Of a rank that failed: others may wait for it elsewhere, in a collective of the user's own; they notice when it ends.
+# Of a rank that failed: others may wait for it elsewhere, in a collective of the user's own.
 _ERROR_TIMEOUT = timedelta(minutes=1)
 
 _job_stores: list[Any] = []  # the key-value store of this job, once it is joined
+_job_sockets: dict[int, tuple[int, int]] = {}  # of the groups made here, as of `_open_sockets`
 _group_numbers = itertools.count()
 
 
@@ -75,11 +80,21 @@ class ProcessGroup:
         """
         return contextlib.nullcontext()
 
-    def explained_errors(self) -> AbstractContextManager[None]:
-        """Return a context that names the rank that failed first, where a lost connection is all that others notice.
+    def abort(self, error: Exception) -> None:
+        """Close the connections to other ranks after an error that they do not have, so that none waits for this one.
 
-        A rank that waits for others notices when the process of the one that failed has ended.
+        Their next collective, or the one they wait in, fails at once. Afterwards only `exchange` works.
         """
+
+    def exchange(self, name: str, value: T, seconds: float, is_cancelled: Callable[[], bool]) -> list[T] | None:
+        """Return the values of all ranks, which JSON can hold, after `abort`; None if one is missing in the end.
+
+        `name` is new in each call. It ends after `seconds`, or if `is_cancelled()` becomes True.
+        """
+        return [value]
+
+    def explained_errors(self) -> AbstractContextManager[None]:
+        """Return a context that names the rank that failed first, where a lost connection is all that others notice."""
         return contextlib.nullcontext()
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
@@ -100,6 +115,7 @@ class DistributedProcessGroup(ProcessGroup):
         self._dist: Any = dist
         self._object_group: Any = None  # the gloo group for Python objects
         self._error_key = f"error in group {next(_group_numbers)}"
+        sockets_before = _open_sockets()
         if dist.is_initialized():
             self._object_group = dist.new_group(backend="gloo")
         else:
@@ -109,8 +125,10 @@ class DistributedProcessGroup(ProcessGroup):
             store, rank, world_size = next(self._dist.rendezvous("env://", timeout=_TIMEOUT))
             store = self._dist.PrefixStore(f"restart {env.restart_count}", store)
             _job_stores.append(store)
+            sockets_before = _open_sockets()
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
             atexit.register(_destroy_process_group)
+        _job_sockets.update(_open_sockets().items() - sockets_before.items())
 
     def all_gather(self, value: T) -> list[T]:
         gathered: list[Any] = [None] * self.world_size
@@ -188,11 +206,33 @@ class DistributedProcessGroup(ProcessGroup):
             if text is not None:
                 raise RankError(rank, text)
 
+    def abort(self, error: Exception) -> None:
+        self._first_error(error)  # before the others notice and record their own
+        for fd, identity in _job_sockets.items():
+            _shut_down_socket(fd, identity)
+
+    def exchange(self, name: str, value: T, seconds: float, is_cancelled: Callable[[], bool]) -> list[T] | None:
+        keys = [f"{self._error_key}: {name} of rank {rank}" for rank in range(self.world_size)]
+        end_time = time.monotonic() + seconds
+        try:
+            for store in _job_stores[:1]:
+                store.set(keys[self.rank], json.dumps(value))
+                while time.monotonic() < end_time and not is_cancelled():
+                    if store.check(keys):
+                        return [json.loads(store.get(key)) for key in keys]
+                    time.sleep(0.02)
+        except RuntimeError:  # without torchrun rank 0 keeps the store, until it ends
+            pass
+        return None
+
     @contextlib.contextmanager
     def explained_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
+            if is_on_every_rank(error):
+                raise
+            self.abort(error)
             first = self._first_error(error)
             if first is error:
                 raise
@@ -202,7 +242,7 @@ class DistributedProcessGroup(ProcessGroup):
 
     def _first_error(self, error: Exception) -> Exception:
         """Record the error of this rank, unless another was first: then return it if it explains this one."""
-        if not _job_stores or is_on_every_rank(error):  # a group that the user's own script has made
+        if not _job_stores:  # a group that the user's own script has made
             return error
         own = json.dumps([self.rank, _describe(error)])
         try:
@@ -214,6 +254,34 @@ class DistributedProcessGroup(ProcessGroup):
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         return list(_interleave(self.all_gather(list(values))))
+
+
+def _open_sockets() -> dict[int, tuple[int, int]]:
+    """Return device and inode of every open socket of this process by its descriptor; none on Windows."""
+    sockets = {}
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else ():
+        with contextlib.suppress(OSError):
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                sockets[int(name)] = (status.st_dev, status.st_ino)
+    return sockets
+
+
+def _shut_down_socket(fd: int, identity: tuple[int, int]) -> None:
+    """Shut down a connection, unless it is closed already; processes that inherited the socket do not keep it open.
+
+    A listening socket is left alone: gloo ends the process if it cannot accept.
+    """
+    with contextlib.suppress(OSError):
+        copy = os.dup(fd)  # gloo may close its own at any time
+        try:
+            status = os.fstat(copy)
+            if (status.st_dev, status.st_ino) == identity:
+                with socket.socket(fileno=os.dup(copy)) as connection:
+                    if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            os.close(copy)
 
 
 def _describe(error: Exception) -> str:

@@ -75,17 +75,28 @@ class TrainMeter:
 
     def all_reduce(self, process_group: ProcessGroup) -> None:
         """Combine the values of the ranks since the last call: the mean of their means, the sum of their counts."""
-        new_steps, num_new_samples = slice(self._num_reduced_steps, None), self.num_samples - self._num_reduced_samples
         if process_group.world_size > 1 and self.num_steps > self._num_reduced_steps:
-            local = torch.stack([torch.stack(values[new_steps]).cpu().double() for values in self.values.values()])
-            gathered = process_group.all_gather((local, num_new_samples))
-            # Summed in the order of ranks, so that all ranks and all runs get the same rounding.
-            totals = torch.stack([values for values, _ in gathered]).sum(0)
-            for values, total in zip(self.values.values(), totals, strict=True):
-                last = values[-1]
-                reduced = total / process_group.world_size if last.is_floating_point() else total
-                values[new_steps] = list(reduced.to(device=last.device, dtype=last.dtype))
-            self.num_samples += sum(count for _, count in gathered) - num_new_samples
+            self.merge(process_group.all_gather(self.local_part()))
+        self._num_reduced_steps, self._num_reduced_samples = self.num_steps, self.num_samples
+
+    def local_part(self) -> tuple[list[list[float]], int]:
+        """Return the values of this rank since the last `all_reduce`, by metric and step, and its number of samples."""
+        new_steps = slice(self._num_reduced_steps, None)
+        stacks = [values[new_steps] for values in self.values.values()]
+        local = [torch.stack(values).cpu().double().tolist() if values else [] for values in stacks]
+        return local, self.num_samples - self._num_reduced_samples
+
+    def merge(self, parts: Sequence[tuple[list[list[float]], int]]) -> None:
+        """Replace the values since the last `all_reduce` by those of all ranks, given the equally long part of each."""
+        new_steps = slice(self._num_reduced_steps, None)
+        # Summed in the order of ranks, so that all ranks and all runs get the same rounding.
+        totals = torch.tensor([values for values, _ in parts], dtype=torch.float64).sum(0)
+        for values, total in zip(self.values.values(), totals, strict=True):
+            last = values[-1]
+            reduced = total / len(parts) if last.is_floating_point() else total
+            values[new_steps] = list(reduced.to(device=last.device, dtype=last.dtype))
+        num_local_samples = self.num_samples - self._num_reduced_samples
+        self.num_samples += sum(count for _, count in parts) - num_local_samples
         self._num_reduced_steps, self._num_reduced_samples = self.num_steps, self.num_samples
 
     def averages(self) -> dict[str, float]:

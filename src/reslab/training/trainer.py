@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from reslab.runtime.device import deterministic_mode
+from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.runtime.interrupts import InterruptHandler
 from reslab.runtime.torchrun import RankError, is_on_every_rank
 from reslab.spec.errors import invalid
@@ -38,6 +39,9 @@ from reslab.training.weight_averaging import SelectedWeights, WeightSelector
 StepEndHook = Callable[[int, nn.Module], dict[str, Any]]
 
 LOG_EVERY_STEPS = 50
+
+# After an error on one rank: for the other ranks, which may be in the middle of a step, and for rank 0 to save.
+_STATE_SECONDS, _SAVE_SECONDS = 10.0, 60.0
 
 
 class Trainer:
@@ -234,17 +238,44 @@ class Trainer:
     def _save_after_error(self, error: Exception) -> None:
         """Save the last whole step if it is at hand, and add to the error which step is saved and how to resume.
 
-        A step that failed before its update is undone. Of several ranks, others come here only with a shared error.
+        A step that failed before its update is undone.
         """
         if self.process_group.world_size == 1 or is_on_every_rank(error):
-            is_whole = not self._timed_loader.is_step_underway or self._step_backup.restore()
-            if not any(self.process_group.all_reduce_any(not is_whole)):
+            if not any(self.process_group.all_reduce_any(not self._undo_step())):
                 with contextlib.suppress(Exception):  # the disk may be the cause; the checkpoint before stays
                     self.save_checkpoint()
+        else:
+            self.process_group.abort(error)
+            self._save_after_abort()
         error.add_note(
             f"the run is saved after step {self._last_saved_step} of {self.total_steps}; "
             f"resume with --output {self.run.path} --resume"
         )
+
+    def _undo_step(self) -> bool:
+        """Return the state of the last whole step; False if that is no longer possible."""
+        return not self._timed_loader.is_step_underway or self._step_backup.restore()
+
+    def _save_after_abort(self) -> None:
+        """Save the last whole step on rank 0 where the ranks can no longer communicate, if all are at the same step.
+
+        Every rank waits for that; of a rank whose process was killed, in vain. A GPU may be busy with a collective for
+        ever, so that its state cannot be copied.
+        """
+        is_whole = self.process_group.device.type == "cpu" and self._undo_step()
+        position = [self.step, self.meter.first_step, self.meter.num_steps] if is_whole else []
+        part = self.meter.local_part() if is_whole else ()
+        ranks = self._exchange("state", (position, part), _STATE_SECONDS)
+        if self.process_group.is_main and is_whole and ranks and all(other == position for other, _ in ranks):
+            with contextlib.suppress(Exception):  # as above
+                self.meter.merge([part for _, part in ranks])
+                self._save_checkpoint(SINGLE_PROCESS)
+        if ranks:
+            steps = self._exchange("saved step", self._last_saved_step, _SAVE_SECONDS)
+            self._last_saved_step = steps[0] if steps else self._last_saved_step
+
+    def _exchange(self, name: str, value: Any, seconds: float) -> list[Any]:
+        return self.process_group.exchange(name, value, seconds, lambda: self._interrupt_handler.requested) or []
 
     def _is_interruption(self, error: Exception) -> bool:
         """Return True if the error follows from a signal to stop. Ranks that share the error decide together."""
@@ -266,14 +297,17 @@ class Trainer:
         if self.snapshot_writer.every_steps and any(
             self.process_group.all_reduce_any(self.snapshot_writer.is_due(self.step))
         ):
-            self._check_finite()
+            self._check_finite(self.process_group)
             self.process_group.run_on_main(lambda: self.snapshot_writer.save(self.step, self.model))
 
     def save_checkpoint(self) -> None:
         """Save what resuming needs. Raises NonFiniteError, and saves nothing, if a loss or a weight is not finite."""
-        self._check_finite()
+        self._save_checkpoint(self.process_group)
+
+    def _save_checkpoint(self, process_group: ProcessGroup) -> None:
+        self._check_finite(process_group)
         path = self.run.path / "checkpoint"
-        self.process_group.run_on_main(lambda: save_train_checkpoint(path, self._make_checkpoint()))
+        process_group.run_on_main(lambda: save_train_checkpoint(path, self._make_checkpoint()))
         self._last_save_time, self._last_saved_step = time.perf_counter(), self.step
 
     def _make_checkpoint(self) -> TrainCheckpoint:
@@ -362,10 +396,10 @@ class Trainer:
             "waiting_fraction": waiting_fraction,
         }
 
-    def _check_finite(self) -> None:
-        self.meter.all_reduce(self.process_group)
+    def _check_finite(self, process_group: ProcessGroup) -> None:
+        self.meter.all_reduce(process_group)
         self.meter.check_finite()
-        check_finite_weights(self.model, self.process_group, self.step)
+        check_finite_weights(self.model, process_group, self.step)
 
     def _with_diagnosis(self, error: NonFiniteError) -> NonFiniteError:
         """Return the error with its batch and layer, found by repeating the steps since the last checkpoint.

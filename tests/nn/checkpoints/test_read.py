@@ -86,6 +86,16 @@ def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path, ending):
         assert "weights_only" not in str(error.value)
 
 
+def test_a_zip_entry_marked_as_a_folder_is_refused(tmp_path):
+    """torch returns whatever its memory holds for such a tensor; no checksum covers the mark."""
+    path = write(".pth", tmp_path / "w.pth")
+    content = path.read_bytes()
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"w/data/0"))
+    path.write_bytes(content[: entry + 38] + bytes([content[entry + 38] ^ 0x10]) + content[entry + 39 :])
+    with pytest.raises(CheckpointError, match=r"w\.pth.*damaged \(w/data/0 is marked as a folder\)"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("writer", [torch.save, legacy])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, writer):
     writer({"state_dict": STATE, "more": Bomb(tmp_path / "ran")}, tmp_path / "w.pth")

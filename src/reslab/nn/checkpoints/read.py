@@ -37,6 +37,7 @@ _SAFE_GLOBALS: list[Any] = [
 ]
 _MAX_SAFE_PROTOCOL = 3
 _DEFAULT_LIMITS = ReadLimits()
+_DOS_FOLDER = 0x10  # the attribute of MS-DOS that marks an entry of a zip file as a folder
 _FILE_TYPES = ", ".join(dict.fromkeys(suffix for container in CONTAINERS for suffix in container.suffixes))
 _FOREIGN_SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` downloads the file",
@@ -138,6 +139,7 @@ def _read_zip(path: Path, limits: ReadLimits) -> FileContent:
 def check_zip(path: Path, limits: ReadLimits | None = None) -> list[str]:
     """Return the names in a zip file after comparing each entry with its checksum, which torch's reader ignores.
 
+    No checksum covers the attributes of an entry: where one marks a file as a folder, torch leaves its tensor unread.
     Raises CheckpointError if it declares more than `limits`, BadZipFile, or OSError, ValueError, NotImplementedError or
     RuntimeError for a damaged directory.
     """
@@ -150,6 +152,9 @@ def check_zip(path: Path, limits: ReadLimits | None = None) -> list[str]:
             raise zipfile.BadZipFile(str(error)) from error
         if damaged_name is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged_name} differs")
+        for entry in archive.infolist():
+            if entry.external_attr & _DOS_FOLDER and entry.file_size:
+                raise zipfile.BadZipFile(f"{entry.filename} is marked as a folder")
         return archive.namelist()
 
 
