@@ -51,6 +51,7 @@ def test_no_readable_file_is_a_failure_with_rows(command: Command, trained: Path
     [
         (("RUN", "EMPTY"), "images ("),
         (("nowhere", "0.png"), "nowhere"),
+        (("IMAGE", "RUN"), "the model before the images"),
         (("RUN", "0.png", "--json", "--csv"), "one of"),
         (("RUN", "0.png", "--resume"), "--output FILE"),
         (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
@@ -59,9 +60,14 @@ def test_no_readable_file_is_a_failure_with_rows(command: Command, trained: Path
     ],
 )
 def test_mistakes_raise_helpful_errors(
-    command: Command, trained: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str
+    command: Command,
+    trained: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    expected: str,
 ) -> None:
-    places = {"RUN": trained, "EMPTY": tmp_path}
+    places = {"RUN": trained, "EMPTY": tmp_path, "IMAGE": image_folder / "0.png"}
     outcome = command("predict", *(places.get(word, word) for word in arguments))
     assert outcome.code == 1
     assert expected in outcome.out + outcome.err

@@ -34,6 +34,8 @@ EXIT_CODES = {
     "train nosuch": 1,
     "train --model nosuch": 1,
     "train --recipe nosuch": 1,
+    "train --resume": 1,
+    "train --resume --output nosuch": 1,
     "eval nosuch": 1,
     "lr-find nosuch": 1,
     "predict nosuch a.jpg": 1,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reslab.cli.app import main
-from reslab.cli.output import print_json, print_table, printable_streams
+from reslab.cli.output import echo_err, print_json, print_pairs, print_table, printable_streams
 from reslab.cli.progress import ProgressDisplay
 from tests.cli.conftest import Command
 
@@ -32,6 +32,17 @@ def test_a_name_that_the_terminal_lacks_is_escaped(encoding: str, monkeypatch: p
         print_table(["name"], [[NAME]])
         out.flush()
     assert "\\udce4" in out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+def test_control_characters_in_names_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["image", "class"], [["new\nline\t\x1b[31mred.png", "\u202ecat"]])
+    print_pairs([("image", "\x1b]0;title\x07")])
+    echo_err("\x9b1A is no file\nof an image")
+    found = capsys.readouterr()
+    assert found.out.splitlines()[1:] == [
+        "new\\nline\\t\\x1b[31mred.png  \\u202ecat", "image  \\x1b]0;title\\x07"
+    ]  # fmt: skip
+    assert found.err == "\\x9b1A is no file\nof an image\n"
 
 
 def test_without_standard_output_a_command_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,21 @@ def test_what_was_written_is_read_again(tmp_path: Path, ending: str) -> None:
     result, facts = PREDICTION_FORMATS[ending].read(path)
     assert result == EVERY
     assert facts == (None if ending == ".csv" else FACTS)
+
+
+@pytest.mark.parametrize("ending", PREDICTION_FORMATS)
+def test_a_file_name_that_is_not_utf_8_is_escaped_and_its_row_found_again(tmp_path: Path, ending: str) -> None:
+    odd = replace(PLAIN, path=os.fsdecode(b"\xff/caf\xe9.png"), grad_cam=os.fsdecode(b"maps/\xe9.png"))
+    path = tmp_path / f"out{ending}"
+    first = PredictionFile(path, items(odd), FACTS)
+    first.add(odd)
+    second = PredictionFile(path, items(odd, GOOD), FACTS, resume=True)
+    assert [item.path for item in second.remaining] == [GOOD.path]
+    second.add(GOOD)
+    second.finish()
+    assert PredictionFile(path, items(odd), FACTS, resume=True).remaining == []
+    if ending != ".parquet":
+        assert "\\udcff/caf\\udce9.png" in path.read_text(encoding="utf-8")
 
 
 def test_other_programs_read_them(tmp_path: Path) -> None:
@@ -158,3 +174,8 @@ def test_a_full_disk_names_the_file_the_rows_and_the_next_step_and_resume_comple
 def test_a_disk_that_is_full_from_the_start_is_reported(tmp_path: Path) -> None:
     with largest_file(0), pytest.raises(DiskFullError, match="the 0 rows written so far"):
         PredictionFile(tmp_path / "out.json", items(PLAIN), FACTS)
+
+
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(ValueError, match=r"a folder that can be written; got: /proc \(No such file or directory\)"):
+        PredictionFile(Path("/proc/out.json"), items(PLAIN), FACTS)

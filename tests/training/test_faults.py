@@ -209,10 +209,14 @@ def test_an_error_within_the_update_keeps_the_checkpoint_before(
     assert "the run is saved after step 0 of" in caught.value.__notes__[-1]
 
 
-def test_an_error_on_one_of_several_ranks_names_the_step_of_the_checkpoint(tmp_path: Path) -> None:
+def test_an_error_on_one_of_several_ranks_names_the_step_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank's process was killed: it sends nothing."""
     setup = setup_run(TrainOptions(model=Failing(), data="digits"), tmp_path / "run", ProcessGroup(), 0)
     trainer = Trainer(setup, logger=RunLogger(setup.run, lambda line: None))
     trainer.step, trainer.process_group.world_size, error = 5, 2, RuntimeError("no kernel")
+    monkeypatch.setattr(trainer.process_group, "exchange", lambda *args: None)
     trainer._save_after_error(error)
     assert f"the run is saved after step 0 of {trainer.total_steps}" in error.__notes__[0]
     assert load_train_checkpoint(tmp_path / "run" / "checkpoint") is None

@@ -1,5 +1,6 @@
 """An error on one of two ranks: both end with it, and the run resumes from the last whole step."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,8 +150,9 @@ def test_a_job_whose_backward_pass_failed_on_one_rank_is_restarted_from_the_last
     output = tmp_path / "run"
     code, _, errors = ended(torchrun(RUNS, str(output), "12", "0", str(rank), restarts=1))
     assert code == 0, errors
-    assert f"resume with --output {output} --resume" in errors
-    assert f"RankError: rank {rank} stopped: OSError: no gradient\nthe run is saved after step 11 of 34" in errors
+    # Of the two tracebacks torchrun lets one or both be printed; it writes the rank before each line.
+    note = rf"OSError: no gradient\n(\[rank\d\]: )?the run is saved after step 11 of 34; resume with --output {output}"
+    assert re.search(note, errors), errors
     whole, resumed = Run(failed[0] / "whole"), Run(output)
     assert weights_hash(whole) == weights_hash(resumed)
     assert timeless(whole) == timeless(resumed)

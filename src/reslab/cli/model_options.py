@@ -73,8 +73,22 @@ def choose_model(
     ValueError for a name that no model has, before torch is imported.
     """
     choice, rest = _split_model(positional, model, weights, required)
+    _check_order(choice.source, rest)
     check_model_source(choice.source)
     return choice, rest
+
+
+def _check_order(source: str, rest: Sequence[str]) -> None:
+    """Raise ValueError for an image in the place of the model, and the model after it."""
+    swapped = next((argument for argument in rest if _is_weights(Path(argument))), None)
+    if swapped is not None and Path(source).is_file():
+        from reslab.data.image_formats import is_image_name
+
+        if is_image_name(Path(source).name):
+            others = [source, *(argument for argument in rest if argument != swapped)]
+            raise invalid(
+                "the model before the images", " ".join([source, *rest]), nearest=" ".join([swapped, *others])
+            )
 
 
 def _split_model(

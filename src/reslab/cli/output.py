@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -66,6 +67,18 @@ def reserve_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
+# Also the marks that change the direction of the text that follows.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def escape_controls(text: str, kept: str = "") -> str:
+    """Return a text with control characters, except those in `kept`, as backslash escapes.
+
+    In the name of a file or class they could end a line, or change what the terminal shows.
+    """
+    return _CONTROL_CHARACTER.sub(lambda match: match[0] if match[0] in kept else repr(match[0])[1:-1], text)
+
+
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = (), cut: Sequence[str] = ()
 ) -> None:
@@ -74,7 +87,7 @@ def print_table(
     A terminal that is too narrow leaves out `optional` columns, the first named first, and says which; then the texts
     of the columns `cut` end with `...`, so that each row stays one line, or without such columns those of text wrap.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else escape_controls(str(cell)) for cell in row] for row in rows]
     if optional and sys.stdout.isatty():
         columns, cells = _drop_columns(columns, cells, optional, shutil.get_terminal_size().columns)
     right_aligned = [bool(cells) and all(is_numeric_cell(row[index]) for row in cells) for index in range(len(columns))]
@@ -138,7 +151,7 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names and their texts, one pair per line; in a terminal, long texts wrap below themselves."""
     name_width = max(len(name) for name, _ in pairs)
     text_width = shutil.get_terminal_size().columns - name_width - 2 if sys.stdout.isatty() else 0
-    for name, text in pairs:
+    for name, text in ((name, escape_controls(text, kept="\n")) for name, text in pairs):
         # Paths are not broken, so that they can be copied.
         lines = textwrap.wrap(text, max(text_width, 20), break_long_words=False, break_on_hyphens=False)
         for index, line in enumerate(lines if text_width and lines else [text]):
@@ -164,4 +177,4 @@ def write_page(path: Path, page: "Page") -> None:
 def echo_err(text: str) -> None:
     """Print progress or a message for people; if nobody reads them any more, nothing."""
     with contextlib.suppress(OSError, ValueError):  # a closed pipe or terminal, a closed file
-        print(text, file=sys.stderr, flush=True)
+        print(escape_controls(text, kept="\n\t"), file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import difflib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from reslab.deploy.layouts import LAYOUTS, choose_layout
 from reslab.deploy.prediction import Prediction, prediction_from_dict
 from reslab.report.csv_file import encode_csv, original_cell
 from reslab.runtime.extras import require_extra
-from reslab.runtime.files import atomic_path, disk_full_guard
+from reslab.runtime.files import DiskFullError, atomic_path, disk_full_guard
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind, Task
 
@@ -32,8 +33,16 @@ class PartialResults:
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], resume: bool) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.num_rows = path, 0
+        try:
+            with self._disk_full_guard():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.open("ab").close()
+        except DiskFullError:
+            raise
+        except OSError as error:
+            got = f"{path.parent} ({error.strerror})"
+            raise invalid("a folder that can be written", got, next_step="name a file in another") from error
         rows, previous_metadata = self.read(path) if resume else ([], None)
         self.num_rows = len(rows)
         if previous_metadata is None or not rows:
@@ -55,8 +64,8 @@ class PartialResults:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row. Raises DiskFullError, with the number of rows that are in the file."""
-        with self._disk_full_guard(), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with self._disk_full_guard(), self.path.open("ab") as file:
+            file.write(_encode(json.dumps(row, ensure_ascii=False) + "\n"))
         self.num_rows += 1
 
     def _disk_full_guard(self) -> contextlib.AbstractContextManager[None]:
@@ -65,6 +74,16 @@ class PartialResults:
     def delete(self) -> None:
         """Delete the file."""
         os.unlink(self.path)
+
+
+def _encode(text: str) -> bytes:
+    """Return UTF-8, with the bytes of a file name that is none as escapes `\\udcff`, which JSON has too."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _original_path(path: str) -> str:
+    """Return the path that `_encode` has written."""
+    return re.sub(r"\\udc[89a-f][0-9a-f]", lambda match: chr(int(match[0][2:], 16)), path)
 
 
 _RESUME_STEP = "run the same command again with --resume"
@@ -129,14 +148,14 @@ def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetada
     rows = list(predictions)
     layout = choose_layout(rows)
     types = {str: pyarrow.string(), float: pyarrow.float64()}
-    columns = {"path": pyarrow.array([row.path for row in rows], pyarrow.string())}
+    columns = {"path": pyarrow.array([_encode(row.path) for row in rows], pyarrow.string())}
     for i, column in enumerate(layout.columns):
         lists = [[entry[i] for entry in layout.entries(row)] for row in rows]
         columns[column.list_name] = pyarrow.array(lists, _list_type(types[column.parse]))
     columns["embedding"] = pyarrow.array([list(row.embedding) for row in rows], _list_type(pyarrow.float32()))
     for name, field in {**_OPTIONAL_COLUMNS, "error": "error"}.items():
         if name != "embedding":
-            columns[name] = pyarrow.array([getattr(row, field) for row in rows], pyarrow.string())
+            columns[name] = pyarrow.array([_encode(getattr(row, field)) for row in rows], pyarrow.string())
     table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
@@ -160,6 +179,7 @@ def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
             raise ValueError(f"columns {', '.join(header)}")
         for line in reader:
             record = {name: original_cell(cell or "") for name, cell in line.items() if name is not None}
+            record["path"] = _original_path(record["path"])
             row = rows.setdefault(record["path"], {"path": record["path"], "error": record["error"]})
             entry = [record[column.name] for column in layout.columns]
             image_entries = entries.setdefault(record["path"], [])
@@ -188,6 +208,7 @@ def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | No
     rows = []
     for row in table.to_pylist():
         entries = list(zip(*(row.pop(name) for name in layout.list_columns), strict=True))
+        row["path"] = _original_path(row["path"])
         rows.append(prediction_from_dict({**row, **layout.fields(entries)}))
     return rows, json.loads(metadata) if metadata else None
 
@@ -201,8 +222,8 @@ class PredictionFormat:
 
 
 PREDICTION_FORMATS = {
-    ".json": PredictionFormat(lambda rows, metadata: format_json(rows, metadata).encode(), _read_json),
-    ".csv": PredictionFormat(lambda rows, metadata: format_csv(rows).encode(), _read_csv),
+    ".json": PredictionFormat(lambda rows, metadata: _encode(format_json(rows, metadata)), _read_json),
+    ".csv": PredictionFormat(lambda rows, metadata: _encode(format_csv(rows)), _read_csv),
     ".parquet": PredictionFormat(format_parquet, _read_parquet),
 }
 _FORMATS: dict[str, PredictionFormat | BoxResultFormat] = {**PREDICTION_FORMATS, **BOX_FORMATS}

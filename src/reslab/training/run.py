@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.runtime.files import (
     DiskFullError,
@@ -25,7 +25,7 @@ from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.dense import DenseArch, check_arch_size
-from reslab.spec.errors import invalid
+from reslab.spec.errors import invalid, nearest
 from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
@@ -33,10 +33,6 @@ from reslab.spec.task import Task, find_task
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import arch_from_dict
 from reslab.training.run_log import RunLog
-
-# Listing runs needs no network: torch is imported by what reads weights.
-if TYPE_CHECKING:
-    pass
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -335,6 +331,22 @@ def require_empty_dir(path: Path) -> None:
     raise invalid(
         "a new or empty output folder", f"{path}, which contains other files", next_step="choose another --output"
     )
+
+
+def require_run_folder(output: str | Path | None) -> None:
+    """Raise ValueError if there is no folder to resume in: a mistyped one would start another run."""
+    if output is None:
+        raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
+    path = Path(output)
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        similar = ", ".join(str(path.parent / name) for name in nearest(path.name, siblings))
+        raise invalid(
+            "the folder of a run to resume",
+            f"{path}, which does not exist",
+            similar,
+            "omit --resume to start a run there; `reslab runs` lists the runs",
+        )
 
 
 def _require_writable(path: Path) -> None:

@@ -23,7 +23,7 @@ from reslab.runtime.files import DiskFullError, disk_full_guard
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
-from reslab.spec.errors import invalid, nearest
+from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
 from reslab.training.evaluation.evaluation import Evaluation
@@ -33,7 +33,7 @@ from reslab.training.meters import last_epoch_averages, throughput_without_loadi
 from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, is_non_empty, lock_run, weights_header
+from reslab.training.run import Run, is_non_empty, lock_run, require_run_folder, weights_header
 from reslab.training.run_data import advise_num_workers
 from reslab.training.run_logger import (
     LogCallback,
@@ -119,7 +119,7 @@ def train(
     process_group = _init_process_group(device, output)
     is_restart = process_group.env.restart_count > 0
     if resume and not is_restart:
-        _require_run_folder(output)
+        require_run_folder(output)
     batch_size, auto_batch = parse_batch_size(batch_size)
     overrides, transform_functions = split_transform(overrides, train_transform)
     recipe_overrides, arch_overrides = split_overrides(
@@ -161,22 +161,6 @@ def train(
             save_every_seconds=save_every_seconds,
         )
         return _train(trainer, setup, resume or is_restart)
-
-
-def _require_run_folder(output: str | Path | None) -> None:
-    """Raise ValueError if there is no folder to resume in: a mistyped one would start another run."""
-    if output is None:
-        raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
-    path = Path(output)
-    if not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        similar = ", ".join(str(path.parent / name) for name in nearest(path.name, siblings))
-        raise invalid(
-            "the folder of a run to resume",
-            f"{path}, which does not exist",
-            similar,
-            "omit --resume to start a run there; `reslab runs` lists the runs",
-        )
 
 
 def _train(trainer: Trainer, setup: TrainSetup, resume: bool) -> Run:

@@ -200,7 +200,7 @@ def test_a_file_without_a_header(image_folder: Path, order: str) -> None:
     data = open_dataset(file, val_fraction=0.25)
     assert data.classes == ("ant", "wasp")
     assert sum(len(images) for images in data.splits.values()) == 8
-    assert "list.csv has no header: column" in data.messages[0]
+    assert "no header in list.csv: column" in data.messages[0]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_without_a_header(images: Path, task: str | None, classes: tuple[str, ..
     file.write_text("\n".join(f"{i}.png,{label}" for i, label in enumerate(COLUMNS)))
     data = open_dataset(file, task=task, val_fraction=0.25)
     assert data.classes == classes
-    assert "list.csv has no header" in data.messages[0]
+    assert "no header in list.csv" in data.messages[0]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def read_table(csv_path: Path, names: ColumnNames | None, required: Sequence[str
         )
         labels = {index: f"column {index + 1}" for index in positions.pop("label", ())}
         roles = {role: indices[0] for role, indices in positions.items()}
-        return CsvTable(csv_path, roles, labels, rows, (f"{csv_path.name} has no header: {described}",))
+        return CsvTable(csv_path, roles, labels, rows, (f"no header in {csv_path.name}: {described}",))
     missing = next(role for role in required if role not in present)
     raise _missing_column(csv_path, rows, missing, {*roles.values(), *label_columns})
 

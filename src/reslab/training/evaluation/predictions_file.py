@@ -50,7 +50,7 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
         columns, rows = evaluation.prediction_table()
         if masks:
             columns, rows = [*columns, "mask"], [[*row, mask] for row, mask in zip(rows, masks, strict=True)]
-        write_atomic(path, encode_csv(columns, rows).encode())
+        write_atomic(path, encode_csv(columns, rows).encode(errors="backslashreplace"))
     else:
         names = {"names": np.array(evaluation.names), "classes": np.array(evaluation.classes)}
         mask_names = {"mask": np.array(masks)} if masks else {}
