@@ -200,7 +200,7 @@ def _command_with(context: typer.Context, name: str, **changes: str) -> str:
 
     Options that only `lr-find` knows are left out for `train`, as is a learning rate in --set beside --lr.
     """
-    words = ["reslab", name]
+    arguments = ["reslab", name]
     for parameter in context.command.params:
         key = parameter.name or ""
         source = context.get_parameter_source(key)
@@ -213,7 +213,7 @@ def _command_with(context: typer.Context, name: str, **changes: str) -> str:
             if "lr" in changes and str(item).replace(" ", "").startswith("optimizer.lr="):
                 continue
             option = [] if parameter.param_type_name == "argument" else [max(parameter.opts, key=len)]
-            words += option if item is True else [*option, str(item)]
+            arguments += option if item is True else [*option, str(item)]
     for key, text in changes.items():
-        words += [f"--{key.replace('_', '-')}", text]
-    return shlex.join(words)
+        arguments += [f"--{key.replace('_', '-')}", text]
+    return shlex.join(arguments)

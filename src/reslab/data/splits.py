@@ -243,11 +243,11 @@ def stratified_subset(data: DatasetSplits, num_images: int) -> DatasetSplits:
         return data
     dataset = data.split("train")
     rules = TARGET_RULES[dataset.target_kind]
-    least = max(2, len(dataset.labels.unique())) if rules.keeps_classes else 2
-    if not least <= num_images <= len(dataset):
-        lowest = f"{least}, one a class," if rules.keeps_classes else str(least)
+    min_images = max(2, len(dataset.labels.unique())) if rules.keeps_classes else 2
+    if not min_images <= num_images <= len(dataset):
+        lowest = f"{min_images}, one a class," if rules.keeps_classes else str(min_images)
         required = f"num_images from {lowest} to the {len(dataset):,} training images of {data.name}"
-        raise invalid(required, num_images, nearest=str(min(max(num_images, least), len(dataset))))
+        raise invalid(required, num_images, nearest=str(min(max(num_images, min_images), len(dataset))))
     choose = stratified_indices if rules.keeps_classes else _systematic_subset
     indices = choose(rules.groups(dataset.labels), num_images)
     splits = {**data.splits, "train": dataset.subset(indices)}

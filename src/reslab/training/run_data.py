@@ -236,5 +236,5 @@ def choose_num_workers(requested: int | None, data: DatasetSplits, local_world_s
     max_workers = max(1, (os.cpu_count() or 1) // local_world_size)
     train = data.splits.get("train")
     if isinstance(train, ShardImageDataset) and train.is_remote:
-        max_workers = min(max_workers, len({spot.shard for spot in train.locations}) // local_world_size)
+        max_workers = min(max_workers, len({location.shard for location in train.locations}) // local_world_size)
     return min(8, max_workers)

@@ -89,7 +89,7 @@ def find_split_folders(root: Path) -> FolderLayout:
 
 def _check_beside_splits(root: Path, others: list[Path]) -> IgnoredFiles:
     """Return what is beside the split folders; raise ValueError for images that would be dropped."""
-    loose, without_images = list_image_files(root), []
+    unlabeled, without_images = list_image_files(root), []
     for folder in others:
         split = split_of_folder(folder.name)
         if split is None and any_image_below(folder):
@@ -103,10 +103,10 @@ def _check_beside_splits(root: Path, others: list[Path]) -> IgnoredFiles:
         if not image_paths:
             without_images.append(folder)
         elif split == "test":
-            loose += image_paths
+            unlabeled += image_paths
         else:
             raise _flat_split_error(folder, len(image_paths))
-    return IgnoredFiles(loose=tuple(loose), folders=tuple(without_images))
+    return IgnoredFiles(unlabeled=tuple(unlabeled), folders=tuple(without_images))
 
 
 def _raise_without_training(root: Path, folders: list[Path], candidates: dict[str, list[Path]]) -> None:

@@ -321,13 +321,15 @@ def _missing_column(
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     free = [index for index in range(len(header)) if index not in taken]
     names = [header[index] for index in free]
-    guess = next((match for name in usual for match in nearest(name, names, 1)), names[0] if len(names) == 1 else "")
+    suggestion = next(
+        (match for name in usual for match in nearest(name, names, 1)), names[0] if len(names) == 1 else ""
+    )
     numeric = [header[index] for index in free if _holds_numbers(rows[1:], index)]
-    if role == "label" and len(numeric) > 1 and (not guess or guess in numeric):
-        guess = ",".join(numeric[:5])
-    next_step = f"name the column with --{role}-column {guess or 'NAME'}, or rename it to {usual[0]}"
+    if role == "label" and len(numeric) > 1 and (not suggestion or suggestion in numeric):
+        suggestion = ",".join(numeric[:5])
+    next_step = f"name the column with --{role}-column {suggestion or 'NAME'}, or rename it to {usual[0]}"
     required = f"a column of {role}s in {csv_path} ({', '.join(usual)})"
-    return invalid(required, ",".join(header) or "an empty file", nearest=guess, next_step=next_step)
+    return invalid(required, ",".join(header) or "an empty file", nearest=suggestion, next_step=next_step)
 
 
 def _holds_numbers(rows: Sequence[tuple[int, list[str]]], index: int) -> bool:

@@ -47,13 +47,13 @@ class IgnoredFiles:
     """Files and folders of a dataset that are not read.
 
     `other_files` have no image extension, `repeated` lead to a file or folder that is read already (links and hard
-    links), `loose` are images beside class folders, `system_folders` belong to the operating system, and `folders` are
-    folders without labeled images beside the splits.
+    links), `unlabeled` are images beside class folders, `system_folders` belong to the operating system, and
+    `folders` are folders without labeled images beside the splits.
     """
 
     other_files: tuple[Path, ...] = ()
     repeated: tuple[Path, ...] = ()
-    loose: tuple[Path, ...] = ()
+    unlabeled: tuple[Path, ...] = ()
     system_folders: tuple[Path, ...] = ()
     folders: tuple[Path, ...] = ()
 
@@ -61,7 +61,7 @@ class IgnoredFiles:
         return IgnoredFiles(
             self.other_files + other.other_files,
             self.repeated + other.repeated,
-            self.loose + other.loose,
+            self.unlabeled + other.unlabeled,
             self.system_folders + other.system_folders,
             self.folders + other.folders,
         )
@@ -79,9 +79,9 @@ class IgnoredFiles:
             noun = "1 path is" if len(self.repeated) == 1 else f"{len(self.repeated):,} paths are"
             text = f"{noun} ignored, as they lead to a file or folder that is read already"
             texts.append(f"{text} ({_names(self.repeated, root)})")
-        if self.loose:
-            noun = "1 image is" if len(self.loose) == 1 else f"{len(self.loose):,} images are"
-            texts.append(f"{noun} ignored, in no class folder and so without a label ({_names(self.loose, root)})")
+        if self.unlabeled:
+            noun = "1 image is" if len(self.unlabeled) == 1 else f"{len(self.unlabeled):,} images are"
+            texts.append(f"{noun} ignored, in no class folder and so without a label ({_names(self.unlabeled, root)})")
         if self.folders:
             texts.append(f"folders beside the splits are ignored: {_names(self.folders, root)}")
         return tuple(texts)

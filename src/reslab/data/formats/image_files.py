@@ -60,16 +60,16 @@ def _list_splits(root: Path) -> tuple[dict[str, LabeledFiles], IgnoredFiles, tup
     test = folders.get("test")
     if annotated and test and [path.name for path in subfolders(test)] == ["images"]:  # without labels, as published
         del folders["test"]
-        ignored += IgnoredFiles(loose=tuple(list_image_files(test / "images")))
+        ignored += IgnoredFiles(unlabeled=tuple(list_image_files(test / "images")))
     class_folders = {split: folder for split, folder in folders.items() if split not in annotated}
     messages = tuple(text for folder in class_folders.values() for text in check_not_nested(folder))
     files_by_split, ignored_in_splits = list_labeled_splits(class_folders)
     if "train" in files_by_split:
         classes = files_by_split["train"].classes
         files_by_split |= {split: list_annotated_files(folder, classes) for split, folder in annotated.items()}
-    loose = tuple(path for folder in class_folders.values() for path in list_image_files(folder))
+    unlabeled = tuple(path for folder in class_folders.values() for path in list_image_files(folder))
     ordered = {split: files_by_split[split] for split in SPLIT_FOLDERS if split in files_by_split}
-    return ordered, ignored + ignored_in_splits + IgnoredFiles(loose=loose), messages
+    return ordered, ignored + ignored_in_splits + IgnoredFiles(unlabeled=unlabeled), messages
 
 
 def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
@@ -206,10 +206,10 @@ def list_image_folder(root: Path) -> DatasetListing:
         splits = {split: files.to_dataset(root) for split, files in labeled.items()}
     except ValueError as error:
         layout_error = str(error)
-    loose_paths = {split: list_image_files(folder) for split, folder in folders.items()}
-    unlabeled = {split: _to_dataset(paths, [0] * len(paths), root) for split, paths in loose_paths.items() if paths}
-    listed = {path for paths in loose_paths.values() for path in paths}
-    ignored = replace(ignored, loose=tuple(path for path in ignored.loose if path not in listed))
+    unlabeled_paths = {split: list_image_files(folder) for split, folder in folders.items()}
+    unlabeled = {split: _to_dataset(paths, [0] * len(paths), root) for split, paths in unlabeled_paths.items() if paths}
+    listed = {path for paths in unlabeled_paths.values() for path in paths}
+    ignored = replace(ignored, unlabeled=tuple(path for path in ignored.unlabeled if path not in listed))
     return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error, ignored, messages)
 
 

@@ -56,19 +56,19 @@ def draw_block(block: BlockLayers, arch: Arch, title: str, subtitles: Sequence[s
 def describe_block(block: BlockLayers, arch: Arch) -> str:
     """Return a block in words, for those who cannot see its drawing."""
 
-    def words(layers: Sequence[Layer]) -> str:
+    def describe_layers(layers: Sequence[Layer]) -> str:
         return ", ".join(layer_label(layer, arch, block.spec).name for layer in layers)
 
     parts = [f"Input {format_shape(block.in_shape)}."]
-    parts += [f"Ahead of the fork: {words(block.pre)}."] if block.pre else []
+    parts += [f"Ahead of the fork: {describe_layers(block.pre)}."] if block.pre else []
     branch = f"{block.spec.branches} parallel branches, each" if block.spec.branches > 1 else "Branch"
-    parts.append(f"{branch}: {words(block.branch)}.")
+    parts.append(f"{branch}: {describe_layers(block.branch)}.")
     if block.shortcut is None:
         parts.append("No shortcut.")
     else:
-        parts.append(f"Shortcut: {words(block.shortcut) or 'identity'}.")
+        parts.append(f"Shortcut: {describe_layers(block.shortcut) or 'identity'}.")
         parts.append(f"Merge: {' '.join(str(op) for op in block.spec.merge.ops)}.")
-    parts += [f"After the merge: {words(block.post)}."] if block.post else []
+    parts += [f"After the merge: {describe_layers(block.post)}."] if block.post else []
     return " ".join([*parts, f"Output {format_shape(block.out_shape)}."])
 
 

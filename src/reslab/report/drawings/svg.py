@@ -53,9 +53,9 @@ def _render_svg(drawing: Drawing, namespace: str, first_elements: Sequence[str])
         f'<svg {namespace}class="reslab-drawing" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label={quoteattr(drawing.title)}>'
     )
-    words = [f"<title>{escape(drawing.title)}</title>", f"<desc>{escape(drawing.description)}</desc>"]
+    texts = [f"<title>{escape(drawing.title)}</title>", f"<desc>{escape(drawing.description)}</desc>"]
     elements = [_render(element) for element in drawing.moved_to(MARGIN, MARGIN)]
-    return "\n".join([root, *words, *first_elements, *elements, "</svg>"]) + "\n"
+    return "\n".join([root, *texts, *first_elements, *elements, "</svg>"]) + "\n"
 
 
 def box_colors(style: Style, colors: Colors = LIGHT) -> tuple[str, str]:
