@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reslab.cli.app import main
-from tests.cli.conftest import Command
+from tests.cli.conftest import ONE_BLOCK, Command
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from box_files import write_voc
@@ -56,7 +56,8 @@ def test_weights_alone_with_data(command: Command, trained: Path) -> None:
 
 def test_a_network_by_name_with_weights_and_numbers(command: Command, trained: Path) -> None:
     preprocess = json.loads((trained / "run.json").read_text())["data"]["preprocess"]
-    arguments = ("eval", "--model", "resnet20_cifar", "--pretrained", trained / "model.safetensors", "--data", "digits")
+    weights = ("--model", "resnet20_cifar", *ONE_BLOCK, "--pretrained", trained / "model.safetensors")
+    arguments = ("eval", *weights, "--data", "digits")
     right = command(*arguments, "--mean", *preprocess["mean"], "--std", *preprocess["std"], "--json").value
     assert right == command("eval", trained, "--json").value
     wrong = command(*arguments, "--mean", "9", "--std", "1", "--json").value
@@ -119,9 +120,10 @@ def test_a_json_file_of_predictions_is_refused_before_the_evaluation(
 
 @pytest.fixture(scope="session")
 def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that set a fifth of its training images apart."""
+    """A run that set a fifth of its training images apart; label smoothing makes it underconfident."""
     path = tmp_path_factory.mktemp("runs") / "val"
-    assert main(["train", "--epochs", "2", "--val-fraction", "0.2", "--output", str(path), "--json"]) == 0
+    options = ("--epochs", "2", "--val-fraction", "0.2", "--set", "label_smoothing=0.3", *ONE_BLOCK)
+    assert main(["train", *options, "--output", str(path), "--json"]) == 0
     return path
 
 

@@ -48,7 +48,7 @@ def test_runs_of_one_model_with_overrides_are_distinguished(command: Command, tr
     run = Run(twin)
     arch = {**run.metadata["model"]["arch"], "norm_momentum": 0.2}
     run.update(model={**run.metadata["model"], "arch": arch})
-    name = "resnet20_cifar:norm_momentum=0.2"
+    name = "resnet20_cifar:depths=1,1,1:norm_momentum=0.2"
     assert command("runs", trained, twin, "--html", page).out.count(name) == 1
     assert page.read_text(encoding="utf-8").count(name) == 1
     assert command("analyze", "compare", trained, twin, "--html", page).out.count(name) == 1
