@@ -2,8 +2,10 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -46,3 +48,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="module")
+def empty_plots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the plots of reports empty: they take most of the time of a tiny training.
+
+    A module with `pytestmark = pytest.mark.real_plots` gets them drawn.
+    """
+    if request.node.get_closest_marker("real_plots"):
+        yield
+        return
+    from reslab.report.plots import export  # here, because matplotlib takes long to import
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_figure_to_svg", lambda figure: ElementTree.Element("svg", {"viewBox": "0 0 1 1"}))
+        yield

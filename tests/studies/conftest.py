@@ -22,6 +22,11 @@ TINY = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_reports(empty_plots: None) -> None:
+    """The trainings of these tests write reports with empty plots."""
+
+
 @pytest.fixture
 def study() -> Study:
     """A residual network and its plain twin: four steps of 16 of 40 digits."""

@@ -21,6 +21,8 @@ from reslab.studies.store import EntryStatus, training_identity
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from box_files import write_voc
 
+pytestmark = pytest.mark.real_plots
+
 CPU = torch.device("cpu")
 TINY = (
     *("model.depths=1,1,1,1", "model.widths=4,8,8,8", "model.stem=conv3/2(4) norm act", "model.min_size=32"),

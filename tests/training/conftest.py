@@ -17,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # `launch`, which several tests 
 TINY = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_reports(empty_plots: None) -> None:
+    """The trainings of these tests write reports with empty plots."""
+
+
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
     """Arguments that make a run short."""

@@ -17,6 +17,8 @@ from reslab.training.tasks.detection import Detection
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from page_reader import assert_sound
 
+pytestmark = pytest.mark.real_plots
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -37,6 +37,8 @@ from reslab.training.run import Run
 from reslab.training.tasks.detection import Detection
 from reslab.training.train import train
 
+pytestmark = pytest.mark.real_plots
+
 Timeless = Callable[[Run], list[dict[str, Any]]]
 
 

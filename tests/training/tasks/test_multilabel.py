@@ -19,6 +19,8 @@ from reslab.training.run_weights import load
 from reslab.training.tasks.multilabel import MultiLabel, positive_weights
 from reslab.training.train import train
 
+pytestmark = pytest.mark.real_plots
+
 CLASSES = ("left", "right", "both")
 MODEL = "resnet20_cifar"
 

@@ -18,6 +18,8 @@ from reslab.training.evaluation.predictions_file import save_predictions
 from reslab.training.tasks.regression import Regression
 from reslab.training.train import train
 
+pytestmark = pytest.mark.real_plots
+
 TARGETS = ("dots", "shade")
 MODEL = "resnet20_cifar"
 

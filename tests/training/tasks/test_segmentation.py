@@ -39,6 +39,8 @@ from reslab.training.run_weights import InterimWeightsWarning
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation
 from reslab.training.train import train
 
+pytestmark = pytest.mark.real_plots
+
 Timeless = Callable[[Run], list[dict[str, Any]]]
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -153,7 +154,8 @@ def render_svg_file(figure: Figure, alt_text: str) -> str:
 def _figure_to_svg(figure: Figure) -> ElementTree.Element:
     stream = io.BytesIO()
     with plot_style():
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        # `savefig` gives the same text, but draws the figure once more before, for its layout.
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     return ElementTree.fromstring(stream.getvalue())
 
 
