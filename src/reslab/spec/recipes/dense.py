@@ -55,7 +55,13 @@ DETECTION: tuple[Recipe, ...] = (
     Recipe(
         name="detection-small",
         reference="our own, for hundreds of images of 320 pixels on a processor",
-        optimizer=OptimizerConfig("adamw", lr=5e-4, weight_decay=0.01, decay_norm_and_bias=False),
+        optimizer=OptimizerConfig(
+            "muon",
+            lr=0.02,
+            weight_decay=0.01,
+            decay_norm_and_bias=False,
+            kwargs="scale=original adamw_lr_factor=0.03",
+        ),
         schedule=ScheduleConfig("one-cycle"),
         duration="15 epochs",
         batch_size=8,
@@ -64,6 +70,7 @@ DETECTION: tuple[Recipe, ...] = (
         precision="auto",
         channels_last=True,
         clip_grad_norm=1.0,
+        eval_interval=3,  # an evaluation takes half as long as an epoch
     ),
     _TORCHVISION,
     replace(
