@@ -32,7 +32,7 @@ def _two_stage_scores(network: Any, maps: dict[str, Tensor], batch: Any, boxes: 
 
 
 def _step_by_step(network: Any, image: Tensor, score: float) -> tuple[Tensor, Any]:
-    """Grad-CAM of the last map of the backbone for the class probability that is this score."""
+    """The heatmap of the last map of the backbone for the class probability that is this score."""
     batch, _ = network.transform([image])
     if hasattr(network.backbone, "fpn"):
         maps = network.backbone.body(batch.tensors)
@@ -49,8 +49,7 @@ def _step_by_step(network: Any, image: Tensor, score: float) -> tuple[Tensor, An
         scores = network.head(list(features.values()))["cls_logits"].sigmoid()
     chosen = scores.flatten()[(scores - score).abs().argmin()]
     (gradient,) = torch.autograd.grad(chosen, activations)
-    weights = gradient.sum((2, 3)) / gradient[0, 0].numel()
-    return torch.einsum("nk,nkhw->nhw", weights, activations.detach()).clamp_min(0), batch
+    return torch.einsum("nkhw,nkhw->nhw", gradient, activations.detach()).clamp_min(0), batch
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,8 @@ def test_it_is_the_gradient_of_the_score_of_the_box(name: str) -> None:
     with torch.no_grad():
         [expected_boxes] = network([image])
     index = 1
-    result = box_grad_cam(network, image, index)
+    last = "backbone.layer3" if name.endswith("c4_320") else "backbone.body.layer4"
+    result = box_grad_cam(network, image, index, last)
     assert result.detections["boxes"].equal(expected_boxes["boxes"])
     heatmap, batch = _step_by_step(network, image, result.score)
     padded = F.interpolate(heatmap[None], batch.tensors.shape[-2:], mode="bilinear")
@@ -79,15 +79,52 @@ def test_another_stage_of_the_backbone_may_be_explained() -> None:
     assert not torch.allclose(late.heatmap, early.heatmap)
 
 
+class _RegionDetector(nn.Module):
+    """Two stages of convolutions on the image's own grid, and one detection of `box` whose score is a sum inside it."""
+
+    def __init__(self, box: tuple[int, int, int, int], stride: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict({"shallow": nn.Conv2d(3, 4, 1), "deep": nn.Conv2d(4, 4, stride, stride)})
+        self.box, self.stride = box, stride
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        maps = self.stages["deep"](self.stages["shallow"](images[0][None]).relu()).relu()
+        x1, y1, x2, y2 = (side // self.stride for side in self.box)
+        score = maps[..., y1:y2, x1:x2].sum()
+        return [{"boxes": torch.tensor([self.box]).float(), "scores": score[None], "labels": torch.tensor([1])}]
+
+
+def test_there_is_heat_only_where_the_score_depends_on_the_maps() -> None:
+    torch.manual_seed(0)
+    network = _RegionDetector((8, 16, 24, 32), stride=4)
+    heatmap = box_grad_cam(network, _image(48, 64), 0, "stages.shallow").heatmap
+    inside = torch.zeros(48, 64, dtype=torch.bool)
+    inside[16:32, 8:24] = True
+    assert float(heatmap[inside].max()) > 0
+    assert float(heatmap[~inside].abs().max()) == 0
+
+
+@pytest.mark.parametrize(("side", "stage"), [(8, "layer1"), (16, "layer1"), (32, "layer2"), (64, "layer3")])
+def test_the_default_layer_fits_the_size_of_the_box(side: int, stage: str) -> None:
+    network: Any = build_detector("retinanet_resnet18_fpn_320", min_size=320, max_size=320)
+    image = _image(320, 320)
+    box = torch.tensor([[40.0, 50.0, 40 + side, 50 + 2 * side]])
+    network.transform.postprocess = lambda result, *sizes: [
+        {**result[0], "boxes": box.repeat(len(result[0]["boxes"]), 1)}
+    ]
+    assert box_grad_cam(network, image, 0).layer == f"backbone.body.{stage}.0"
+
+
 def test_wrong_choices_are_named() -> None:
     network, image = build_detector("fasterrcnn_resnet18_c4_320"), _image()
+    num_hooks = sum(len(module._forward_hooks) for module in network.modules())
     with pytest.raises(ValueError, match=r"a detection from 0 to \d+; got: number 99"):
         box_grad_cam(network, image, 99)
     with pytest.raises(ValueError, match=r"maps .* of the whole image"):
         box_grad_cam(network, image, 0, "roi_heads.box_head.layer4.0")
     with pytest.raises(ValueError, match="layer"):
         box_grad_cam(network, image, 0, "backbone.layer9")
-    assert not any(module._forward_hooks for module in network.modules())
+    assert sum(len(module._forward_hooks) for module in network.modules()) == num_hooks
 
 
 @pytest.mark.parametrize("size", [(50, 70), (300, 64), (64, 64)])

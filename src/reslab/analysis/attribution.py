@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.box_attribution import box_grad_cam
-from reslab.analysis.layers import block_names, default_layers, get_layer
+from reslab.analysis.layers import default_layers, get_layer
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.data.masks import VOID
 from reslab.report.format import format_number, pluralize
@@ -117,8 +117,8 @@ class AttributionOptions:
 
     The first `num_images` are shown (`misclassified`: of the wrong predictions only, in a classification), for the
     `target_class` `predicted` or `label`, or a class or value by name. `layer` is that of Grad-CAM, by default the last
-    block. The integral has `num_steps` points; the occluding patch has `patch_size` pixels (0: a quarter of the side)
-    and moves by half of that.
+    block (of a box: `box_grad_cam`). The integral has `num_steps` points; the occluding patch has `patch_size` pixels
+    (0: a quarter of the side) and moves by half of that.
     """
 
     num_images: int = 5
@@ -268,7 +268,7 @@ def _target_classes(target: AnalysisTarget, choices: _Choices, options: Attribut
 
 def _attribute_boxes(target: AnalysisTarget, options: AttributionOptions) -> AttributionResult:
     """Compute Grad-CAM of the box with the highest score, of a class if one is named, in each image that has one."""
-    layer = options.layer or block_names(target.model)[-1]
+    layers: list[str] = []
     attributions: list[ImageAttribution] = []
     for index, image in enumerate(target.images):
         if len(attributions) == options.num_images:
@@ -276,7 +276,8 @@ def _attribute_boxes(target: AnalysisTarget, options: AttributionOptions) -> Att
         box = _best_box(target, image, options.target_class)
         if box is None:
             continue
-        box_map = box_grad_cam(target.model, image, box, layer)
+        box_map = box_grad_cam(target.model, image, box, options.layer or None)
+        layers.append(box_map.layer)
         name = target.class_name(int(box_map.detections["labels"][box]) - 1)
         height, width = image.shape[-2:]
         attributions.append(
@@ -293,7 +294,8 @@ def _attribute_boxes(target: AnalysisTarget, options: AttributionOptions) -> Att
         )
     if not attributions:
         raise invalid("an image with a box", f"none among {len(target.images)}", next_step="raise --num-images")
-    return AttributionResult(target.name, target.step, layer, 0, False, tuple(attributions))
+    layer_names = ", ".join(sorted(set(layers)))
+    return AttributionResult(target.name, target.step, layer_names, 0, False, tuple(attributions))
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class GradCam:
 
 
 class DetectorGradCam:
-    """Grad-CAM of a box, for its class score, at the output of the backbone's last block; see `box_grad_cam`."""
+    """Grad-CAM of a box, for its class score, on the maps of the backbone that fit its size; see `box_grad_cam`."""
 
     def __init__(self, network: DenseNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
