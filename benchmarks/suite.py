@@ -113,8 +113,8 @@ BENCHMARKS = (
     ),
     Benchmark(
         "detection",
-        "detection_bccd.py {bccd} --models retinanet_resnet18_fpn_320 --epochs 12 --output {output}",
-        15,
+        "detection_bccd.py {bccd} --models retinanet_resnet18_fpn_320 --seeds 0 1 2 --output {output}",
+        30,
         "--epochs 0.1",
         has_threads=False,
     ),
