@@ -205,7 +205,7 @@ def test_published_weights_set_their_axes(monkeypatch) -> None:
         fetched.append(published)
         return unwrap_checkpoint(published.tag, state, key_prefixes=key_prefixes)
 
-    monkeypatch.setattr("reslab.nn.dense.fetch_published", fetch)
+    monkeypatch.setattr("reslab.nn.dense_factory.fetch_published", fetch)
     network = create_model("fasterrcnn_resnet50_fpn", pretrained="COCO_V1")
     assert fetched[0].url.endswith("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
     assert (network.arch.norm, network.arch.backbone.norm_eps) == ("frozen", 0.0)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reslab.data.formats.mask_classes import voc_color
-from reslab.data.masks import VOID
+from reslab.data.masks import VOID, voc_color
 from reslab.report.images import (
     MarkedBox,
     box_color,

@@ -307,6 +307,17 @@ def unpack_colors(packed: np.ndarray) -> list[Color]:
     return [(number >> 16, number >> 8 & 255, number & 255) for number in packed.tolist()]
 
 
+def voc_color(number: int) -> Color:
+    """Return the color of a number in PASCAL VOC's palette: bits 0, 1, 2 of the number are the high bits of R, G, B."""
+    red = green = blue = 0
+    for shift in range(7, -1, -1):
+        red |= (number & 1) << shift
+        green |= (number >> 1 & 1) << shift
+        blue |= (number >> 2 & 1) << shift
+        number >>= 3
+    return red, green, blue
+
+
 def format_color(color: Color) -> str:
     """Return `#ff8000`."""
     return "#{:02x}{:02x}{:02x}".format(*color)

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from reslab.data.formats.mask_classes import voc_color
-from reslab.data.masks import VOID, Color
 from reslab.spec.errors import invalid
 
-_PALETTE = [value for number in range(256) for value in voc_color(number)]
+Color = tuple[int, int, int]
 
 
+# Reading masks needs torch, which pages without masks do not load.
 def mask_image(mask: np.ndarray) -> Image.Image:
     """Return a mask (H, W) uint8 of class numbers as an image of mode P with the palette of PASCAL VOC."""
+    from reslab.data.masks import voc_color
+
     image = Image.fromarray(mask, mode="P")
-    image.putpalette(_PALETTE)
+    image.putpalette([value for number in range(256) for value in voc_color(number)])
     return image
 
 
@@ -124,6 +125,8 @@ def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     `image` is uint8 (H, W) or (H, W, 3), `mask` uint8 of any size, resized to that of the image. Class 0 is left as
     the image is, void is striped.
     """
+    from reslab.data.masks import VOID
+
     height, width = image.shape[:2]
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)

@@ -20,6 +20,7 @@ from reslab.data.masks import (
     StoredMask,
     format_color,
     parse_color,
+    voc_color,
 )
 from reslab.spec.errors import invalid
 
@@ -192,17 +193,6 @@ def _has_voc_palette(mask: ScannedMask) -> bool:
     numbers = [int(value) for value in mask.counts]
     is_voc = all(mask.palette.get(str(number)) == format_color(voc_color(number)) for number in numbers)
     return bool(mask.palette) and is_voc and all(number < len(VOC_CLASSES) or number == VOID for number in numbers)
-
-
-def voc_color(number: int) -> Color:
-    """Return the color of a number in PASCAL VOC's palette: bits 0, 1, 2 of the number are the high bits of R, G, B."""
-    red = green = blue = 0
-    for shift in range(7, -1, -1):
-        red |= (number & 1) << shift
-        green |= (number >> 1 & 1) << shift
-        blue |= (number >> 2 & 1) << shift
-        number >>= 3
-    return red, green, blue
 
 
 def read_class_list(root: Path) -> _ClassList | None:

@@ -311,8 +311,8 @@ def _log_report(report: LoadReport) -> None:
     if not report.is_complete:
         texts.append(f"partially loaded (strict=False): {report.text(max_keys=6)}")
     for text in texts:
-        # 5 frames up is the caller of create_model(..., pretrained=...).
-        warnings.warn(text, CheckpointWarning, stacklevel=5)
+        # 6 frames up is the caller of create_model(..., pretrained=...).
+        warnings.warn(text, CheckpointWarning, stacklevel=6)
 
 
 _NO_NETWORK = re.compile(
