@@ -5,6 +5,7 @@ decodes into the tensor, while Pillow's pixels are copied. The markers of a file
 three channels, upright.
 """
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -192,22 +193,31 @@ class _WarningCollector:
 
     def _redirect(self) -> None:
         self._warnings.clear()
-        self._num_drained = 0
         with contextlib.suppress(OSError):
             self._real_stderr = os.dup(_STDERR)
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `_restore`
             os.set_inheritable(self._real_stderr, False)
+            # A write that had begun when standard error was restored may end in the file afterwards, so the file stays.
+            self.drain_late()
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at exit
             os.dup2(self._file.fileno(), _STDERR)
+
+    def drain_late(self) -> None:
+        """Pass on what was written since standard error was restored."""
+        is_restored = self._real_stderr < 0
+        with contextlib.suppress(OSError):
+            self._real_stderr = os.dup(_STDERR) if is_restored else self._real_stderr
+            self._drain()
+        if is_restored and self._real_stderr >= 0:
+            os.close(self._real_stderr)
+            self._real_stderr = -1
 
     def _restore(self) -> None:
         if self._real_stderr >= 0:
             os.dup2(self._real_stderr, _STDERR)
-        if self._file is not None:
             self._drain()  # what was written since the last time, to the real standard error, which is still open
-            self._file.close()
-        if self._real_stderr >= 0:
             os.close(self._real_stderr)
-        self._real_stderr, self._file = -1, None
+        self._real_stderr = -1
 
     def _drain(self) -> None:
         """Move what was written since the last call: warnings into the list, all else to the real standard error."""
@@ -231,5 +241,6 @@ class _WarningCollector:
 
 
 _collector = _WarningCollector()
+atexit.register(_collector.drain_late)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_collector.restore_after_fork)
