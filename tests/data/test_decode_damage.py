@@ -219,6 +219,7 @@ def test_what_others_write_just_before_standard_error_is_restored_arrives(
     monkeypatch.setattr(collector, "_drain", drain_and_write)
     assert collector.run(lambda: None) == (None, "")
     assert capfd.readouterr().err == "late\n"
+    collector.close()
 
 
 def test_a_decoder_does_not_fail_where_standard_error_has_no_reader(capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +232,7 @@ def test_a_decoder_does_not_fail_where_standard_error_has_no_reader(capfd: pytes
         collector.run(lambda: os.write(2, b"lost\n") and None)
         assert collector._num_running == 0
         assert os.fstat(2).st_ino == os.fstat(broken).st_ino
+        collector.close()
     finally:
         os.dup2(saved, 2)
         os.close(saved)

@@ -199,7 +199,7 @@ class _WarningCollector:
             # A write that had begun when standard error was restored may end in the file afterwards, so the file stays.
             self.drain_late()
             if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at exit
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `close`
             os.dup2(self._file.fileno(), _STDERR)
 
     def drain_late(self) -> None:
@@ -211,6 +211,13 @@ class _WarningCollector:
         if is_restored and self._real_stderr >= 0:
             os.close(self._real_stderr)
             self._real_stderr = -1
+
+    def close(self) -> None:
+        """Pass on the rest and close the file."""
+        self.drain_late()
+        if self._file is not None:
+            self._file.close()
+            self._file, self._num_drained = None, 0
 
     def _restore(self) -> None:
         if self._real_stderr >= 0:
@@ -241,6 +248,6 @@ class _WarningCollector:
 
 
 _collector = _WarningCollector()
-atexit.register(_collector.drain_late)
+atexit.register(_collector.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_collector.restore_after_fork)
