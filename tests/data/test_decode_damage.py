@@ -197,7 +197,7 @@ def test_each_of_many_threads_gets_the_warning_of_its_own_image(capfd: pytest.Ca
         stop.set()
         writer.join()
     assert [bool(warning) for warning in warnings] == [i % 3 == 0 for i in range(48)]
-    jpeg._collector.drain_late()
+    jpeg._collector._drain()
     lines = capfd.readouterr().err.splitlines()
     (end,) = (line for line in lines if line.startswith("end "))
     lines.remove(end)

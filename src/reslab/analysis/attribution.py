@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.box_attribution import box_grad_cam
-from reslab.analysis.layers import default_layers, get_layer
+from reslab.analysis.layers import default_layers, get_layer, recording_hook
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.data.masks import VOID
 from reslab.report.format import format_number, pluralize
@@ -32,7 +32,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
     """
     module = get_layer(model, layer) if isinstance(layer, str) else layer
     activations: list[Tensor] = []
-    handle = module.register_forward_hook(_recording_hook(activations))
+    handle = module.register_forward_hook(recording_hook(activations))
     try:
         with torch.enable_grad():
             logits = model(x.detach().requires_grad_())
@@ -46,14 +46,6 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
         handle.remove()
     weights = gradient.mean((2, 3), keepdim=True)
     return (weights * activations[-1].detach()).sum(1).relu()
-
-
-def _recording_hook(outputs: list[Tensor]) -> Callable[..., Tensor]:
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        outputs.append(output)
-        return output.clone()  # the next layer may change it in place
-
-    return record
 
 
 def integrated_gradients(

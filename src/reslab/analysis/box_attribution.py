@@ -1,6 +1,6 @@
 """Grad-CAM of a box, position by position: the parts of an image that raise the class score of one detection."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.layers import block_names, get_layer
+from reslab.analysis.layers import block_names, get_layer, recording_hook
 from reslab.spec.errors import invalid
 
 MIN_POSITIONS = 4
@@ -54,7 +54,7 @@ def box_grad_cam(network: nn.Module, image: Tensor, index: int = 0, layer: str |
     """
     modules = _candidate_layers(network, layer)
     maps: dict[str, list[Tensor]] = {name: [] for name in modules}
-    handles = [module.register_forward_hook(_recorder(maps[name])) for name, module in modules.items()]
+    handles = [module.register_forward_hook(recording_hook(maps[name])) for name, module in modules.items()]
     sizes: list[tuple[Any, Any]] = []
     transform = getattr(network, "transform", None)
     if isinstance(transform, nn.Module):  # torchvision's: it resizes and pads the images
@@ -100,14 +100,6 @@ def _select_layer(maps: Mapping[str, Tensor], box_side: float, padded: Sequence[
     return next(
         (name for name, span in reversed(list(zip(names, spans, strict=True))) if span >= MIN_POSITIONS), names[0]
     )
-
-
-def _recorder(outputs: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def record(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        outputs.append(output)
-        return output.clone()  # the next layer may change it in place
-
-    return record
 
 
 def _sizes(output: Any) -> tuple[Any, Any]:

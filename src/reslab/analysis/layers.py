@@ -1,7 +1,7 @@
 """Layers of any module by name, and their recorded outputs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,16 @@ def require_first_conv(model: nn.Module) -> str:
     if name is None:
         raise invalid("a network with a convolution", type(model).__name__)
     return name
+
+
+def recording_hook(outputs: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """Return a forward hook that appends a layer's output to `outputs`, through which a gradient can be taken."""
+
+    def record(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        outputs.append(output)
+        return output.clone()  # the next layer may change it in place
+
+    return record
 
 
 @contextmanager

@@ -192,53 +192,43 @@ class _WarningCollector:
         return result, warnings, was_alone
 
     def _redirect(self) -> None:
+        self._drain()
         self._warnings.clear()
         with contextlib.suppress(OSError):
             self._real_stderr = os.dup(_STDERR)
             os.set_inheritable(self._real_stderr, False)
-            # A write that had begun when standard error was restored may end in the file afterwards, so the file stays.
-            self.drain_late()
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `close`
             os.dup2(self._file.fileno(), _STDERR)
 
-    def drain_late(self) -> None:
-        """Pass on what was written since standard error was restored."""
-        is_restored = self._real_stderr < 0
-        with contextlib.suppress(OSError):
-            self._real_stderr = os.dup(_STDERR) if is_restored else self._real_stderr
-            self._drain()
-        if is_restored and self._real_stderr >= 0:
-            os.close(self._real_stderr)
-            self._real_stderr = -1
-
-    def close(self) -> None:
-        """Pass on the rest and close the file."""
-        self.drain_late()
-        if self._file is not None:
-            self._file.close()
-            self._file, self._num_drained = None, 0
-
     def _restore(self) -> None:
         if self._real_stderr >= 0:
             os.dup2(self._real_stderr, _STDERR)
-            self._drain()  # what was written since the last time, to the real standard error, which is still open
             os.close(self._real_stderr)
-        self._real_stderr = -1
+            self._real_stderr = -1
+            self._drain()  # a write that has begun before this may still end in the file, so it stays
+
+    def close(self) -> None:
+        """Pass on the rest and close the file."""
+        self._drain()
+        if self._file is not None:
+            self._file.close()
+            self._file, self._num_drained = None, 0
 
     def _drain(self) -> None:
         """Move what was written since the last call: warnings into the list, all else to the real standard error."""
         if self._file is None:
             return
+        real_stderr = self._real_stderr if self._real_stderr >= 0 else _STDERR
         # The descriptor shares its position with the file, so the end is where the next writer continues.
         content = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, self._num_drained)
         self._num_drained += len(content)
         for line in content.splitlines(keepends=True):
             if _WARNING.match(line):
                 self._warnings.append(line.decode(errors="replace").strip())
-            elif self._real_stderr >= 0:
+            else:
                 with contextlib.suppress(OSError):  # its reader is gone: no reason for a decoder to fail
-                    os.write(self._real_stderr, line)
+                    os.write(real_stderr, line)
 
     def restore_after_fork(self) -> None:
         """Give a forked process its standard error back: the threads that decoded are not in it."""
