@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
@@ -23,7 +24,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import initLevelMapper
 
-from reslab.nn.box_precision import PreciseAnchors, keep_boxes_precise
+from reslab.nn.box_precision import keep_boxes_precise
 from reslab.nn.dense import DenseNetwork, FeatureBackbone
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer, make_norm_layer
@@ -321,8 +322,8 @@ def _make_norm(kind: str) -> NormLayer | None:
     return make_norm_layer(kind, _NORM_EPS, _NORM_MOMENTUM)
 
 
-def _make_anchors(arch: DetectionArch) -> PreciseAnchors:
-    return PreciseAnchors(arch.level_sizes, (arch.anchor_ratios,) * len(arch.level_sizes))
+def _make_anchors(arch: DetectionArch) -> AnchorGenerator:
+    return AnchorGenerator(arch.level_sizes, (arch.anchor_ratios,) * len(arch.level_sizes))
 
 
 def _level_names(arch: DetectionArch) -> list[str]:

@@ -185,6 +185,7 @@ def build_train_loop(
         model.set_metadata(classes=data.classes, preprocess=data.preprocess, task=task.to_dict())
     if recipe.activation_checkpointing:
         require_blocks(model)
+    task.prepare_model(model)
     model = model.to(device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -217,15 +217,18 @@ def test_masks_are_required_for_mask_rcnn(voc: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_module_of_torchvision_can_be_trained(voc: Path, tmp_path: Path) -> None:
+def test_a_module_of_torchvision_is_trained_in_bf16_with_anchors_in_float32(voc: Path, tmp_path: Path) -> None:
     backbone = _resnet_fpn_extractor(resnet18(), 5, [4])
     anchors = AnchorGenerator(((16, 24, 32), (32, 48, 64)), ((0.5, 1.0, 2.0),) * 2)
     model = RetinaNet(backbone, num_classes=4, anchor_generator=anchors, min_size=48, max_size=64)
+    types: set[tuple[torch.dtype, bool]] = set()
+    anchors.register_forward_hook(lambda module, inputs, output: types.add((output[0].dtype, model.training)))
     run = train(
         model, voc, epochs=1, batch_size=2, seed=0, output=tmp_path / "run", device="cpu", workers=0,
-        overrides={"precision": "float32"}, on_log=lambda line: None,
+        overrides={"precision": "bf16"}, on_log=lambda line: None,
     )  # fmt: skip
     assert run.result is not None
+    assert types == {(torch.float32, True), (torch.float32, False)}
     assert run.metadata["data"]["preprocess"]["mean"] == [0, 0, 0]
     assert evaluate(run, module=model).to_dict() == pytest.approx(
         {name: run.result[name] for name in ("ap", "ap50", "ap75", "voc_map", "mask_ap", "loss", "num_samples")}

@@ -60,6 +60,12 @@ class Detection(TaskType):
         splits = {name: replace(split, with_masks=True) for name, split in _box_splits(data).items()}
         return replace(data, splits=splits)
 
+    def prepare_model(self, model: nn.Module) -> None:
+        """Keep boxes in float32 under autocast, of a torchvision detector of the user's own too."""
+        from reslab.nn.box_precision import keep_boxes_precise  # here: torchvision takes a second to import
+
+        keep_boxes_precise(model)
+
     def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> dict[str, Tensor]:
         """Return the losses by name. Crowds and difficult objects are left out. Raises ValueError for other outputs."""
         targets = [without_ignored(target) for target in y]
@@ -150,12 +156,13 @@ class Detection(TaskType):
 @contextmanager
 def _computing_losses(model: nn.Module) -> Iterator[None]:
     """Put the detector and those of its parts that compute losses into training mode inside the block."""
-    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN  # here: torchvision takes a second
-    from torchvision.models.detection.retinanet import RetinaNet
+    from torchvision.models.detection import FCOS, RetinaNet  # here: torchvision takes a second to import
+    from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
     from torchvision.models.detection.roi_heads import RoIHeads
     from torchvision.models.detection.rpn import RegionProposalNetwork
+    from torchvision.models.detection.ssd import SSD
 
-    types = (GeneralizedRCNN, RetinaNet, RoIHeads, RegionProposalNetwork)
+    types = (GeneralizedRCNN, RetinaNet, FCOS, SSD, RoIHeads, RegionProposalNetwork)
     parts = {model: model.training} | {m: m.training for m in model.modules() if isinstance(m, types)}
     for part in parts:
         part.training = True

@@ -57,6 +57,9 @@ class TaskType:
         """Return the data as this network takes them; by default as they are."""
         return data
 
+    def prepare_model(self, model: nn.Module) -> None:
+        """Change the network as its training needs it; by default not at all. Another call changes nothing."""
+
     def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> Any:
         """Return what the network returns in training, on a batch of images x and targets y."""
         return model(x)
