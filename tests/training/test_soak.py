@@ -1,7 +1,7 @@
 """Long loops of faults in one run folder: kills at each stage, and flipped bytes in each file. Run by `make soak`.
 
 `RESLAB_SOAK_KILLS` is the number of kills at each stage (default 17), `RESLAB_SOAK_FLIPS` that of flips in each file
-(default 300), `RESLAB_SOAK_SECONDS` the time for each of the two (default 1200).
+(default 300), `RESLAB_SOAK_SECONDS` the time for each of the two (default 1200), `RESLAB_SOAK_SEED` the draw (0).
 """
 
 import multiprocessing
@@ -32,6 +32,7 @@ from reslab.training.train import train
 KILLS = int(os.environ.get("RESLAB_SOAK_KILLS", "17"))
 FLIPS = int(os.environ.get("RESLAB_SOAK_FLIPS", "300"))
 SECONDS = float(os.environ.get("RESLAB_SOAK_SECONDS", "1200"))
+SEED = int(os.environ.get("RESLAB_SOAK_SEED", "0"))
 AXES = {"model.depths": "1,1,1", "model.widths": "4,4,4", "model.stem": "conv3(4) norm act"}
 OPTIONS: dict[str, Any] = {
     "overrides": AXES,
@@ -164,7 +165,7 @@ def test_a_run_killed_at_every_stage_equals_the_uninterrupted_one(tmp_path: Path
     while rounds < KILLS and time.monotonic() < end:
         output = tmp_path / f"killed{rounds}"
         for number, stage in enumerate(STAGES):
-            code = start_part(output, stage, seed=1000 * rounds + number)
+            code = start_part(output, stage, seed=1_000_000 * SEED + 1000 * rounds + number)
             assert code in (0, -signal.SIGKILL), f"round {rounds}, {stage}: exit code {code}"
             kills[stage] += code == -signal.SIGKILL
             if code == 0:
@@ -221,7 +222,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", READERS)
 def test_a_flipped_byte_is_never_used_silently(name: str, whole_run: Run) -> None:
-    path, read, draw = whole_run.path / name, READERS[name], random.Random(name)
+    path, read, draw = whole_run.path / name, READERS[name], random.Random(f"{name} {SEED}")
     content, expected = path.read_bytes(), read(path)
     outcomes, silent, end = Counter[str](), [], time.monotonic() + SECONDS
     for _ in range(FLIPS):
