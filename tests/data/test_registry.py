@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from reslab.data import dataset_info
+from reslab.data.formats import small
 from reslab.data.formats.small import read_idx
 from reslab.data.registry import DATASETS, open_dataset
 
@@ -44,6 +45,12 @@ def test_digits_are_the_same_every_time() -> None:
     assert torch.equal(other.splits["test"].images, data.splits["test"].images)  # type: ignore[attr-defined]
     assert len(other.splits["train"]) + len(other.splits["val"]) == 1438
     assert open_dataset("digits", split_record=other.split_record).fingerprint == other.fingerprint
+
+
+def test_digits_are_read_through_scikit_learn_where_its_file_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = small.read_digits_table()
+    monkeypatch.setattr(small.importlib.util, "find_spec", lambda name: None)
+    assert np.array_equal(small.read_digits_table(), table)
 
 
 IMAGES = {split: np.arange(num * 12, dtype=np.uint8).reshape(num, 3, 4) for split, num in (("train", 4), ("t10k", 2))}

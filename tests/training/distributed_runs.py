@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.training import run_report
 from reslab.training.evaluation import evaluate as exam
 from reslab.training.run import Run
 from reslab.training.train import train
@@ -35,6 +36,8 @@ NUM_STEPS = 34
 
 # Several batches, of which two ranks have unequally many.
 small_batches = patch.object(exam, "EVAL_BATCH_SIZE", 25)
+# Each process would import matplotlib for a report that nobody reads.
+empty_report = patch.object(run_report, "render_page", lambda page: "")
 
 
 class Double(nn.Module):
@@ -57,6 +60,7 @@ def float64_data() -> tuple[Tensor, Tensor]:
 
 
 @small_batches
+@empty_report
 def float64_run(output: Path, norms: bool) -> Run:
     """Ten steps, each an epoch of its own so that the log has a line of it; with `norms`, else in parts and clipped."""
     settings = {"sync_bn": True} if norms else {"grad_accum_steps": 2, "clip_grad_norm": 0.05}
@@ -70,6 +74,7 @@ UNFREEZING = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": 
 UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "duration": "10 steps", "batch_size": 48}
 
 
+@empty_report
 def unfreezing_run(output: Path, **options: Any) -> Run:
     """Ten steps: the head alone, from step 3 on the last stage too, from step 6 on all."""
     options = {"overrides": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "on_log": silent, **options}
@@ -139,6 +144,7 @@ class WrongOnOne:
 
 
 @small_batches
+@empty_report
 def digits_run(output: Path, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **options: Any) -> Run:
     """Two epochs on the digits with all that a state has to hold: averages, parts, noise, the best so far."""
     options = {"overrides": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "on_log": silent, **options}

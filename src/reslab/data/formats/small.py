@@ -1,6 +1,7 @@
 """Small datasets: MNIST and its kin in idx files, and the handwritten digits that scikit-learn bundles."""
 
 import gzip
+import importlib.util
 import zlib
 from pathlib import Path
 
@@ -78,10 +79,25 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImage
 
 def read_digits(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
     """Read the digits, 8x8: pixels v of 0..16 become round(255 v / 16); a fixed stratified test split of 359 images."""
-    from sklearn.datasets import load_digits  # takes a second, which no other dataset should pay
-
-    digits = load_digits()
-    pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
-    dataset = TensorImageDataset(torch.from_numpy(pixels)[:, None], torch.from_numpy(digits.target.astype(np.int64)))
+    table = read_digits_table()
+    pixels = np.round(table[:, :-1].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    dataset = TensorImageDataset(torch.from_numpy(pixels)[:, None], torch.from_numpy(table[:, -1].astype(np.int64)))
     splits, record = split_off(dataset, _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED, info.classes, into="test")
     return ReadResult(splits, "scikit-learn", split_record=record)
+
+
+def read_digits_table() -> np.ndarray:
+    """Return one row an image: 64 pixels of 0..16, then the class.
+
+    scikit-learn's file is read without importing scikit-learn, which takes two seconds; where the file is not at its
+    place, scikit-learn knows where it is.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
