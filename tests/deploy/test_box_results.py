@@ -123,6 +123,7 @@ def test_ids_without_data(tmp_path: Path) -> None:
 
 
 def test_voc_results_count_pixels_from_one(tmp_path: Path) -> None:
+    check_output_path(tmp_path / "out.voc", resume=False)
     folder = write(tmp_path / "out.voc", ROWS, ResultIds(CLASSES))
     assert sorted(file.name for file in folder.iterdir()) == [f"comp4_det_test_{name}.txt" for name in CLASSES]
     lines = (folder / "comp4_det_test_cat.txt").read_text().splitlines()
@@ -153,9 +154,18 @@ def test_unknown_formats_name_the_nearest(tmp_path: Path, name: str, nearest: st
         check_output_path(tmp_path / name, resume=False)
 
 
-def test_names_with_several_endings_are_fine(tmp_path: Path) -> None:
-    for name in ("out.v2.json", "out.coco.json", "OUT.COCO.JSON", "my.voc", "x.2020.csv"):
-        check_output_path(tmp_path / name, resume=False)
+@pytest.mark.parametrize(
+    ("name", "starts_with"),
+    [
+        ("out.v2.json", '{"'),
+        ("out.coco.json", '[{"image_id"'),
+        ("OUT.COCO.JSON", '[{"image_id"'),
+        ("x.2020.csv", "path,"),
+    ],
+)
+def test_names_with_several_endings_are_fine(tmp_path: Path, name: str, starts_with: str) -> None:
+    check_output_path(tmp_path / name, resume=False)
+    assert write(tmp_path / name, ROWS, ResultIds(CLASSES)).read_text().startswith(starts_with)
 
 
 def test_formats_of_boxes_are_for_detectors(tmp_path: Path) -> None:

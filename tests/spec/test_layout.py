@@ -188,23 +188,34 @@ def test_invalid_heads(head, message):
         blocks(head=head)
 
 
-def test_valid_heads_and_stems():
-    for head in (
-        "",
-        "avgpool flatten",
-        "maxpool2 flatten fc(32) act fc",
-        "avgpool flatten drop(0.2) bias fc",
-        "flatten fc",
-    ):
-        check_head(head)
-    for stem in (
-        "",
-        "conv3(16)",
-        "conv7/2(64) norm act maxpool3/2",
-        "conv3(4) act(tanh) drop2d(0.1) avgpool2",
-        "norm act",
-    ):
-        check_stem(stem)
+@pytest.mark.parametrize(
+    ("head", "depth"),
+    [
+        ("", 9),
+        ("avgpool flatten", 9),
+        ("maxpool2 flatten fc(32) act fc", 11),
+        ("avgpool flatten drop(0.2) bias fc", 10),
+        ("flatten fc", 10),
+    ],
+)
+def test_valid_heads(head, depth):
+    check_head(head)
+    assert dataclasses.replace(TINY, head=head).depth == depth
+
+
+@pytest.mark.parametrize(
+    ("stem", "channels"),
+    [
+        ("", 3),
+        ("conv3(16)", 16),
+        ("conv7/2(64) norm act maxpool3/2", 64),
+        ("conv3(4) act(tanh) drop2d(0.1) avgpool2", 4),
+        ("norm act", 3),
+    ],
+)
+def test_valid_stems(stem, channels):
+    check_stem(stem)
+    assert stem_channels(dataclasses.replace(TINY, stem=stem)) == channels
 
 
 def test_depth_counts_the_weighted_layers_on_the_way():

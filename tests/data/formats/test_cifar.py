@@ -104,7 +104,7 @@ def write_shards(folder: Path) -> Path:
 WRITERS = {"python": write_python, "binary": write_binary, "folders": write_folders, "shards": write_shards}
 
 
-def check(data: DatasetSplits) -> None:
+def assert_pixels(data: DatasetSplits) -> None:
     for split in NUM:
         assert torch.equal(data.splits[split].images, PIXELS[split])  # type: ignore[attr-defined]
         assert torch.equal(data.splits[split].labels, LABELS[split])
@@ -113,30 +113,30 @@ def check(data: DatasetSplits) -> None:
 @pytest.mark.parametrize("form", WRITERS)
 def test_four_forms_one_data_set(tmp_path: Path, form: str) -> None:
     data = open_dataset("cifar10", WRITERS[form](tmp_path / "data"))
-    check(data)
+    assert_pixels(data)
     assert (data.name, data.classes, data.eval_split) == ("cifar10", NAMES, "test")
     assert (data.preprocess.mean, data.preprocess.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     assert data.fingerprint == open_dataset("cifar10", write_binary(tmp_path / "again")).fingerprint
 
 
 def test_files_may_lie_in_the_folder_itself_or_under_its_name(tmp_path: Path) -> None:
-    check(open_dataset("cifar10", write_python(tmp_path / "a") / "cifar-10-batches-py"))
+    assert_pixels(open_dataset("cifar10", write_python(tmp_path / "a") / "cifar-10-batches-py"))
     write_binary(tmp_path / "b" / "cifar10")
-    check(open_dataset("CIFAR10", tmp_path / "b"))
+    assert_pixels(open_dataset("CIFAR10", tmp_path / "b"))
 
 
 @pytest.mark.parametrize("write", [write_python, write_binary])
 def test_cifar100_takes_the_fine_labels(tmp_path: Path, write: object) -> None:
     data = open_dataset("cifar100", write(tmp_path, "cifar100"))  # type: ignore[operator]
-    check(data)
+    assert_pixels(data)
     assert (data.num_classes, data.classes[:2], data.classes[99]) == (100, ("apple", "aquarium_fish"), "worm")
 
 
 def test_the_cache_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path))
     write_shards(tmp_path / "cifar10")
-    check(open_dataset("cifar10"))
-    check(open_dataset("cifar10", tmp_path / "elsewhere"))
+    assert_pixels(open_dataset("cifar10"))
+    assert_pixels(open_dataset("cifar10", tmp_path / "elsewhere"))
 
 
 def test_classes_txt_names_the_labels(tmp_path: Path) -> None:
@@ -160,15 +160,15 @@ def test_slow_decoding_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch:
     folder = write_shards(tmp_path / "data")
     reads: list[int] = []
     monkeypatch.setattr(cifar, "read_shards", lambda paths: (reads.append(len(paths)), read_shards(paths))[1])
-    check(open_dataset("cifar10", folder))
-    check(open_dataset("cifar10", folder))
+    assert_pixels(open_dataset("cifar10", folder))
+    assert_pixels(open_dataset("cifar10", folder))
     assert reads == [2, 2]
     os.utime(folder / "test-000.tar", (0, 0))
-    check(open_dataset("cifar10", folder))
+    assert_pixels(open_dataset("cifar10", folder))
     assert reads == [2, 2, 2]
     for path in (cache_dir() / "decoded").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    check(open_dataset("cifar10", folder))
+    assert_pixels(open_dataset("cifar10", folder))
     assert reads == [2, 2, 2, 2, 2]
 
 
@@ -196,7 +196,7 @@ def test_the_offline_error_names_files_and_folders(tmp_path: Path, monkeypatch: 
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_info, "_download", lambda name, root: write_python(Path(root)))
-    check(open_dataset("cifar10", tmp_path))
+    assert_pixels(open_dataset("cifar10", tmp_path))
 
 
 def test_missing_and_broken_batches(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     content = path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
     path.write_bytes(content)
     assert b"numpy.core.multiarray" in content
-    check(open_dataset("cifar10", tmp_path))
+    assert_pixels(open_dataset("cifar10", tmp_path))
 
 
 def test_other_class_folders_are_not_cifar(tmp_path: Path) -> None:
