@@ -94,14 +94,11 @@ def ours(name: str, x: Tensor, y: Tensor, precision: str = "auto", compiled: boo
     return training_step(create_model(name).to(x.device).train(), recipe, x, y)
 
 
-def training_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, compile_mode: str | None = None) -> Step:
-    """Return a step of the training loop, without metrics: the other candidates compute none either.
-
-    `compile_mode` is torch.compile's, where the recipe compiles.
-    """
+def training_step(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Step:
+    """Return a step of the training loop, without metrics: the other candidates compute none either."""
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    compiled_model = torch.compile(model, mode=compile_mode) if recipe.compile else None
+    compiled_model = torch.compile(model) if recipe.compile else None
     train_step = TrainStep(recipe.precision, recipe.channels_last, compiled_model=compiled_model)
     optimizer = build_optimizer(model, recipe.optimizer)
     return lambda: train_step.run(model, functional.cross_entropy, optimizer, x, y)

@@ -22,7 +22,7 @@ from reslab.spec.recipe import Recipe
 
 
 class GraphTraining:
-    """A network that is trained from step 0 on; `advance(n)` queues n steps on a stream of its own.
+    """A network that is trained from step 0 on; `advance(n)` queues n steps.
 
     The images (N, C, H, W) uint8 and labels (N,) of `data` are on the device, where several networks share them.
     """
@@ -57,7 +57,6 @@ class GraphTraining:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._error_sum = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_summed = 0
-        self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._replay: Callable[[], None] = self._make_replay()
 
     def _make_replay(self) -> Callable[[], None]:
@@ -106,12 +105,11 @@ class GraphTraining:
         """Queue steps of one epoch with one learning rate."""
         index = self.step % self.num_steps_per_epoch
         assert index + num_steps <= self.num_steps_per_epoch
-        with torch.cuda.stream(self.stream):
-            if index == 0:
-                self._begin_epoch(self.step // self.num_steps_per_epoch)
-            self._negative_lr.fill_(-lr)
-            for _ in range(num_steps):
-                self._replay()
+        if index == 0:
+            self._begin_epoch(self.step // self.num_steps_per_epoch)
+        self._negative_lr.fill_(-lr)
+        for _ in range(num_steps):
+            self._replay()
         self.step, self._num_summed = self.step + num_steps, self._num_summed + num_steps
 
     def _begin_epoch(self, epoch: int) -> None:

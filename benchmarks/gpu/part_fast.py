@@ -3,10 +3,15 @@
 The time is that of the training loop alone, from the first step to the last: the network is compiled and the kernels
 are chosen before, on steps whose effect is undone, and nothing is evaluated in between. The test set is evaluated once,
 at the end, in float32: each image once, and also with its mirror image.
+
+Changes of the recipe are first tried on 5,000 of the training images that are held out; the best is then trained on all
+of them with seeds that took no part.
 """
 
+import statistics
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +21,7 @@ from part_result import PartArgs, PartResult, mean_and_std, parse_part_args
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.factory import create_model
@@ -38,32 +44,40 @@ from reslab.training.tasks.registry import find_task_type
 
 EVAL_BATCH_SIZE = 1000
 SMALL = {"batch_size": 16, "duration": "2 steps", "compile": "false"}
+NUM_HELD_OUT = 5000
+RESERVE_SECONDS = 60.0
+FIRST_TRIAL_SEED = 100
+MIN_GAIN = 0.001
+"""A change is kept if it gains as much on the held-out images: less is chance."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """An accuracy to reach with a recipe within some seconds; `trials` are overrides, each tried with one seed."""
+    """An accuracy to reach with a recipe within some seconds; `trials` are changes to try with `num_trial_seeds`."""
 
     recipe: str
     accuracy: float
     seconds: float
     max_seeds: int
-    trials: tuple[str, ...] = ()
-
-    def jobs(self) -> list[tuple[str, int]]:
-        """Return what to train: an override (empty: the recipe as it is) and a seed."""
-        return [("", seed) for seed in range(self.max_seeds)] + [(trial, 0) for trial in self.trials]
+    trials: tuple[Mapping[str, str], ...] = ()
+    num_trial_seeds: int = 2
 
 
-TRIALS = (
-    "duration=8 epochs",
-    "duration=16 epochs",
-    "optimizer.lr=0.4",
-    "optimizer.lr=0.16",
-    "optimizer.weight_decay=0.03",
-)
+MUON = "scale=original adamw_lr_factor="
 GOALS = (
-    Goal("fast-gpu", 0.94, 5.0, 5, TRIALS),
+    Goal(
+        "fast-gpu",
+        0.94,
+        5.0,
+        5,
+        (
+            {},
+            {"optimizer.lr": "0.36", "optimizer.kwargs": f"{MUON}0.02"},
+            {"optimizer.weight_decay": "0.03"},
+            {"optimizer.momentum": "0.8"},
+            {"optimizer.kwargs": f"{MUON}0.08"},
+        ),
+    ),
     Goal("fast-gpu-96", 0.96, 40.0, 3),
 )
 
@@ -100,12 +114,12 @@ class FastTraining:
         synchronize()
         return time.perf_counter() - start
 
-    def train(self, seed: int, recipe: Recipe) -> tuple[float, int]:
+    def train(self, seed: int, recipe: Recipe, data: DatasetSplits) -> tuple[float, int]:
         """Train from the weights of this seed; return the seconds and the number of steps."""
         self.model.load_state_dict(self._make_model(seed).state_dict())
         loop = replace(
             self.loop,
-            loader=make_train_loader(recipe, self.data, seed, self.device),
+            loader=make_train_loader(recipe, data, seed, self.device),
             optimizer=build_optimizer(self.model, recipe.optimizer),
             seed=seed,
         )
@@ -127,10 +141,10 @@ class FastTraining:
                 after_step=lambda step: False,
             )
 
-    def evaluate(self, tta: str = "") -> float:
+    def evaluate(self, data: DatasetSplits, tta: str = "") -> float:
         """Return the accuracy on the test set, in float32."""
         model = TTATransforms(self.model, tta) if tta else self.model
-        batches = eval_loader(self.data.split("test"), EVAL_BATCH_SIZE, self.data.preprocess, self.device)
+        batches = eval_loader(data.split("test"), EVAL_BATCH_SIZE, data.preprocess, self.device)
         return float(evaluate_batches(model, batches, self.task, split="test").metrics["top1"])
 
 
@@ -140,35 +154,86 @@ def with_normalization(data: DatasetSplits, recipe: Recipe) -> DatasetSplits:
     return replace(data, preprocess=replace(data.preprocess, mean=normalize.mean, std=normalize.std))
 
 
-def run_goal(goal: Goal, args: PartArgs, result: PartResult, last_goal: bool) -> str:
-    """Train seed after seed while the time lasts; return the line of this goal."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = override(find_recipe(goal.recipe), NORMALIZE | (SMALL if args.small else {}), kind="key")
-    assert args.data is not None
-    training = FastTraining(recipe, with_normalization(open_cifar10(args.data), recipe), device)
-    result.note(f"{goal.recipe}: compiled and warmed up in {training.warm_up(2 if args.small else 8):.1f} s")
-    reached: list[float] = []
-    seconds_needed: list[float] = []
-    reserve = 0.0 if last_goal else 60.0
-    for trial, seed in goal.jobs()[: 1 if args.small else None]:
-        expected = 1.3 * max(seconds_needed, default=goal.seconds)
-        if seconds_needed and result.seconds_left - reserve < expected:
-            result.note(f"{goal.recipe}: no time for {trial or 'the recipe'}, seed {seed}")
-            continue
-        key, _, value = trial.partition("=")
-        tried = override(training.recipe, {key: value}) if trial else training.recipe
-        seconds, num_steps = training.train(seed, tried)
-        accuracy, mirrored = training.evaluate(), training.evaluate("flip")
-        row = {"change": trial, "seed": seed, "accuracy": accuracy, "with mirror image": mirrored, "s": seconds}
-        title = f"{goal.recipe} ({recipe.duration}): {goal.accuracy:.0%} in {goal.seconds:g} s"
-        result.add(title, **row, **{"images/s": num_steps * tried.batch_size / seconds})
-        if not trial:
-            reached.append(accuracy)
-            seconds_needed.append(seconds)
-    met = sum(accuracy >= goal.accuracy for accuracy in reached)
-    percent = mean_and_std([100 * accuracy for accuracy in reached])
-    count = f"{met} of {len(reached)} seeds at {goal.accuracy:.0%}"
-    return f"{goal.recipe}: {percent} % in {mean_and_std(seconds_needed)} s, {count}"
+def hold_out(data: DatasetSplits) -> DatasetSplits:
+    """Return the data with the last training images as its test split."""
+    train = data.split("train")
+    assert isinstance(train, TensorImageDataset)
+    num_held_out = min(NUM_HELD_OUT, len(train) // 10)
+    parts = [
+        replace(train, images=train.images[part], labels=train.labels[part], names=None)
+        for part in (slice(-num_held_out), slice(-num_held_out, None))
+    ]
+    return replace(data, splits=dict(zip(("train", "test"), parts, strict=True)))
+
+
+class GoalRun:
+    """The trials and the final seeds of a goal, with one compiled network."""
+
+    def __init__(self, goal: Goal, args: PartArgs, result: PartResult, reserve: float) -> None:
+        self.goal, self.result, self.small, self.reserve = goal, result, args.small, reserve
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        recipe = override(find_recipe(goal.recipe), NORMALIZE | (SMALL if args.small else {}), kind="key")
+        assert args.data is not None
+        self.data = with_normalization(open_cifar10(args.data), recipe)
+        self.training = FastTraining(recipe, self.data, device)
+        result.note(f"{goal.recipe}: compiled and warmed up in {self.training.warm_up(2 if args.small else 8):.1f} s")
+        self.title = f"{goal.recipe} ({recipe.duration}): {goal.accuracy:.0%} in {goal.seconds:g} s"
+        self.longest = 0.0
+
+    def has_time(self) -> bool:
+        """Return False if another training may not fit."""
+        return self.small or not self.longest or self.result.seconds_left - self.reserve > 1.2 * self.longest
+
+    def train(self, change: Mapping[str, str], seed: int, data: DatasetSplits, title: str) -> tuple[float, float]:
+        """Train and evaluate once, and add the row; return the accuracy with the mirror image and the seconds."""
+        start = time.perf_counter()
+        recipe = override(self.training.recipe, dict(change), kind="key") if change and not self.small else None
+        recipe = recipe or self.training.recipe
+        seconds, num_steps = self.training.train(seed, recipe, data)
+        accuracy, mirrored = self.training.evaluate(data), self.training.evaluate(data, "flip")
+        text = " ".join(f"{key}={value}" for key, value in change.items())
+        row = {"change": text, "seed": seed, "accuracy": accuracy, "with mirror image": mirrored, "s": seconds}
+        self.result.add(title, **row, **{"images/s": num_steps * recipe.batch_size / seconds})
+        self.longest = max(self.longest, time.perf_counter() - start)
+        return mirrored, seconds
+
+    def choose(self) -> Mapping[str, str]:
+        """Return the change that is best on the held-out images, or the two best together if that is better."""
+        goal, data, scores = self.goal, hold_out(self.data), {}
+        title = f"{self.title}, on {len(data.split('test')):,} held-out training images"
+
+        def score(change: Mapping[str, str]) -> float:
+            seeds = range(FIRST_TRIAL_SEED, FIRST_TRIAL_SEED + (1 if self.small else goal.num_trial_seeds))
+            return statistics.mean(self.train(change, seed, data, title)[0] for seed in seeds)
+
+        for index, change in enumerate(goal.trials[: 1 if self.small else None]):
+            if self.has_time():
+                scores[index] = score(change)
+        base = scores.get(0, 0.0) + MIN_GAIN
+        ranked = sorted((index for index in scores if scores[index] > base), key=scores.__getitem__, reverse=True)
+        best = goal.trials[ranked[0]] if ranked else {}
+        if len(ranked) > 1 and self.has_time():
+            both = {**goal.trials[ranked[1]], **best}
+            best = both if score(both) > scores[ranked[0]] else best
+        return best
+
+    def run(self) -> str:
+        """Choose, then train seed after seed while the time lasts; return the line of this goal."""
+        goal, change = self.goal, self.choose() if self.goal.trials else {}
+        self.result.note(f"{goal.recipe}: chosen on the held-out images: {dict(change) or 'the recipe as it is'}")
+        results: list[tuple[float, float]] = []
+        for seed in range(1 if self.small else goal.max_seeds):
+            if not self.has_time():
+                self.result.note(f"{goal.recipe}: no time for seed {seed}")
+                continue
+            results.append(self.train(change, seed, self.data, self.title))
+        if not results:
+            return f"{goal.recipe}: no time for a seed"
+        met = sum(accuracy >= goal.accuracy for accuracy, _ in results)
+        percent = mean_and_std([100 * accuracy for accuracy, _ in results])
+        seconds = mean_and_std([seconds for _, seconds in results])
+        count = f"{met} of {len(results)} seeds at {goal.accuracy:.0%}"
+        return f"{goal.recipe}: {percent} % with the mirror image in {seconds} s, {count}"
 
 
 def main(args: PartArgs) -> int:
@@ -177,7 +242,8 @@ def main(args: PartArgs) -> int:
     lines = []
     for index, goal in enumerate(GOALS):
         try:
-            lines.append(run_goal(goal, args, result, index == len(GOALS) - 1))
+            reserve = 0.0 if index == len(GOALS) - 1 else RESERVE_SECONDS
+            lines.append(GoalRun(goal, args, result, reserve).run())
         except Exception as error:
             result.note(f"{goal.recipe} failed: {type(error).__name__}: {error}".splitlines()[0][:300])
             lines.append(f"{goal.recipe}: failed")

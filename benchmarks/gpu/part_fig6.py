@@ -1,6 +1,7 @@
-"""He et al. 2015, Fig. 6: plain and residual networks of 20 and 56 layers on CIFAR-10, side by side on one GPU.
+"""He et al. 2015, Fig. 6: plain and residual networks of 20 and 56 layers on CIFAR-10, in turns on one GPU.
 
-Each network is one CUDA graph a step on a stream of its own. Recipe he2015-cifar (batch 128, 64,000 steps), in TF32
+Each network is one CUDA graph a step. They share a stream: replays on four streams at once ended in a segmentation
+fault of the driver (580.159, torch 2.11). Recipe he2015-cifar (batch 128, 64,000 steps), in TF32
 with channels-last in place of float32, and with the kernels that cuDNN finds fastest. If 64,000 steps do not fit into
 the time, the schedule is shortened in proportion, and the result says so. The curves are written at every evaluation.
 """
@@ -72,7 +73,7 @@ def advance_all(curves: list[Curve], recipe: Recipe, num_steps: int) -> None:
         bounds += [bound for bound in milestones if bound > step]
         count = min(bounds) - step
         lr = recipe.optimizer.lr * lr_factor(recipe.schedule, step, FULL_STEPS, steps_per_epoch)
-        # A few steps of each in turn, so that no stream waits for the processor.
+        # A few steps of each in turn, so that their curves grow together.
         while count:
             part = min(count, 10)
             for curve in curves:

@@ -45,11 +45,11 @@ class Part:
 
 PARTS = {
     "tests": Part("part_tests.py", 110, "tests on the GPU", "all pass"),
-    "d2l": Part("part_steps.py", 120, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
+    "d2l": Part("part_steps.py", 80, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
     "resnet50": Part(
-        "part_steps.py", 140, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
+        "part_steps.py", 100, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
     ),
-    "fast": Part("part_fast.py", 150, "time to accuracy on CIFAR-10", "94 % in 5 s, 96 % in 40 s", needs_data=True),
+    "fast": Part("part_fast.py", 240, "time to accuracy on CIFAR-10", "94 % in 5 s, 96 % in 40 s", needs_data=True),
     "fig6": Part("part_fig6.py", 3600, "He et al. 2015, Fig. 6", "64,000 steps, several seeds", needs_data=True),
 }
 SMALL_SECONDS = 240
@@ -64,17 +64,17 @@ class Runner:
         self.log = (output / "log.txt").open("a", encoding="utf-8")
         self.environment = os.environ | {
             "RESLAB_CACHE": str(temp / "cache"),
-            "TORCHINDUCTOR_CACHE_DIR": str(temp / "inductor"),
             "MPLBACKEND": "Agg",
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
         }
         self.environment.setdefault("HF_HUB_OFFLINE", "1")
+        self.environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temp / "inductor"))
         if args.small:
             self.environment["OMP_NUM_THREADS"] = "1"
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a script of this folder in a session of its own; what it prints goes to the log."""
-        command = [sys.executable, str(HERE / script), *arguments]
+        command = [sys.executable, "-X", "faulthandler", str(HERE / script), *arguments]
         return subprocess.Popen(
             command, env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -99,14 +99,16 @@ class Runner:
             status = Status.TIMED_OUT
         finally:
             kill_session(process)
-        return self._record(path, part, status, time.monotonic() - start)
+        return self._record(path, part, status, time.monotonic() - start, process.returncode)
 
     def _skip(self, path: Path, part: Part, reason: str) -> dict[str, Any]:
         result = PartResult(path)
         result.set_line(reason)
         return self._record(path, part, Status.SKIPPED, 0.0)
 
-    def _record(self, path: Path, part: Part, status: Status, seconds: float) -> dict[str, Any]:
+    def _record(
+        self, path: Path, part: Part, status: Status, seconds: float, exit_code: int | None = 0
+    ) -> dict[str, Any]:
         """Add to what the part has written how it ended, and print its line."""
         values: dict[str, Any] = {"status": Status.RUNNING, "line": "", "tables": {}, "notes": [], "data": {}}
         with contextlib.suppress(OSError, ValueError):
@@ -116,6 +118,8 @@ class Runner:
         values["status"] = values["status"] if is_final else status
         if status in (Status.FAILED, Status.TIMED_OUT) and not values["line"]:
             values["line"] = "nothing measured; see log.txt"
+        if exit_code:
+            values["notes"].append(f"ended with exit code {exit_code}")
         write_json(path, values)
         print(f"{part.title}: {values['status']} after {seconds:.0f} s. {values['line']}", flush=True)
         return values

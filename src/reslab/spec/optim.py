@@ -125,6 +125,8 @@ class ScheduleConfig:
 
 
 BUILTIN_OPTIMIZERS = ("sgd", "adamw", "lamb", "muon")
+GRAPH_OPTIMIZERS = ("sgd", "adamw", "muon")
+"""Those whose step can be captured in a CUDA graph, with a learning rate that is a tensor."""
 # torch.optim's classes in lower case, without those that need a closure, sparse gradients or only matrices.
 TORCH_OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
 TIMM_PREFIX = "timm."

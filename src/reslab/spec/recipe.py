@@ -9,7 +9,14 @@ from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.config import expand_keys, override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.loss import parse_class_weights, parse_loss
-from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration, typical_lr
+from reslab.spec.optim import (
+    GRAPH_OPTIMIZERS,
+    Duration,
+    OptimizerConfig,
+    ScheduleConfig,
+    parse_duration,
+    typical_lr,
+)
 from reslab.spec.task import LOSS, TASKS
 from reslab.spec.transform_grammar import check_transforms
 
@@ -158,8 +165,10 @@ class Recipe:
         mean over `grad_accum_steps` micro-batches (norms see the micro-batches), clipped to `clip_grad_norm` if that
         is above 0. `precision` is `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; weights and evaluation
         stay float32) or `auto`: bf16 where the hardware is fast at it. `activation_checkpointing` recomputes each
-        block in the backward pass to save memory. `unfreeze` says from when each part is trained: a share of the run
-        (`head: 0%`, `all: 42%`) or a duration (`layer4: 2 epochs`); BatchNorm statistics stay fixed while frozen.
+        block in the backward pass to save memory. `compile` compiles the network (torch.compile); `cuda_graph` captures
+        the whole step in one CUDA graph, on a GPU, which saves the time of launching its kernels. `unfreeze` says from
+        when each part is trained: a share of the run (`head: 0%`, `all: 42%`) or a duration (`layer4: 2 epochs`);
+        BatchNorm statistics stay fixed while frozen.
     Loss: `loss` is an expression such as `bce(0.2)`; `class_weights` is `balanced` or one number a class;
         `l1` sum |w| + `l2` sum w^2 over all weights is added to it.
     Weights kept: those of the best validation score, or of the last step; with `ema` their moving average; with
@@ -192,6 +201,7 @@ class Recipe:
     sync_bn: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
+    cuda_graph: bool = False
     l1: float = 0.0
     l2: float = 0.0
     repeated_augmentation: int = 1
@@ -249,6 +259,18 @@ class Recipe:
             raise invalid("clip_grad_norm of at least 0 (0: no clipping)", self.clip_grad_norm, nearest="1.0")
         if self.compile and self.activation_checkpointing:
             raise invalid("compile or activation_checkpointing", "both", next_step="leave one of them out")
+        if self.cuda_graph:
+            self._check_cuda_graph()
+
+    def _check_cuda_graph(self) -> None:
+        next_step = "set cuda_graph=false"
+        if self.optimizer.name not in GRAPH_OPTIMIZERS:
+            required = f"an optimizer whose step can be captured for cuda_graph ({', '.join(GRAPH_OPTIMIZERS)})"
+            raise invalid(required, self.optimizer.name, next_step=next_step)
+        if self.precision == "fp16":
+            raise invalid("precision=bf16 or float32 for cuda_graph", "fp16", nearest="bf16", next_step=next_step)
+        if self.unfreeze:
+            raise invalid("the same steps from start to end for cuda_graph", "unfreeze", next_step=next_step)
 
     def _check_averaging(self) -> None:
         for key in ("swa_epochs", "precise_bn_batches"):

@@ -4,8 +4,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from reslab.nn.cost import layer_table
@@ -16,6 +18,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import DistillConfig, Recipe
 from reslab.spec.recipes import find_recipe
+from reslab.training.cuda_graph import GraphedStep
 from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.setup_recipe import resolve_precision
@@ -61,7 +64,9 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
     The optimizer is SGD on every device: Muon's matrix products would count as training of the network. Raises
     ValueError for an unknown precision.
     """
-    recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
+    recipe = fast_recipe(device)
+    has_graph = recipe.cuda_graph and precision != "fp16"  # the scaler of fp16 waits for the GPU
+    recipe = replace(recipe, precision=precision, cuda_graph=has_graph, distill=DistillConfig(), loss="cross-entropy")
     recipe = resolve_precision(replace(recipe, optimizer=find_recipe("cifar").optimizer), device)
     return recipe if compiled is None else replace(recipe, compile=compiled)
 
@@ -130,7 +135,12 @@ def _make_step_fn(
         scaler=scaler,
         compiled_model=compiled_model,
     )
-    return lambda: train_step.run(model, functional.cross_entropy, optimizer, x, y)
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]] = partial(
+        train_step.run, model, functional.cross_entropy, optimizer
+    )
+    if recipe.cuda_graph and device.type == "cuda":
+        step = GraphedStep(step, optimizer, device)
+    return partial(step, x, y)
 
 
 def time_steps(run_step: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], int]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +23,12 @@ from torch.utils._pytree import tree_map
 from reslab.data.rng import step_seed
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.patch_convs import patch_convs
 from reslab.nn.tap_convs import tap_convs
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
+from reslab.training.cuda_graph import GraphedStep
 from reslab.training.evaluation.loop import check_loss
 from reslab.training.freezing import Freezing
 from reslab.training.losses import DistillationLoss, LossFn, weight_penalty
@@ -53,7 +56,8 @@ class TrainStep:
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
-    With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`).
+    With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`),
+    and compiled on a GPU those of few channels (`patch_convs`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -100,7 +104,8 @@ class TrainStep:
         losses: list[Tensor] = []
         outputs: list[Any] = []
         is_tapped = self.channels_last and self.compiled_model is None and x[0].device.type == "cpu"
-        with tap_convs(model, is_tapped):
+        is_compiled_on_gpu = self.channels_last and self.compiled_model is not None and x[0].device.type == "cuda"
+        with tap_convs(model, is_tapped), patch_convs(model, is_compiled_on_gpu):
             for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
                 is_last = len(losses) == self.grad_accum_steps - 1
                 with self._no_sync_context(is_last):
@@ -182,7 +187,8 @@ class BatchLoader(Protocol):
 class TrainLoop:
     """A network with its data, loss, optimizer and options; its state is in `model` and `optimizer`.
 
-    With several ranks the loader yields this rank's part of each batch.
+    With several ranks the loader yields this rank's part of each batch. With `cuda_graph` the steps are replays of one
+    CUDA graph.
     """
 
     model: nn.Module
@@ -195,6 +201,7 @@ class TrainLoop:
     activation_checkpointing: bool = False
     sync_bn: bool = False
     process_group: ProcessGroup = SINGLE_PROCESS
+    cuda_graph: bool = False
 
     def wrapped(self, compile: bool = False) -> "TrainLoop":
         """Return the loop with gradients averaged over the ranks (DDP), and compiled if requested.
@@ -227,17 +234,21 @@ class TrainLoop:
         when n steps are done and ends the loop if it returns True. Frozen parts are unfrozen at their step.
         """
         with self.training_mode(start):
-            batches = self.loader.iter_from(start)
+            batches, take_step = self.loader.iter_from(start), self._step_function()
             self.model.train()
             for step in range(start, stop):
                 with self.process_group.shared_errors():
                     x, y, _ = next(batches)
                 torch.manual_seed(step_seed(self.seed, step, self.process_group.rank))
                 set_lr(self.optimizer, lr_at(step))
-                meter.update(self.train_step.run(self.model, self.loss, self.optimizer, x, y), len(x))
+                meter.update(take_step(x, y), len(x))
                 self.freezing.on_step_end(step + 1)
                 if after_step(step + 1):
                     return
+
+    def _step_function(self) -> Callable[[Any, Any], dict[str, Tensor]]:
+        step = partial(self.train_step.run, self.model, self.loss, self.optimizer)
+        return GraphedStep(step, self.optimizer, self.process_group.device) if self.cuda_graph else step
 
     @contextlib.contextmanager
     def training_mode(self, step: int) -> Iterator[None]:

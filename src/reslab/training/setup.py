@@ -186,6 +186,9 @@ def build_train_loop(
     if recipe.activation_checkpointing:
         require_blocks(model)
     task.prepare_model(model)
+    if recipe.cuda_graph and process_group.world_size > 1:
+        got = f"{process_group.world_size} processes"
+        raise invalid("one process for cuda_graph", got, next_step="set cuda_graph=false")
     model = model.to(device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -221,6 +224,7 @@ def build_train_loop(
         activation_checkpointing=recipe.activation_checkpointing,
         sync_bn=recipe.sync_bn,
         process_group=process_group,
+        cuda_graph=recipe.cuda_graph and device.type == "cuda",
     )
 
 

@@ -155,6 +155,9 @@ def _check_kwargs(factory: OptimizerFactory, kwargs: dict[str, Any], config: Opt
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, in place where it is a tensor (`cuda_graph`)."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -66,6 +66,7 @@ class Muon(Optimizer):
             "eps": eps,
             "adamw_lr_factor": adamw_lr_factor,
             "num_iterations": num_iterations,
+            "fused": True,  # a checkpoint's counters of steps are then loaded to the device of the weights
         }
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -99,13 +100,17 @@ class Muon(Optimizer):
         updates = orthogonalize_all([d.movedim(1, -1).flatten(1) for d in directions], group["num_iterations"])
         for weight, update, shape in zip(weights, updates, shapes, strict=True):
             step_size = lr * UPDATE_SCALES[group["scale"]](*update.shape)
-            weight.add_(update.view(shape).movedim(-1, 1), alpha=-step_size)
+            update = update.view(shape).movedim(-1, 1)
+            if isinstance(step_size, Tensor):  # a rate in memory, for a step that is captured in a CUDA graph
+                weight.addcmul_(update, step_size, value=-1)
+            else:
+                weight.add_(update, alpha=-step_size)
 
     def _update_with_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter].update(step=torch.zeros(()), **zeros)
+                self.state[parameter].update(step=torch.zeros((), device=parameter.device), **zeros)
         states = [self.state[parameter] for parameter in parameters]
         adamw(
             parameters,
@@ -114,7 +119,7 @@ class Muon(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True if all(parameter.is_cpu for parameter in parameters) else None,
+            fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
