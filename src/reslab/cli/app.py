@@ -116,7 +116,7 @@ def load_command(command: Command) -> Any:
 
 
 def _no_options() -> None:
-    pass
+    """Stand for a command in the list of commands."""
 
 
 for _command in COMMANDS.values():
@@ -156,7 +156,7 @@ def _global_options(
         ),
     ] = False,
 ) -> None:
-    pass
+    """Take the options of all commands; their callbacks and `main` apply them."""
 
 
 def main(arguments: Sequence[str]) -> int:

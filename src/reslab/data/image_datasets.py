@@ -1,6 +1,7 @@
 """Labeled images, read one by one from a tensor in memory, files, WebDataset shards or a torch dataset."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -34,38 +35,35 @@ class ImageDataset(Protocol):
     @property
     def labels(self) -> Tensor:
         """The targets of all images, one row each."""
-        ...
 
     @property
     def target_kind(self) -> TargetKind:
         """The kind of the targets."""
-        ...
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> tuple[Tensor, Any]: ...
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
+        """Return image i as the network's input, and its target."""
 
     def name(self, i: int) -> str:
         """Return the name of image i, for messages and tables."""
-        ...
 
     def load_image(self, i: int) -> Tensor:
         """Return image i (C, H, W) as the network's transforms take it."""
-        ...
 
     def preview(self, i: int) -> Tensor:
         """Return image i as uint8 (C, H, W)."""
-        ...
 
     def subset(self, indices: Sequence[int]) -> "ImageDataset":
         """Return the images at `indices`, in this order."""
-        ...
 
 
 InputTransform = Callable[[Tensor, int], Tensor]
 """From an image (C, H, W) and its index to the network's input."""
 
 
-class IndexableImages:
+class IndexableImages(ABC):
     """Adds `dataset[i]`, a pair (tensor, label) as of torch's map-style datasets, so that a DataLoader takes it.
 
     The tensor is float32 (C, H, W) by `input_transform`, which `DatasetSplits` sets to the preprocessing of evaluation;
@@ -79,8 +77,9 @@ class IndexableImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def load_image(self, i: int) -> Tensor:
-        raise NotImplementedError
+        """Return image i (C, H, W) as the network's transforms take it."""
 
     def with_input_transform(self, transform: InputTransform) -> Any:
         """Return the dataset with another input transform."""

@@ -225,8 +225,9 @@ class StreamWorker(IterableDataset[LoadedBatch]):
         reader, num_readers = self.rank * num_workers + worker, self.world_size * num_workers
         samples = iter_epoch_samples(self.dataset, self.seed, epoch, reader, num_readers)
         with contextlib.closing(samples):
-            for _ in itertools.islice(samples, num_done * self.local_batch_size):
-                pass  # a stream has no other way to reach the middle of an epoch
+            num_skipped = num_done * self.local_batch_size
+            # A stream has no other way to reach the middle of an epoch.
+            next(itertools.islice(samples, num_skipped, num_skipped), None)
             for _ in own_steps[num_done:]:
                 images = [self._load(epoch, *next(samples)) for _ in range(self.local_batch_size)]
                 yield _collate(self.dataset, images)

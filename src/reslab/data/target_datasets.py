@@ -1,6 +1,7 @@
 """Images with a target each that moves with them: what they have in common, and masks of the class of each pixel."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,6 @@ class SampleTransform(Protocol):
 
     def apply_sample(self, pixels: Tensor, target: Any, index: int) -> tuple[Tensor, Any]:
         """Return the network's input and target of the image with this index."""
-        ...
 
 
 class TargetImageDataset(IndexableImages):
@@ -62,12 +62,13 @@ class TargetImageDataset(IndexableImages):
     def preview(self, i: int) -> Tensor:
         return self.images.preview(i)
 
+    @abstractmethod
     def subset(self, indices: Sequence[int]) -> "TargetImageDataset":
-        raise NotImplementedError
+        """Return the images at `indices` with their targets, in this order."""
 
+    @abstractmethod
     def load_target(self, i: int) -> Any:
         """Return the target of image i."""
-        raise NotImplementedError
 
     def load_sample(self, i: int) -> tuple[Tensor, Any]:
         """Return image i and its target."""
@@ -77,17 +78,17 @@ class TargetImageDataset(IndexableImages):
         """Return the target of a transformed sample."""
         return target
 
+    @abstractmethod
     def collate_targets(self, targets: Sequence[Any]) -> Any:
         """Return the target of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
         """Return height and width of every image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target_digest(self) -> bytes:
         """Return a hash of the content of all targets."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The base of networks for segmentation and detection: the backbone, its parts and the metadata."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ class FeatureBackbone(ResidualNetwork):
         return maps
 
 
-class DenseNetwork(nn.Module, ModelMetadata):
+class DenseNetwork(nn.Module, ModelMetadata, ABC):
     """A network for segmentation or detection on a residual backbone, with what belongs to its weights.
 
     * `arch`, `classes` (one name for each of `arch.num_classes` but the background), `preprocess`: see `set_metadata`.
@@ -50,9 +51,9 @@ class DenseNetwork(nn.Module, ModelMetadata):
     load_report: LoadReport | None = None
 
     @property
+    @abstractmethod
     def residual_network(self) -> ResidualNetwork:
         """The backbone: a residual network without a head, whose blocks analyses can switch off."""
-        raise NotImplementedError
 
     @property
     def backbone_parts(self) -> tuple[nn.Module, ...]:

@@ -5,6 +5,7 @@ returns a module, or the initial values of a learned factor.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -162,7 +163,7 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
-class Merge(nn.Module):
+class Merge(nn.Module, ABC):
     """Merge shortcut and branch: the modifiers of each path, then `combine`. N C H W in and out.
 
     Learned factors of the branch are parameters of this module: `scale` (rezero, skipinit), `gamma` (layerscale).
@@ -189,9 +190,9 @@ class Merge(nn.Module):
         """True if the shortcut is added unchanged: no factor, gate or dropout."""
         return self.is_sum and len(self.shortcut_modifiers) == 0
 
+    @abstractmethod
     def combine(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
         """Return the output of the two paths, after their modifiers."""
-        raise NotImplementedError
 
     def init_weights(self) -> None:
         """Set the initial values that the network's `init` does not draw; none here."""

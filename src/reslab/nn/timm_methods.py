@@ -1,5 +1,6 @@
 """The methods and attributes of timm's networks: head, features and configuration under timm's names."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,7 @@ class FeatureInfo(list[dict[str, Any]]):
         return self.get("module")
 
 
-class TimmMethods(nn.Module, ModelMetadata):
+class TimmMethods(nn.Module, ModelMetadata, ABC):
     """The methods and attributes of timm's networks that concern features, head and configuration."""
 
     arch: Arch
@@ -155,21 +156,21 @@ class TimmMethods(nn.Module, ModelMetadata):
                 if full_key in old_tensors and full_key.rpartition(".")[0] != self._classifier_name:
                     tensor.copy_(old_tensors[full_key])
 
+    @abstractmethod
     def blocks(self) -> Iterator[tuple[str, "ResidualBlock"]]:
         """Yield the blocks with their names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, x: Tensor, level: str = "stages", num_stages: int | None = None) -> dict[str, Tensor]:
         """Return the outputs of stem and stages by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add_head(self, ops: tuple[Op, ...], stages: Stages, site: Site) -> list[str]:
         """Add the modules of a head; return their names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_maps_tail(self, x: Tensor) -> Tensor:
         """Run what follows the last block up to the head's pool."""
-        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:

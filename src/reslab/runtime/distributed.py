@@ -214,15 +214,13 @@ class DistributedProcessGroup(ProcessGroup):
     def exchange(self, name: str, value: T, seconds: float, is_cancelled: Callable[[], bool]) -> list[T] | None:
         keys = [f"{self._error_key}: {name} of rank {rank}" for rank in range(self.world_size)]
         end_time = time.monotonic() + seconds
-        try:
+        with contextlib.suppress(RuntimeError):  # without torchrun rank 0 keeps the store, until it ends
             for store in _job_stores[:1]:
                 store.set(keys[self.rank], json.dumps(value))
                 while time.monotonic() < end_time and not is_cancelled():
                     if store.check(keys):
                         return [json.loads(store.get(key)) for key in keys]
                     time.sleep(0.02)
-        except RuntimeError:  # without torchrun rank 0 keeps the store, until it ends
-            pass
         return None
 
     @contextlib.contextmanager

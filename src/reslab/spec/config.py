@@ -4,6 +4,7 @@ A key may be shortened where that is unambiguous (`expand_keys`): `lr` means `op
 `optimizer.name=adamw`.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -149,10 +150,8 @@ def _wrong_type(hint: Any, value: Any, key: str, nearest: str = "") -> ValueErro
 def _example(hint: Any, current: Any, value: Any) -> str:
     """Return a valid value as text: the given one rounded, else the current one, else one of that type."""
     if hint is int and isinstance(value, str | float):
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             return str(round(float(value)))
-        except (ValueError, OverflowError):
-            pass
     if current not in (None, "", ()) and not dataclasses.is_dataclass(current):
         is_sequence = isinstance(current, list | tuple)
         return ",".join(_format_value(item) for item in current) if is_sequence else _format_value(current)

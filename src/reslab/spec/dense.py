@@ -1,6 +1,7 @@
 """Heads on a residual backbone: the fields that networks for segmentation and detection share, and limits on sizes."""
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ class ModelKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class DenseArch:
+class DenseArch(ABC):
     """The architecture of a network that predicts for places of an image. Every field is an axis.
 
     * `backbone`: a network of the zoo, of which the head is left out. Its own axes are axes here too
@@ -57,9 +58,9 @@ class DenseArch:
         return size
 
     @property
+    @abstractmethod
     def kind(self) -> ModelKind:
         """The kind of the network's predictions."""
-        raise NotImplementedError
 
     @property
     def in_channels(self) -> int:

@@ -180,7 +180,6 @@ class BatchLoader(Protocol):
 
     def iter_from(self, start_step: int) -> Iterator[tuple[Any, Any, Tensor]]:
         """Yield (x, y, indices) of each step from `start_step` on."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Read files by http and https from any byte on; after a broken connection reading resumes where it broke."""
 
+import contextlib
 import http.client
 import shutil
 import time
@@ -121,13 +122,11 @@ class UrlFile:
 
     def _read_chunk(self, max_bytes: int) -> bytes:
         for attempt in range(_NUM_TRIES):
-            try:
+            with contextlib.suppress(*_CONNECTION_ERRORS):
                 chunk = self._read_once(max_bytes)
                 if chunk or self._end is None or self.position >= self._end:
                     self.position += len(chunk)
                     return chunk
-            except _CONNECTION_ERRORS:
-                pass
             self.close()
             time.sleep(_RETRY_SECONDS * 2**attempt)
             self._response = self._open()

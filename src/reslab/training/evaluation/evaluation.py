@@ -1,5 +1,6 @@
 """The result of an evaluation, the same for every task: metrics by name, users' metrics too, and the samples."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from reslab.spec.task import DEFAULT_TASK, Metric, TaskByName, add_metric, find_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(ABC):
     """The metrics over `num_samples` images, each evaluated once, in the order of the split; one subclass a task.
 
     `loss` is the mean over samples; None for networks that have no loss in evaluation. Where predictions were
@@ -59,9 +60,9 @@ class Evaluation:
         return {**self.metrics, "num_samples": self.num_samples}
 
     @property
+    @abstractmethod
     def has_predictions(self) -> bool:
         """True if the predictions of each sample were kept."""
-        raise NotImplementedError
 
     def preview(self, i: int) -> np.ndarray:
         """Return the image of sample i as uint8 (H, W) or (H, W, 3); of large images only every k-th pixel."""
@@ -83,13 +84,13 @@ class Evaluation:
         """Return the columns and rows of `per_class` as texts."""
         return [], []
 
+    @abstractmethod
     def prediction_table(self) -> tuple[list[str], list[list[str]]]:
         """Return the columns and one row of texts for each sample, from the predictions that were kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prediction_arrays(self) -> dict[str, np.ndarray]:
         """Return the targets and predictions of all samples as arrays by name."""
-        raise NotImplementedError
 
     def coco_results(self) -> list[dict[str, Any]] | None:
         """Return the predictions as COCO's results of detection; None for another task."""
@@ -100,8 +101,8 @@ class Evaluation:
         return ()
 
     def require_predictions(self) -> tuple[Tensor, Tensor]:
-        """Return predictions and labels of all samples, if the task keeps them. Raises ValueError if none were kept."""
-        raise NotImplementedError
+        """Return predictions and labels of all samples, one tensor each. Raises ValueError if none were kept."""
+        raise invalid("a task whose predictions are one tensor", f"predictions of {self.spec.name}")
 
     def __repr__(self) -> str:
         """Return the metrics; the fields are too many to print."""

@@ -1,5 +1,6 @@
 """The work of a task in training and evaluation: the base class of one subclass a task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -19,7 +20,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class TaskType:
+class TaskType(ABC):
     """A task on the outputs named `classes`: its losses, its metrics, and what its outputs mean.
 
     A subclass is registered with `register_task`; its further fields are fitted to the data (as the mean and standard
@@ -57,7 +58,7 @@ class TaskType:
         """Return the data as this network takes them; by default as they are."""
         return data
 
-    def prepare_model(self, model: nn.Module) -> None:
+    def prepare_model(self, model: nn.Module) -> None:  # noqa: B027, as most tasks change nothing
         """Change the network as its training needs it; by default not at all. Another call changes nothing."""
 
     def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> Any:
@@ -88,9 +89,9 @@ class TaskType:
         """Return targets of zeros for these outputs, to try a loss on."""
         return torch.zeros_like(outputs[:, 0], dtype=torch.int64)
 
+    @abstractmethod
     def default_loss(self) -> LossFn | None:
         """Return the loss of an evaluation; None where networks have none in evaluation."""
-        raise NotImplementedError
 
     def batch_loss(self, model: Callable[..., Any], x: Any, y: Any) -> Tensor:
         """Return the loss of a batch of images x and targets y, for gradients; the model computes in its own mode.
@@ -103,31 +104,31 @@ class TaskType:
         self.main_output(outputs)
         return loss(outputs, y)
 
+    @abstractmethod
     def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
         """Return the loss of a recipe, its weights on `device`. Raises ValueError if it does not fit the data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, outputs: Any) -> Any:
         """Return what a prediction says, one entry an image: probabilities of classes, numbers, or masks."""
-        raise NotImplementedError
 
     def fold_into(self, last: nn.Linear) -> Self:
         """Change the last layer so that outputs are predictions, if it can; return the task of its outputs."""
         return self
 
+    @abstractmethod
     def batch_metrics(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """Return the metrics of a training batch: an integer is a number of samples, a float a mean over the batch."""
-        raise NotImplementedError
 
     def batch_result(self, outputs: Any, targets: Any, keep_predictions: bool) -> Any:
         """Return what an evaluation keeps of a batch, on the CPU; the ranks send it to each other."""
         return outputs.float().cpu(), targets.cpu()
 
+    @abstractmethod
     def evaluate(
         self, batch_results: Sequence[Any], loss: float, split: str = "", keep_predictions: bool = False
     ) -> Evaluation:
         """Return the evaluation of all batches, in the order of the split; `loss` is the mean over samples."""
-        raise NotImplementedError
 
     @classmethod
     def average(cls, evaluations: Sequence[Any]) -> Evaluation:
@@ -139,9 +140,9 @@ class TaskType:
         return self
 
     @classmethod
+    @abstractmethod
     def results(cls, evaluation: Any, val_evaluation: Any = None) -> TaskResults:
         """Return the sections of a report on an evaluation that kept its predictions."""
-        raise NotImplementedError
 
 
 def check_output_type(outputs: Any) -> Tensor:
