@@ -1,6 +1,6 @@
 """Run the parts of the GPU benchmark, each in its own process with its own time limit, and write a summary.
 
-    benchmarks/gpu.sh --data FOLDER --output FOLDER [--minutes 9] [--parts tests,d2l] [--small]
+    benchmarks/gpu.sh --data FOLDER --output FOLDER [--minutes 9] [--parts tests,d2l] [--small] [--keep]
 
 `FOLDER` of the data has CIFAR-10 as WebDataset shards, `train-*.tar` and `test-*.tar`, also gzipped. The output folder
 gets a JSON file for each part, `log.txt` and `summary.md`; without `--output` it is $OUT, or `gpu-results`.
@@ -8,6 +8,7 @@ gets a JSON file for each part, `log.txt` and `summary.md`; without `--output` i
 
 import argparse
 import contextlib
+import datetime
 import importlib.util
 import json
 import os
@@ -27,6 +28,10 @@ from typing import Any
 from part_result import PartResult, Status, markdown_table, write_json
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from tables import RESULTS, Column, make_result, write_tables  # noqa: E402
+
 NEEDED = ("torch", "torchvision", "numpy", "PIL", "safetensors", "filelock", "rich", "jinja2", "matplotlib", "scipy")
 USEFUL = ("sklearn", "typer", "timm", "pytest")
 
@@ -176,6 +181,28 @@ def write_summary(output: Path, results: dict[str, dict[str, Any]], machine: dic
     (output / "summary.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def keep_results(results: dict[str, dict[str, Any]], machine: dict[str, Any], command: str) -> None:
+    """Write the tables of each part to `benchmarks/results/gpu-PART.json`, and with them README.md."""
+    for name, values in results.items():
+        tables = values["tables"]
+        rows = [{**({"case": case} if len(tables) > 1 else {}), **row} for case, own in tables.items() for row in own]
+        if not rows:
+            continue
+        columns = [Column(key, key, _column_format([row.get(key) for row in rows])) for key in rows[0]]
+        title = values["title"] if len(tables) > 1 else next(iter(tables))
+        result = make_result(title, columns, rows, values["notes"])
+        result |= {"date": datetime.date.today().isoformat(), "machine": machine, "command": command}
+        write_json(RESULTS / f"gpu-{name}.json", result)
+    write_tables()
+
+
+def _column_format(values: Sequence[Any]) -> str:
+    numbers = [value for value in values if isinstance(value, float)]
+    if not numbers:
+        return "d" if any(isinstance(value, int) and not isinstance(value, bool) for value in values) else ""
+    return ",.0f" if max(numbers) >= 1000 else ".2f" if max(numbers) > 1 else ".4f"
+
+
 def start_machine_info(runner: Runner) -> "subprocess.Popen[bytes]":
     """Let a process write device, processor and versions to machine.json, beside the parts: this one has no torch."""
     path = runner.temp / "machine.json"
@@ -221,6 +248,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, separated by commas")
     parser.add_argument("--small", action="store_true", help="tiny settings, to try every part on a CPU")
+    parser.add_argument(
+        "--keep", action="store_true", help="write benchmarks/results/gpu-*.json and README.md's tables"
+    )
     args = parser.parse_args()
     output, names = Path(args.output), args.parts.split(",")
     if unknown := [name for name in names if name not in PARTS]:
@@ -237,9 +267,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temp:
         runner = Runner(args, output, Path(temp))
         run_parts(runner, names, None if args.data is None else Path(args.data))
+        machine = read_machine_info(runner)
     print((output / "summary.md").read_text(encoding="utf-8"))
-    results = [json.loads((output / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-    return int(any(result["status"] in (Status.FAILED, Status.TIMED_OUT) for result in results))
+    results = {name: json.loads((output / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    if args.keep:
+        keep_results(results, machine, f"python benchmarks/gpu/run.py --data FOLDER --parts {args.parts}")
+    return int(any(result["status"] in (Status.FAILED, Status.TIMED_OUT) for result in results.values()))
 
 
 if __name__ == "__main__":

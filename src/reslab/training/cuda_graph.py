@@ -18,7 +18,8 @@ class GraphedStep:
     A replay works on fixed memory: each batch is copied into it, and the learning rates of the optimizer are tensors.
     Noise inside the network follows `torch.manual_seed` in a replay, too. Every step, captured or not, updates the
     weights alike, so that a run that is resumed equals one that was not. On a CPU no step is captured, but all of
-    them use the same fixed memory.
+    them use the same fixed memory. cuDNN's search must be off, as in `deterministic_mode`: replays of kernels that it
+    had chosen ended in illegal memory accesses (torch 2.11, CUDA 13.0).
     Raises ValueError for batches that are lists of images or change their shape, and for a step that cannot be
     captured because it waits for the GPU.
     """
