@@ -317,13 +317,24 @@ def location_name(location: ImageLocation, root: Path | str | None) -> str:
     return f"{shard}/{location.key}.{location.extension}"
 
 
+# Threads decode a small image in less time than they wait for the interpreter's lock, so that few of them take many.
+_SMALL_PIXELS, _SMALL_CHUNK, _SMALL_THREADS = 64 * 64, 64, 2
+
+
 def decode_all(dataset: FileImageDataset | ShardImageDataset) -> TensorImageDataset:
     """Decode every image, in threads (Pillow and torchvision release the GIL), into one tensor in memory.
 
     Raises ValueError naming the first image of another size.
     """
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda i: dataset.load_image(i).numpy(), range(len(dataset))))
+
+    def load(indices: range) -> list[np.ndarray]:
+        return [dataset.load_image(i).numpy() for i in indices]
+
+    is_small = len(dataset) > 0 and dataset.load_image(0)[0].numel() <= _SMALL_PIXELS
+    size, num_threads = (_SMALL_CHUNK, _SMALL_THREADS) if is_small else (1, None)
+    chunks = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
+    with ThreadPoolExecutor(num_threads) as pool:
+        images = [image for chunk in pool.map(load, chunks) for image in chunk]
     pixels = stack_images(images, [dataset.name(i) for i in range(len(dataset))])
     return TensorImageDataset(pixels, dataset.labels, target_kind=dataset.target_kind)
 
