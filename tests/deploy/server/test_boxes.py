@@ -24,6 +24,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.dense import DenseNetwork
 from reslab.report.images import box_color
 from tests.deploy.detectors import CLASSES, build_detector
+from tests.training.detection_runs import boxes_run, write_voc
 
 DEPTHS: dict[str, Any] = {"backbone.depths": (2, 1, 1, 1)}
 
@@ -198,9 +199,66 @@ def test_a_block_of_a_detector_without_boxes_has_no_gradient(tmp_path: Path) -> 
     assert found.json()["output_std"] > 0
 
 
+def found_boxes(network: DenseNetwork, content: bytes, off: str = "") -> list[tuple[str, float, Any]]:
+    ablated = copy.deepcopy(network)
+    with disabled_blocks(ablated.residual_network, [off] if off else []), torch.no_grad():
+        (found,) = ablated([read_image(content) / 255])
+    rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+    return [(CLASSES[label - 1], score, box) for label, score, box in rows]
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return sides[0] * sides[1] / (sum(areas) - sides[0] * sides[1])
+
+
+@pytest.mark.parametrize("min_score", [0.5, 0.35])
+def test_the_curve_follows_the_boxes_with_each_block_off(
+    client: TestClient, detector: DenseNetwork, min_score: float
+) -> None:
+    response = client.post("/v1/lesion/curve", params={"min_score": min_score}, content=IMAGES[0])
+    assert response.status_code == 200, response.text
+    intact = [box for box in found_boxes(detector, IMAGES[0]) if box[1] >= min_score]
+    assert len(intact) > 2
+    shares = set()
+    for row in response.json()["blocks"]:
+        ablated = found_boxes(detector, IMAGES[0], row["block"])
+        kept = [
+            max((score for other, score, found in ablated if other == name and overlap(box, found) >= 0.5), default=0.0)
+            for name, _, box in intact
+        ]
+        drops = [score - other for (_, score, _), other in zip(intact, kept, strict=True)]
+        assert row["confidence_drop"] == pytest.approx(sum(drops) / len(drops), abs=1e-5)
+        assert row["agreement"] == pytest.approx(sum(score >= min_score for score in kept) / len(kept))
+        shares.add(row["agreement"])
+    assert len(shares) > 1, "blocks that differ"
+
+
+def test_the_curve_of_the_images_of_a_run_has_all_their_boxes(tmp_path: Path) -> None:
+    """Images of several sizes, one without an object; their boxes count alike."""
+    run = boxes_run(write_voc(tmp_path / "data"), tmp_path / "run", epochs=1, detector="faster-rcnn")
+    settings = ServerSettings(backend="torch", device="cpu")
+    with TestClient(create_app([run.path], settings)) as opened:
+        rows = opened.get("/v1/models/run/samples", params={"n": 8}).json()["samples"]
+        images = [opened.get(f"/v1/models/run/samples/{row['id']}.png").content for row in rows]
+        alone = [opened.post("/v1/lesion/curve?min_score=0.01", content=image).json()["blocks"] for image in images]
+        counts = [
+            len(opened.post("/v1/predict?min_score=0.01", content=image).json()["predictions"][0]["boxes"])
+            for image in images
+        ]
+        together = opened.post("/v1/lesion/curve?min_score=0.01").json()
+        none = opened.post("/v1/lesion/curve?min_score=1").json()["blocks"]
+    assert together["num_images"] == len(images) > 1
+    assert all(counts)
+    for i, row in enumerate(together["blocks"]):
+        mean = sum(count * blocks[i]["confidence_drop"] for count, blocks in zip(counts, alone, strict=True))
+        assert row["confidence_drop"] == pytest.approx(mean / sum(counts), abs=1e-5)
+    assert {row["confidence_drop"] for row in none} == {None}
+    assert all("no box" in row["reason"] for row in none)
+
+
 def test_what_a_detector_cannot_do_is_refused(client: TestClient) -> None:
     body = {"image": base64.b64encode(IMAGES[0]).decode(), "off": ["layer9.0"]}
     assert client.post("/v1/lesion", json=body).status_code == 422
-    refused = client.post("/v1/lesion/curve", content=IMAGES[0])
-    assert refused.status_code == 422
-    assert "one for detection" in refused.json()["error"]
+    assert client.post("/v1/lesion/curve", params={"min_score": 1.5}, content=IMAGES[0]).status_code == 422

@@ -58,7 +58,13 @@ def page(request: Any, browser: Browser, detector_address: str, photo: Path) -> 
         opened.set_input_files("#file", photo)
         expect(opened.locator(".prediction")).not_to_have_text("Waiting for an image.")
         expect(opened.locator(".waiting")).to_have_count(0)
+        wait_for_curve(opened)
         yield opened
+
+
+def wait_for_curve(page: Page) -> None:
+    expect(page.locator(".curve .dot")).to_have_count(6)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
 def lesion(address: str, photo: Path, off: list[str]) -> Any:
@@ -84,6 +90,7 @@ def test_boxes_are_drawn_where_they_were_detected(page: Page, detector_address: 
     color = page.locator(".box.selected").evaluate("box => getComputedStyle(box).borderTopColor")
     assert color == "rgb({}, {}, {})".format(*box_color(CLASSES.index(result[0]["name"])))
     expect(page.locator(".box.selected span")).to_contain_text(result[0]["name"])
+    wait_for_curve(page)
     check(page)
 
 
@@ -114,6 +121,16 @@ def test_boxes_that_vanish_without_a_block_are_dashed(page: Page, detector_addre
     check(page)
     page.get_by_role("button", name="All on").click()
     expect(page.locator(".box.gone")).to_have_count(0)
+
+
+def test_the_curve_has_the_share_of_the_boxes_that_are_gone_without_each_block(
+    page: Page, detector_address: str, photo: Path
+) -> None:
+    expect(page.get_by_label("Measured on")).to_have_count(0)  # there is no run, whose images it could be measured on
+    answer = httpx2.post(f"{detector_address}/v1/lesion/curve", files={"image": photo.read_bytes()}).json()
+    expected = [f"without {row['block']}: {100 * (1 - row['agreement']):.1f} % gone" for row in answer["blocks"]]
+    assert page.locator(".curve .dot").evaluate_all("dots => dots.map((dot) => dot.title)") == expected
+    assert len(set(expected)) > 1
 
 
 def test_a_marked_box_has_a_heatmap_over_the_image(page: Page, detector_address: str, photo: Path) -> None:

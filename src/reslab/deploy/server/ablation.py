@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from reslab.analysis.blocks import record_block_calls
-from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
 from reslab.analysis.surgery import (
     BlockSlot,
     block_slots,
@@ -24,12 +23,10 @@ from reslab.analysis.surgery import (
     scaled_branches,
 )
 from reslab.data.transforms.normalize import Normalize
-from reslab.deploy.backends.detection import is_finite
-from reslab.deploy.prediction import DetectedBox, result_rules
-from reslab.deploy.predictor import class_names, detected_boxes, model_task, saved_temperature
+from reslab.deploy.prediction import result_rules
+from reslab.deploy.predictor import model_task, saved_temperature
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.schemas import RejectedBlock
-from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import Network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
@@ -46,7 +43,7 @@ def require_finite(is_finite: bool) -> None:
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-class _NetworkCopy(Generic[NetworkT]):
+class NetworkCopy(Generic[NetworkT]):
     """A copy of a network in float32 and eval mode with fixed weights.
 
     Predictions use another copy, so ablations never affect them. `slots` are the blocks' positions by name, in order.
@@ -66,7 +63,7 @@ class _NetworkCopy(Generic[NetworkT]):
         return self._normalize(images.to(self.device))
 
 
-class AnalysisModel(_NetworkCopy[Network]):
+class AnalysisModel(NetworkCopy[Network]):
     """A copy of a network with one vector of outputs an image; `exclusive` gives access to it."""
 
     def __init__(self, network: Network, device: str = "auto") -> None:
@@ -248,7 +245,10 @@ def finite_or_none(value: float) -> float | None:
 @dataclass(frozen=True)
 class SingleAblation:
     """The effect of one block's ablation: the mean drop of the top class's probability, and the fraction of images that
-    keep their top class; both None, with the reason, for a block that cannot be disabled."""
+    keep their top class; of a detector, of the score of a box, and the fraction of the boxes that are still found.
+
+    Both are None, with the reason, for a block that cannot be disabled, and for a detector without a box.
+    """
 
     block: str
     confidence_drop: float | None
@@ -273,76 +273,3 @@ def ablation_curve(analysis_model: AnalysisModel, x: Tensor) -> list[SingleAblat
                 SingleAblation(name, float(drop.mean()), float((ablated.argmax(1) == predicted).float().mean()))
             )
     return results
-
-
-@dataclass(frozen=True)
-class BoxMeasurement:
-    """The boxes in an image, and the standard deviation of each block's output by name."""
-
-    boxes: tuple[DetectedBox, ...]
-    responses: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class BoxAblationResult:
-    """The measurements of the intact and the ablated detector for one image, and the ablation that was applied."""
-
-    baseline: BoxMeasurement
-    ablated: BoxMeasurement
-    applied: AppliedAblation
-
-
-class DetectorAnalysis(_NetworkCopy[DenseNetwork]):
-    """A copy of a detector; `slots` are the blocks of its backbone by name, and `exclusive` gives access to that."""
-
-    def __init__(self, network: DenseNetwork, device: str = "auto") -> None:
-        super().__init__(network, network.preprocess, device)
-        self.classes = class_names(network)
-        self.is_finite = is_finite(network)
-        self.slots = {slot.name: slot for slot in block_slots(self._network.residual_network)}
-
-    @contextmanager
-    def exclusive(self) -> Iterator[ResidualNetwork]:
-        """Lock the detector for one caller. Raises HTTPError (500) for weights that are not finite."""
-        require_finite(self.is_finite)
-        with self._lock:
-            yield self._network.residual_network
-
-    def top_score(self, x: Tensor) -> Tensor | None:
-        """Return the highest score of a box in an image (1, C, H, W), None without a box. Only within `exclusive`."""
-        (found,) = self._network(list(x))
-        return found["scores"][0] if len(found["scores"]) else None
-
-    def ablate(self, image: Tensor, ablation: AblationRequest) -> BoxAblationResult:
-        """Measure the intact and the ablated detector on a uint8 image (C, H, W).
-
-        Raises HTTPError: 422 for an unknown block, 500 for weights that are not finite.
-        """
-        x = self.normalize_images(image[None])
-        with self.exclusive() as backbone:
-            baseline = self._measure(x)
-            with apply_ablation(backbone, ablation) as applied:
-                ablated = self._measure(x)
-        return BoxAblationResult(baseline, ablated, applied)
-
-    def explain(self, image: Tensor, index: int, ablation: AblationRequest) -> tuple[BoxGradCam, AppliedAblation]:
-        """Return Grad-CAM of box number `index` of a uint8 image (C, H, W), as `ablate` counts them.
-
-        Raises HTTPError: 422 for an unknown block, and a box that there is not.
-        """
-        (x,) = self.normalize_images(image[None])
-        with self.exclusive() as backbone, apply_ablation(backbone, ablation) as applied:
-            with torch.no_grad():
-                (detections,) = self._network([x])
-            kept = detections["labels"].nonzero().flatten().tolist()
-            if not 0 <= index < len(kept):
-                required = f"a box from 0 to {len(kept) - 1}" if kept else "an image with a box"
-                raise http_error(422, required, f"box {index}", "ask /v1/lesion for the boxes")
-            return box_grad_cam(self._network, x, kept[index]), applied
-
-    def _measure(self, x: Tensor) -> BoxMeasurement:
-        with torch.no_grad(), record_block_calls(self._network.residual_network) as calls:
-            (detections,) = self._network(list(x))
-        boxes = detected_boxes({name: values.cpu() for name, values in detections.items()}, self.classes)
-        stds = [finite_or_none(float(call.output.double().std(correction=0))) for call in calls]
-        return BoxMeasurement(boxes, dict(zip(self.slots, stds, strict=True)))

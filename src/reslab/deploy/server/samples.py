@@ -61,9 +61,13 @@ class SampleSet:
         return SampleInfo(id=index, label=text, name=self.images.name(index))
 
     def load_batch(self, indices: Sequence[int]) -> Tensor:
-        """Return images as the network reads them, normalized (N, C, H, W)."""
+        """Return images of one size as the network reads them, normalized (N, C, H, W)."""
+        return torch.stack(self.load_images(indices))
+
+    def load_images(self, indices: Sequence[int]) -> list[Tensor]:
+        """Return images as the network reads them, normalized (C, H, W); of a detector of any sizes."""
         selected = self.images.subset(list(indices))
-        return torch.cat([x for x, _, _ in eval_loader(selected, len(selected), self.data.preprocess, "cpu")])
+        return [image for x, _, _ in eval_loader(selected, len(selected), self.data.preprocess, "cpu") for image in x]
 
 
 class SampleStore:
@@ -80,14 +84,14 @@ class SampleStore:
                 self._sample_sets[model] = _open_sample_set(model, run)
             return self._sample_sets[model]
 
-    async def normalized_images(self, model: str, run: Run | None, num_images: int) -> Tensor:
-        """Return the first samples, normalized (N, C, H, W). Raises HTTPError (404)."""
+    async def normalized_images(self, model: str, run: Run | None, num_images: int) -> list[Tensor]:
+        """Return the first samples, normalized (C, H, W). Raises HTTPError (404)."""
 
-        def load() -> Tensor:
+        def load() -> list[Tensor]:
             sample_set = self.get(model, run)
             assert run is not None  # `get` raises without one
             with reading_run(model, run.path):
-                return sample_set.load_batch(sample_set.order[:num_images])
+                return sample_set.load_images(sample_set.order[:num_images])
 
         return await asyncio.to_thread(load)
 

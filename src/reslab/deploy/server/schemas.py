@@ -115,7 +115,11 @@ class LesionResponse(BaseModel):
 
 
 class SingleBlockAblation(BaseModel):
-    """One block switched off: the drop of the top class's probability, and the fraction of images that keep it."""
+    """One block switched off: the drop of the top class's probability, and the fraction of images that keep it.
+
+    Of a detector, the mean drop of a box's score, 0 being that of a box that is gone, and the fraction of the boxes
+    that are still found; null without a box.
+    """
 
     block: str
     confidence_drop: float | None

@@ -1,4 +1,5 @@
-// The ablation curve: the drop of the top class's probability with each block switched off alone, by depth.
+// The ablation curve: with each block switched off alone, by depth, the drop of the top class's probability, or the
+// share of a detector's boxes that are gone.
 
 import * as api from "./api.js";
 import { attempt } from "./alerts.js";
@@ -10,53 +11,75 @@ import { inTurn } from "./requests.js";
 const MAX_AUTOMATIC_BLOCKS = 30;
 const MAX_AUTOMATIC_PIXELS = 30 * 64 * 64;
 
-/** The curve of `model` for the current image or for the run's validation or test images. */
-export function makeAblationCurve(model) {
+const CONFIDENCE = {
+  title: "Drop in confidence with each block off alone",
+  value: (row) => row.confidence_drop,
+  summarize: (block, text) => `The confidence drops most without ${block}: by ${text}`,
+  describe: (text) => `drop ${text}`,
+  query: () => ({}),
+};
+
+/** The curve of a detector; `lowest()` returns the lowest score of the boxes to follow. */
+export const boxCurve = (lowest) => ({
+  title: "Boxes gone with each block off alone",
+  value: (row) => (row.agreement == null ? null : 1 - row.agreement),
+  summarize: (block, text) => `Most boxes are gone without ${block}: ${text}`,
+  describe: (text) => `${text} gone`,
+  query: () => ({ min_score: lowest() }),
+});
+
+/** The curve of `model` for the current image or for the validation or test images of its run. */
+export function makeAblationCurve(model, measure = CONFIDENCE) {
   const blocks = model.stages.flatMap((stage) => stage.blocks);
   const isFast = blocks.length <= MAX_AUTOMATIC_BLOCKS && blocks.length * model.input_size[1] * model.input_size[2] <= MAX_AUTOMATIC_PIXELS;
   let image = null;
   const container = element("div", { class: "curve-plot", tabindex: "-1" });
-  const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
+  const source = element("select", { "aria-label": "Measured on", onchange: () => update() },
     element("option", { value: "image" }, "this image"), element("option", { value: "run" }, `the run's ${model.eval_split || "evaluation"} images`));
-  const measureButton = element("button", { type: "button", class: "button", onclick: () => measure() }, `Measure all ${blocks.length} blocks`);
-  const header = element("div", { class: "row between" }, element("h3", {}, "Drop in confidence with each block off alone"), source);
-  const fetchCurve = inTurn(() => api.curve(model.name, source.value === "image" ? image : null));
+  const measureButton = element("button", { type: "button", class: "button", onclick: () => update() }, `Measure all ${blocks.length} blocks`);
+  const header = element("div", { class: "row between" }, element("h3", {}, measure.title), model.has_run && source);
+  const fetchCurve = inTurn(() => api.curve(model.name, source.value === "image" ? image : null, measure.query()));
 
-  async function measure() {
+  async function update() {
     if (!image && source.value === "image") return;
     container.setAttribute("aria-busy", "true");
     const response = await attempt(fetchCurve);
     container.setAttribute("aria-busy", "false");
-    if (response) keepFocus(() => container.replaceChildren(drawCurve(response.blocks, model)), () => container);
+    if (response) keepFocus(() => container.replaceChildren(drawCurve(response.blocks, model, measure)), () => container);
+  }
+
+  /** Measure again, or offer to, after another image or lowest score. */
+  function refresh() {
+    if (isFast) update();
+    else container.replaceChildren(measureButton);
   }
 
   return {
     node: element("div", { class: "curve" }, header, container),
     container,
+    refresh,
     setImage(blob) {
       image = blob;
-      if (source.value === "run") return;
-      if (isFast) measure();
-      else container.replaceChildren(measureButton);
+      if (source.value === "image") refresh();
     },
   };
 }
 
-function drawCurve(blocks, model) {
-  const rows = blocks.map((row, depth) => ({ ...row, depth })).filter((row) => row.confidence_drop != null);
-  if (!rows.length) return element("p", { class: "note" }, "No block of this network can be switched off.");
-  const points = rows.map((row) => [row.depth, row.confidence_drop]);
-  const worst = rows.reduce((most, row) => (row.confidence_drop > most.confidence_drop ? row : most));
-  const summary = `The confidence drops most without ${worst.block}: by ${formatPercent(worst.confidence_drop)}`;
+function drawCurve(blocks, model, measure) {
+  const rows = blocks.map((row, depth) => ({ ...row, depth, value: measure.value(row) })).filter((row) => row.value != null);
+  if (!rows.length) return element("p", { class: "note" }, `Nothing can be measured: ${blocks[0].reason}.`);
+  const points = rows.map((row) => [row.depth, row.value]);
+  const worst = rows.reduce((most, row) => (row.value > most.value ? row : most));
+  const summary = measure.summarize(worst.block, formatPercent(worst.value));
   const drawing = chart({
     series: [{ kind: "ablated", points, dots: true }],
-    label: `${summary}. ${rows.map((row) => `${row.block}: ${formatPercent(row.confidence_drop)}`).join(", ")}`,
+    label: `${summary}. ${rows.map((row) => `${row.block}: ${formatPercent(row.value)}`).join(", ")}`,
     format: (value) => `${Math.round(100 * value)} %`.replace("-", "−"),
     ticks: stageTicks(blocks, model),
     span: [0, blocks.length - 1],
     low: 0,
     high: 0.1,
-    tip: (_, i) => `without ${rows[i].block}: drop ${formatPercent(rows[i].confidence_drop)}`,
+    tip: (_, i) => `without ${rows[i].block}: ${measure.describe(formatPercent(rows[i].value))}`,
   });
   return element("figure", {}, drawing, element("figcaption", {}, `${summary}.`));
 }

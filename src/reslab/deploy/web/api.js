@@ -29,7 +29,7 @@ export const predict = (model, image, signal) => postImage("v1/predict", { model
 export const detect = (model, image, signal) => postImage("v1/predict", { model }, image, signal);
 export const block = (model, name, ablation, image) => postAblation("v1/block", { model, block: name }, ablation, image);
 export const lesion = (model, ablation, image) => postAblation("v1/lesion", { model }, ablation, image);
-export const curve = (model, image) => postImage("v1/lesion/curve", { model }, image);
+export const curve = (model, image, query = {}) => postImage("v1/lesion/curve", { model, ...query }, image);
 export const samples = (model, n) => getJson(`v1/models/${encodeURIComponent(model)}/samples`, { n });
 export const run = (model, since) => getJson(`v1/models/${encodeURIComponent(model)}/run`, { since });
 export const confusionCell = (model, cell, signal) => getJson(`v1/models/${encodeURIComponent(model)}/confusion`, cell, signal);

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { attempt, clearAlert } from "./alerts.js";
 import { element } from "./elements.js";
 import { makeAblation, makeAblationControls } from "./ablation.js";
+import { boxCurve, makeAblationCurve } from "./ablation_curve.js";
 import { makeBlockDetails } from "./block_details.js";
 import { makeNetworkDiagram } from "./network_diagram.js";
 import { paint } from "./heatmap.js";
@@ -38,13 +39,14 @@ export function makeBoxPanel(model, controls, id) {
   const heat = element("canvas", { class: "heat", "aria-hidden": "true", hidden: true });
   const frame = element("div", { class: "frame detected" }, picture, masks, heat, overlay);
   const caption = element("p", { class: "note", role: "status" });
-  const minScore = element("input", { type: "range", min: 0, max: 100, value: 50, oninput: () => { draw(); explain(); }, "aria-label": `Lowest score of boxes of ${model.name}` });
+  const minScore = element("input", { type: "range", min: 0, max: 100, value: 50, oninput: () => { draw(); explain(); }, onchange: () => image && curve.refresh(), "aria-label": `Lowest score of boxes of ${model.name}` });
+  const curve = makeAblationCurve(model, boxCurve(() => minScore.value / 100));
   const scoreText = element("output", {}, "0.50");
   const slider = element("label", { class: "min-score" }, element("span", {}, "Lowest score ", scoreText), minScore);
   const list = element("ol", { class: "box-list", "aria-label": "Boxes" });
   const result = element("div", { class: "result detections" }, frame, element("div", { class: "classes" }, slider, list, caption));
   const blockParts = blocks.length
-    ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node, details.node]
+    ? [element("h3", {}, "Blocks of the backbone"), ablationControls.node, network.node, details.node, curve.node]
     : [element("p", { class: "note" }, "The blocks of an exported graph cannot be switched off.")];
   const node = makePanelNode(model, [prediction, result, ...blockParts]);
 
@@ -70,7 +72,9 @@ export function makeBoxPanel(model, controls, id) {
     baseline = current = found.boxes;
     clearAlert();
     draw();
-    if (blocks.length) await lesion();
+    if (!blocks.length) return;
+    await lesion();
+    if (isNewest()) curve.setImage(image);
   }
 
   /** Detect with the current ablation. */

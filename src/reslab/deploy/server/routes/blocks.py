@@ -15,14 +15,13 @@ from reslab.deploy.server.ablation import (
     AblationRequest,
     AblationResult,
     AnalysisModel,
-    BoxAblationResult,
-    DetectorAnalysis,
     ablation_curve,
     apply_ablation,
     finite_or_none,
     parse_ablation,
     run_ablation,
 )
+from reslab.deploy.server.box_ablation import BoxAblationResult, DetectorAnalysis
 from reslab.deploy.server.decoding import png_data_uri
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.model_handle import LoadedModel
@@ -177,8 +176,9 @@ def _std(tensor: Tensor) -> float | None:
 
 
 _NUM_TOP_CLASSES = 10
-# Images of the run that the curve averages over if the request has no image.
+# Images of the run that the curve averages over if the request has no image; a detector's are larger.
 _NUM_CURVE_IMAGES = 32
+_NUM_DETECTOR_CURVE_IMAGES = 8
 
 
 def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
@@ -200,19 +200,24 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
             return await state.run_analysis(body.client, loaded, measure, loaded, image, ablation)
 
     @router.post("/v1/lesion/curve", responses=INFERENCE_ERRORS, openapi_extra=OPTIONAL_IMAGE_BODY)
-    async def lesion_curve(request: Request, model: ModelQuery = "") -> LesionCurveResponse:
+    async def lesion_curve(
+        request: Request,
+        model: ModelQuery = "",
+        min_score: Annotated[float, Query(ge=0, le=1, description="The lowest score of boxes to follow.")] = 0.5,
+    ) -> LesionCurveResponse:
         """Switch each block off alone, on an image, or on validation or test images of the run if none is sent."""
         handle = state.get_model(model)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)
+            analyzed = loaded.detector or loaded.analysis_model
             if body.images:
                 image = await state.decode(single_image(body), loaded)
-                x = loaded.analysis_model.normalize_images(image[None])
+                images = list(analyzed.normalize_images(image[None]))
             else:
-                x = (await sample_store.normalized_images(handle.name, handle.run, _NUM_CURVE_IMAGES)).to(
-                    loaded.analysis_model.device
-                )
-            return await state.run_analysis(body.client, loaded, _measure_lesion_curve, loaded, x)
+                num_images = _NUM_CURVE_IMAGES if loaded.detector is None else _NUM_DETECTOR_CURVE_IMAGES
+                samples = await sample_store.normalized_images(handle.name, handle.run, num_images)
+                images = [sample.to(analyzed.device) for sample in samples]
+            return await state.run_analysis(body.client, loaded, _measure_lesion_curve, analyzed, images, min_score)
 
     return router
 
@@ -264,6 +269,11 @@ def _block_responses(result: AblationResult | BoxAblationResult) -> list[BlockRe
     ]
 
 
-def _measure_lesion_curve(loaded: LoadedModel, x: Tensor) -> LesionCurveResponse:
-    rows = ablation_curve(loaded.analysis_model, x)
-    return LesionCurveResponse(blocks=[SingleBlockAblation(**vars(row)) for row in rows], num_images=len(x))
+def _measure_lesion_curve(
+    analyzed: AnalysisModel | DetectorAnalysis, images: Sequence[Tensor], min_score: float
+) -> LesionCurveResponse:
+    if isinstance(analyzed, DetectorAnalysis):
+        rows = analyzed.curve(images, min_score)
+    else:
+        rows = ablation_curve(analyzed, torch.stack(list(images)))
+    return LesionCurveResponse(blocks=[SingleBlockAblation(**vars(row)) for row in rows], num_images=len(images))
