@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from reslab.analysis.blocks import find_blocks
 from reslab.analysis.gradients import GradientOptions, analyze_gradients
+from reslab.analysis.landscape.evaluator import LandscapeOptions, random_direction
+from reslab.analysis.landscape.landscape import analyze_landscape
 from reslab.analysis.layers import layer_outputs, pool_features
 from reslab.analysis.lesion import LesionOptions, analyze_lesion
 from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
@@ -65,7 +67,10 @@ def test_each_analysis_runs_and_is_shown_or_names_those_that_do(task: str, targe
     target, name = targets[task], targets[task].task.spec.name
     for analysis in ANALYSES.values():
         pair = [target, target] if analysis.name == "compare" else [target]
-        if target.task.spec.target in analysis.targets:
+        if (analysis.name, task) == ("landscape", "regions"):
+            with pytest.raises(ValueError, match=r"a detector of one stage.*; `reslab analyze gradients`"):
+                run_analysis(analysis.name, pair)
+        elif target.task.spec.target in analysis.targets:
             results = run_analysis(analysis.name, pair, QUICK.get(analysis.name))
             if analysis.name in DEPENDS_ON_TASK:
                 assert render_analysis(analysis.name, [to_dict(result) for result in results]).tables
@@ -76,8 +81,7 @@ def test_each_analysis_runs_and_is_shown_or_names_those_that_do(task: str, targe
 
 def test_which_analyses_do_not_apply_to_which_task() -> None:
     everywhere = {name for name, analysis in ANALYSES.items() if not analysis.needs}
-    assert set(ANALYSES) - everywhere == {"landscape", "probes"}
-    assert ANALYSES["landscape"].tasks == ["classification", "multi-label", "regression", "segmentation"]
+    assert set(ANALYSES) - everywhere == {"probes"}
     assert ANALYSES["probes"].tasks == ["classification", "multi-label", "regression"]
 
 
@@ -124,6 +128,36 @@ def test_gradients_of_a_detector_are_those_of_the_sum_of_its_losses(targets: dic
     assert result.loss == pytest.approx(loss.item(), rel=1e-5)
     assert result.blocks[0].input_norm == pytest.approx(float(gradient.norm()), rel=1e-4)
     assert not target.model.training
+
+
+def test_the_landscape_of_a_detector_is_that_of_its_training_loss(
+    targets: dict[str, AnalysisTarget], tmp_path: Path
+) -> None:
+    target, file = targets["boxes"], str(tmp_path / "points.jsonl")
+    options = LandscapeOptions(
+        dimensions=1, points_per_axis=3, radius=0.3, curvature_points=1, num_eigenvalues=1, cache_file=file
+    )
+    result = analyze_landscape(target, options)
+    direction = random_direction(dict(target.model.named_parameters()), torch.Generator().manual_seed(0))
+
+    def loss_at(alpha: float) -> torch.Tensor:
+        network = build_detector(DETECTORS["boxes"])
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter += alpha * direction[name]
+        network.requires_grad_().training = True  # RetinaNet itself; its norms keep their statistics
+        losses = network(list(target.images), [dict(label) for label in target.labels])
+        return torch.stack(list(losses.values())).sum().detach()
+
+    assert result.alphas == (-0.3, 0.0, 0.3)
+    assert result.losses[0] == pytest.approx([float(loss_at(alpha)) for alpha in result.alphas], rel=1e-5)
+    assert result.loss == result.losses[0][1]
+    assert result.error == score_model(target.model, EvalBatches(target)).error
+    [curvature] = result.curvature
+    assert curvature.smallest is not None
+    assert curvature.largest is not None
+    assert curvature.smallest < curvature.largest
+    assert analyze_landscape(target, options) == result, "read from the file"
 
 
 def test_two_calls_of_a_sampling_detector_give_the_same_loss(targets: dict[str, AnalysisTarget]) -> None:

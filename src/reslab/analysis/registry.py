@@ -125,8 +125,6 @@ ANALYSES: dict[str, Analysis] = {
             "Li et al. 2018, arXiv:1712.09913",
             LandscapeOptions(),
             analyze_landscape,
-            targets=_ALL_TARGETS - {TargetKind.BOXES},
-            needs="a loss that is a smooth function of the weights (a detector's depends on the regions it selects)",
         ),
         Analysis(
             "attribution",

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
-from reslab.analysis.target import AnalysisTarget, EvalBatches, score_model
+from reslab.analysis.target import AnalysisTarget, EvalBatches, EvalScore, Labels, score_model
 from reslab.nn.checkpoints.safetensors_io import read_tensors
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind
 
 Direction = dict[str, Tensor]
 
@@ -222,7 +223,7 @@ class LandscapeEvaluator:
     model: nn.Module
     plane: WeightPlane
     batches: EvalBatches
-    hessian_batch: tuple[Tensor, Tensor]
+    hessian_batch: tuple[Tensor, Labels]
     cache: PointCache
     trajectory: tuple[TrajectoryPoint, ...] = ()
     explained_variance: tuple[float, ...] = ()
@@ -238,7 +239,7 @@ class LandscapeEvaluator:
         if cached is not None:
             return cached
         self.plane.set_weights(self.model, point)
-        score = score_model(self.model, self.batches)
+        score = self._score()
         assert score.loss is not None
         loss, error = (value if math.isfinite(value) else None for value in (score.loss, score.error))
         values = (loss, error, score.num_images)
@@ -282,11 +283,21 @@ class LandscapeEvaluator:
             return (), ()
         return (*spectrum.largest, spectrum.smallest[0]), spectrum.largest_errors
 
+    def _score(self) -> EvalScore:
+        """Return error and loss with the current weights: of a detector the loss of training, its only one."""
+        score = score_model(self.model, self.batches)
+        if score.loss is not None:
+            return score
+        batch_loss = self.batches.target.batch_loss
+        with torch.no_grad():
+            losses = [float(batch_loss(self.model, x, y)) * len(y) for x, y in self.batches]
+        return replace(score, loss=sum(losses) / score.num_images)
+
     def time_loss(self) -> float:
         """Return the seconds that the loss takes at one point."""
         self.plane.set_weights(self.model, self.origin)
         start_time = time.perf_counter()
-        score_model(self.model, self.batches)
+        self._score()
         return time.perf_counter() - start_time
 
     def time_hessian_product(self) -> float:
@@ -301,8 +312,10 @@ class LandscapeEvaluator:
 def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> LandscapeEvaluator:
     """Return an evaluator for the plane that the options ask for, through the target's weights.
 
-    Raises ValueError if a trajectory is requested for a target that is no run, or for a run with too few snapshots.
+    Raises ValueError for a detector of two stages, if a trajectory is requested for a target that is no run, and for a
+    run with too few snapshots.
     """
+    _require_continuous_loss(target)
     model = copy.deepcopy(target.model).requires_grad_().eval()
     origin = clone_parameters(model)
     trajectory: tuple[TrajectoryPoint, ...] = ()
@@ -313,7 +326,7 @@ def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> Landsc
     else:
         plane, trajectory, explained_variance = _trajectory_plane(target, origin, options.dimensions)
     num_hessian_images = options.num_hessian_images
-    tensors = {**model.state_dict(), "images": target.images, "labels": target.labels}
+    tensors = {**model.state_dict(), "images": target.images, **_label_tensors(target.labels)}
     settings = [
         options.directions,
         options.dimensions,
@@ -331,6 +344,25 @@ def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> Landsc
         trajectory=trajectory,
         explained_variance=explained_variance,
     )
+
+
+def _require_continuous_loss(target: AnalysisTarget) -> None:
+    """Raise ValueError for a detector that selects regions: its loss jumps where the weights select others."""
+    if target.task.spec.target is not TargetKind.BOXES:
+        return
+    from torchvision.models.detection.rpn import RegionProposalNetwork  # here: torchvision takes a second to import
+
+    if any(isinstance(module, RegionProposalNetwork) for module in target.model.modules()):
+        required = "a detector of one stage, such as RetinaNet: the loss of two jumps where other regions are selected"
+        raise invalid(required, target.name, next_step="`reslab analyze gradients` and `lesion` take any detector")
+
+
+def _label_tensors(labels: Labels) -> dict[str, Tensor]:
+    """Return the targets as tensors by name."""
+    if isinstance(labels, Tensor):
+        return {"labels": labels}
+    entries = {f"labels.{i}.{key}": value for i, label in enumerate(labels) for key, value in label.items()}
+    return {name: value for name, value in entries.items() if isinstance(value, Tensor)}
 
 
 def _trajectory_plane(

@@ -80,7 +80,8 @@ def analyze_landscape(target: AnalysisTarget, options: LandscapeOptions = _DEFAU
     Li et al. 2018, arXiv:1712.09913, Secs. 4, 6 and 7. Norms keep their running statistics and, along random
     directions, their weights. The estimated time is reported first (see `progress_callback`). Every point is cached as
     soon as it is measured, so that an interrupted analysis continues from its `cache_file`.
-    Raises ValueError for an invalid option, and if it would take more than `max_minutes`.
+    The loss of a detector is that of its training, with the same sample of anchors at every point.
+    Raises ValueError for an invalid option, for a detector of two stages, and if it would take more than `max_minutes`.
     """
     _check_options(options)
     evaluator = build_evaluator(target, options)
