@@ -52,7 +52,7 @@ def build_data_check_page(
         counts={name: part for name, part in check.counts.items() if part},
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
-        unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
+        unreadable=[(checked.name, checked.info.error) for checked in (*check.missing, *check.unreadable)],
         duplicate_groups=[
             _image_group(check, duplicates, duplicates.indices in cross_split) for duplicates in groups[:MAX_GROUPS]
         ],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from reslab.data.check.statistics import count_boxes
 from reslab.data.registry import list_dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_voc, write_yolo
+from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_csv, write_voc, write_yolo
 
 
 def findings(folder: Path) -> dict[str, Finding]:
@@ -55,6 +56,31 @@ def test_each_size_is_that_of_coco(tmp_path: Path) -> None:
     dataset = list_dataset(write_coco(tmp_path, {"train": content})).splits["train"]
     assert isinstance(dataset, BoxImageDataset)
     assert count_boxes(dataset, 3).sizes == {"small": 2, "medium": 2, "large": 2}
+
+
+def write_yolo_lists(root: Path) -> Path:
+    """Lists of the images in place of their folders."""
+    write_yolo(root)
+    for split, images in SPLITS.items():
+        (root / f"{split}.txt").write_text("".join(f"./images/{split}/{i:02}.png\n" for i in images))
+    data = root / "data.yaml"
+    data.write_text(data.read_text().replace("train: images/train\nval: images/val", "train: train.txt\nval: val.txt"))
+    return root
+
+
+@pytest.mark.parametrize("write", [write_coco, write_csv, write_yolo_lists])
+def test_a_listed_image_that_is_missing_is_not_an_unreadable_one(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = write(tmp_path)
+    [missing], [damaged] = sorted(tmp_path.rglob("01.png")), sorted(tmp_path.rglob("03.png"))
+    missing.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    check = check_data(data)
+    result = check.to_dict()
+    assert result["missing"] == [missing.relative_to(tmp_path).as_posix()]
+    assert [image["path"] for image in result["unreadable"]] == [damaged.relative_to(tmp_path).as_posix()]
+    found = {finding.kind: finding for finding in list_findings(check)}
+    assert found[FindingKind.MISSING].severity == found[FindingKind.UNREADABLE].severity == Severity.ERROR
+    assert found[FindingKind.MISSING].text.startswith(f"1 image is missing: {result['missing'][0]}; correct the list")
 
 
 def test_what_is_wrong_is_an_error_and_what_is_odd_a_warning(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_tables_shards_and_names(folder: Path) -> None:
     (folder / "list.csv").write_text("\n".join(["path,label", *rows, "train/ants/gone.png,ants"]))
     result = check_data(folder / "list.csv").to_dict()
     assert result["splits"]["train"]["per_class"] == {"ants": 25, "bees": 24}
-    assert result["unreadable"] == [{"path": "train/ants/gone.png", "error": "no such file"}]
+    assert (result["missing"], result["unreadable"]) == (["train/ants/gone.png"], [])
     import io
     import tarfile
 

@@ -84,8 +84,13 @@ class DataCheck:
 
     @property
     def unreadable(self) -> tuple[CheckedImage, ...]:
-        """The images that cannot be decoded."""
-        return tuple(image for image in self.images if image.info.error)
+        """The images whose files exist and cannot be decoded."""
+        return tuple(image for image in self.images if image.info.error and not image.info.is_missing)
+
+    @property
+    def missing(self) -> tuple[CheckedImage, ...]:
+        """The listed images whose files do not exist."""
+        return tuple(image for image in self.images if image.info.is_missing)
 
     @property
     def readable(self) -> tuple[CheckedImage, ...]:
@@ -141,6 +146,7 @@ class DataCheck:
                 {"classes": [pair.first, pair.second], "num_images": pair.num_both} for pair in self.labels.pairs
             ],
             "unlabeled": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
+            "missing": [image.name for image in self.missing],
             "unreadable": [{"path": image.name, "error": image.info.error} for image in self.unreadable],
             "decode_warnings": [{"path": image.name, "warning": image.info.warning} for image in self.with_warning],
             "duplicates": [self._names(group) for group in self.duplicates if group.is_exact],

@@ -18,7 +18,8 @@ THUMBNAIL_SIZE = 8
 
 @dataclass(frozen=True, eq=False)
 class ImageInfo:
-    """The facts about an image from reading it once; `error` says why it cannot be read.
+    """The facts about an image from reading it once; `error` says why it cannot be read, `is_missing` that there is no
+    such file.
 
     `channels` are those stored in the file, `digest` is of the decoded pixels, `dhash` the 64-bit difference hash,
     `thumbnail` the image in THUMBNAIL_SIZE x THUMBNAIL_SIZE colors, `warning` what the
@@ -35,6 +36,7 @@ class ImageInfo:
     digest: bytes = b""
     dhash: int = 0
     thumbnail: np.ndarray | None = None
+    is_missing: bool = False
 
     @property
     def is_blank(self) -> bool:
@@ -57,7 +59,7 @@ def _inspect_image(dataset: ImageDataset, i: int) -> ImageInfo:
         content = dataset.read_bytes(i)
         image = decode_image(content, name=name, limits=dataset.limits, collect_warning=True)
     except FileNotFoundError:
-        return ImageInfo(name, "no such file")
+        return ImageInfo(name, "no such file", is_missing=True)
     except (OSError, ValueError) as error:
         return ImageInfo(name, str(error).removeprefix(f"{name}: "))
     return _make_image_info(name, image)

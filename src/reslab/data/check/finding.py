@@ -26,6 +26,7 @@ class FindingKind(StrEnum):
     LABELS = "labels"
     SIMILAR_CLASSES = "similar-classes"
     FLOAT_RANGE = "float-range"
+    MISSING = "missing"
     UNREADABLE = "unreadable"
     DECODE_WARNINGS = "decode-warnings"
     CROSS_SPLIT_DUPLICATES = "cross-split-duplicates"

@@ -108,6 +108,7 @@ def list_findings(check: DataCheck) -> list[Finding]:
         *_layout_findings(check),
         *_ignored_findings(check),
         *_label_findings(check),
+        *_missing_findings(check),
         *_unreadable_findings(check),
         *_decode_warning_findings(check),
         *_cross_split_findings(check),
@@ -171,6 +172,13 @@ def _label_findings(check: DataCheck) -> Iterator[Finding]:
     if floats:
         text = "; ".join(floats)
         yield Finding(Severity.WARNING, FindingKind.FLOAT_RANGE, f"{text[0].upper()}{text[1:]}.")
+
+
+def _missing_findings(check: DataCheck) -> Iterator[Finding]:
+    if check.missing:
+        advice = "correct the list or restore the files, or train with --skip-bad-images"
+        text = f"{count_images(len(check.missing))} missing: {join_names(check.missing)}; {advice}."
+        yield Finding(Severity.ERROR, FindingKind.MISSING, text)
 
 
 def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:

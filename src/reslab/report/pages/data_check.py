@@ -1,4 +1,4 @@
-"""The page of `reslab data check`: findings, class counts, image sizes, unreadable files, duplicates, a batch."""
+"""The page of `reslab data check`: findings, class counts, image sizes, files without an image, duplicates, a batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _SECTIONS = (
     ("boxes", "box_rows", "Boxes"),
     ("values", "value_rows", "Values"),
     ("sizes", "sizes_text", "Image sizes"),
-    ("unreadable", "unreadable", "Unreadable files"),
+    ("unreadable", "unreadable", "Missing and unreadable files"),
     ("duplicates", "duplicate_groups", "Duplicate images"),
     ("batch", "batch", "Training batch"),
     ("metadata", "metadata", "Details"),
@@ -52,8 +52,9 @@ class DataCheckPage:
     `values` is a row of texts for each value of a split in regression: value, split, images, minimum, mean, standard
     deviation, maximum. `boxes` are rows of texts, the first the headings: what is counted, and its number in each
     split. `findings` are (severity, text), severity error, warning or note.
-    `sizes[split]` are (height, width) of each readable image, `unreadable` (path, reason). `duplicate_groups` are the
-    first of `num_duplicate_groups`. `batch` is a training batch under `train_transform`.
+    `sizes[split]` are (height, width) of each readable image, `unreadable` (path, reason) of each other one, missing
+    files too. `duplicate_groups` are the first of `num_duplicate_groups`. `batch` is a training batch under
+    `train_transform`.
     """
 
     title: str
@@ -140,7 +141,9 @@ def _data_tiles(page: DataCheckPage) -> list[dict[str, Any]]:
         if page.values
         else make_tile("classes", format_int(len(train)), per_class_text),
         make_tile(
-            "unreadable", format_int(len(page.unreadable)), "files" if page.unreadable else "all files can be read"
+            "unreadable",
+            format_int(len(page.unreadable)),
+            "files, or missing" if page.unreadable else "all files can be read",
         ),
         make_tile("duplicate groups", format_int(page.num_duplicate_groups), "of equal or nearly equal images"),
     ]
