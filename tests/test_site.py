@@ -12,7 +12,8 @@ from sphinx.util.parallel import make_chunks
 
 from reslab.analysis.registry import ANALYSES
 from reslab.cli.commands import COMMANDS
-from reslab.data.registry import DATASETS, FORMATS
+from reslab.data.named import DATASETS
+from reslab.data.registry import FORMATS
 from reslab.deploy.backends.registry import BACKENDS
 from reslab.deploy.export.formats import EXPORT_FORMATS
 from reslab.nn.checkpoints.foreign_formats import CONTAINERS

@@ -159,7 +159,7 @@ def losses() -> str:
 
 def datasets() -> str:
     """The datasets by name, and the formats that a path may have."""
-    from reslab.data.registry import DATASETS
+    from reslab.data.named import DATASETS
 
     rows = [
         [

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from reslab.data.dataset_names import DATASET_NAMES
-from reslab.data.registry import DATASETS
+from reslab.data.named import DATASETS
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.spec.preprocess import Preprocess

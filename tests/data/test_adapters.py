@@ -115,12 +115,32 @@ def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
         ([1, 2, 3], "items (image, label); got: a int"),
         ([("text", 1), ("more", 0)], "a tensor (C, H, W) or a Pillow image; got: a str"),
         (iter([1]), "collect an iterable dataset"),
+        ({"train": (PIXELS, LABELS)}, "pass splits by name"),
+        ((PIXELS, LABELS, LABELS), "pass splits by name"),
+        (((PIXELS, LABELS), (PIXELS, LABELS)), "2 pairs (images, labels); pass splits by name"),
+        (PIXELS, "got: a Tensor; pass the images with their labels, (images, labels)"),
+        (PIXELS.numpy(), "got: a ndarray; pass the images with their labels, (images, labels)"),
+        ("digits", "a name or path is opened by open_dataset"),
+        (7, "got: a int"),
+        (None, "got: a NoneType"),
     ],
 )
 def test_what_does_not_fit(given: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         as_dataset(given)
     assert message in str(caught.value)
+
+
+def test_a_mapping_from_numbers_to_items_is_a_dataset() -> None:
+    items = {number: (PIXELS[number], int(LABELS[number])) for number in range(len(PIXELS))}
+    assert torch.equal(as_dataset(items).splits["train"].preview(3), PIXELS[3])
+
+
+def test_splits_are_not_split_again() -> None:
+    data = as_dataset((PIXELS, LABELS))
+    assert as_dataset(data, val_fraction=0.5, is_default_fraction=True) is data
+    with pytest.raises(ValueError, match="data without splits, where val_fraction is given; got: a DatasetSplits"):
+        as_dataset(data, val_fraction=0.5)
 
 
 def test_more_labels_than_classes_or_two_validations() -> None:

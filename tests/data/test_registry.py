@@ -3,15 +3,22 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from reslab.data import dataset_info
 from reslab.data.formats import small
 from reslab.data.formats.small import read_idx
-from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.named import DATASETS
+from reslab.data.registry import list_dataset, open_dataset
+from reslab.runtime.distributed import ProcessGroup
+from reslab.training.options import TrainOptions
+from reslab.training.run_data import open_train_data
+from reslab.training.setup import setup_run
 
 
 def test_digits_are_scaled_and_split_as_recorded() -> None:
@@ -149,14 +156,50 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
         ("fotos", "or the folder ./photos"),
         ("nowhere/photos", "no such folder"),
         ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
+        ("", "got: an empty text"),
+        ("x" * 5000, "'... (File name too long); check the path"),
+        (f"photos/{'x' * 300}", "(File name too long); check the path"),
+        ("~nobody-of-this-name/photos", "got: '~nobody-of-this-name/photos' (Could not determine home directory.)"),
+        ("photos/\0", "(embedded null byte); check the path"),
     ],
 )
 def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as caught:
-        open_dataset(name)
-    assert message in str(caught.value)
+    for open_it in (open_dataset, list_dataset, train_on):
+        with pytest.raises(ValueError) as caught:
+            open_it(name)
+        if open_it is not list_dataset or "://" not in name:
+            assert message in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def train_on(data: Any) -> None:
+    setup_run(TrainOptions(data=data), None, ProcessGroup())
+
+
+@pytest.mark.parametrize(
+    "wrap", [tuple, list, lambda pair: TensorDataset(*pair), lambda pair: [p.numpy() for p in pair]]
+)
+def test_objects_are_taken_as_by_train(wrap: Any) -> None:
+    pair = (torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2)
+    data = open_dataset(wrap(pair), val_fraction=0.2)
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 16, "val": 4}
+    assert data.fingerprint == open_train_data(wrap(pair), val_fraction=0.2).fingerprint
+    again = open_dataset(wrap(pair), split_record=data.split_record)
+    assert torch.equal(again.splits["val"].labels, data.splits["val"].labels)
+    assert open_dataset(data) is data
+    assert open_dataset((torch.zeros(4, 1, 16), torch.arange(4) % 2), dims=1).splits["train"].preview(0).shape[0] == 1
+
+
+def test_options_of_files_are_refused_for_objects_and_objects_where_a_path_is_needed() -> None:
+    pair = (torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4) % 2)
+    with pytest.raises(ValueError, match="the path of a CSV file, where columns are named; got: a tuple"):
+        open_dataset(pair, columns={"label": "class"})
+    with pytest.raises(ValueError, match="a path, where mask_values is given; got: a tuple"):
+        open_dataset(pair, mask_values="instances")
+    with pytest.raises(ValueError, match="the name or path of a dataset; got: a tuple"):
+        list_dataset(pair)  # type: ignore[arg-type]
 
 
 def test_fraction_is_checked_before_anything_is_read() -> None:

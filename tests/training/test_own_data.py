@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from reslab.data.rng import temporary_seed
+from reslab.nn.factory import create_model
 from reslab.runtime.device import choose_device, choose_num_threads, has_fast_bf16, limit_threads
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
@@ -164,11 +165,19 @@ class Flat(nn.Module):
         return self.head(x.flatten(1))
 
 
+def small_network(**axes: int) -> nn.Module:
+    sizes = {"num_classes": 3, "in_channels": 1, **axes}
+    return create_model("resnet20_cifar", depths="1,1,1", widths="4,4,4", stem="conv3(4) norm act", **sizes)
+
+
 @pytest.mark.parametrize(
     ("module", "loss", "required"),
     [
         (Flat(), None, r"outputs of shape \(N, 3\)"),
         (nn.Conv2d(1, 3, 1), None, r"outputs of shape \(N, 3\).*3, 8, 8\)"),
+        (small_network(num_classes=2), None, r"outputs of shape \(N, 3\).*got: \(\d+, 2\)"),
+        (small_network(num_classes=1000), None, r"outputs of shape \(N, 3\).*got: \(\d+, 1000\)"),
+        (small_network(in_channels=3), None, "^required: images N 3 H W; got: .*; nearest valid: "),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), nn.CrossEntropyLoss(reduction="sum"), None),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), lambda outputs, labels: outputs, "a loss of one number"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), lambda outputs, labels: 0.5, "a loss of one number.*a float"),

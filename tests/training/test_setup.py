@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from reslab.data.registry import open_dataset
+from reslab.nn.factory import create_model
+from reslab.report.drawings.draw import draw
 from reslab.runtime.distributed import ProcessGroup
 from reslab.spec.config import override
 from reslab.spec.recipe import Recipe
@@ -21,6 +23,7 @@ from reslab.training.setup import build_train_loop, build_train_loss, setup_run
 from reslab.training.setup_model import check_module
 from reslab.training.setup_recipe import resolve_precision
 from reslab.training.tasks.classification import Classification
+from reslab.training.train import train
 
 CPU = torch.device("cpu")
 SMALL = {"depths": "1,1,1", "widths": "4,8,16", "stem": "conv3(4) norm act"}
@@ -49,6 +52,30 @@ def test_one_seed_gives_one_initialization(tmp_path: Path) -> None:
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("value", [7, b"resnet20_cifar", ["resnet20_cifar"], {}, torch.zeros(2)])
+def test_values_of_other_types_as_model_or_recipe_are_named(value: Any) -> None:
+    got = f"got: a {type(value).__name__}"
+    for call in (create_model, draw, lambda model: setup_run(make_options(model=model), None, ProcessGroup())):
+        with pytest.raises(ValueError, match=f"a name, a TOML file or an Arch as model; {got}"):
+            call(value)
+    with pytest.raises(ValueError, match=f"a name, a TOML file or a Recipe as recipe; {got}"):
+        setup_run(make_options(recipe=value), None, ProcessGroup())
+
+
+def test_a_recipe_is_named_by_a_path_too(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "digits"\nlr = 0.125\n')
+    assert setup_run(make_options(recipe=recipe), tmp_path / "run", ProcessGroup()).recipe.optimizer.lr == 0.125
+
+
+def test_an_empty_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="a folder of the run as output; got: an empty text"):
+            train("resnet20_cifar", "digits", output="", resume=resume)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

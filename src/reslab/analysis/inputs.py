@@ -81,7 +81,7 @@ def load_inputs(
     the data are of a task for other networks.
     """
     fields = _task_fields(run, trained_model)
-    if options.data == RANDOM_IMAGES:
+    if isinstance(options.data, str) and options.data == RANDOM_IMAGES:
         return random_inputs(arch, options.num_images or default_num_images(arch.image_size), options.seed, fields)
     task_name = fields["name"] if fields else None
     if options.data is None and run is not None:

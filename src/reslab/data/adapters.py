@@ -1,8 +1,10 @@
 """Make a dataset of what a user has in memory: tensors, or map-style torch datasets."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -137,6 +139,7 @@ def text_label_error(label: str) -> ValueError:
 
 
 _MIN_LABEL_LIMIT = 1000
+_SPLITS_STEP = "pass splits by name: as_dataset(train=(images, labels), val=(images, labels))"
 
 
 def as_dataset(
@@ -169,6 +172,9 @@ def as_dataset(
     `is_default_fraction` is that of `open_dataset`. Raises ValueError if shapes, types or labels do not fit.
     """
     if isinstance(train, DatasetSplits):
+        if val_fraction is not None and not is_default_fraction:
+            next_step = "drop it, or open the data with it"
+            raise invalid("data without splits, where val_fraction is given", "a DatasetSplits", next_step=next_step)
         return train
     requested_task = task if task or split_record is None else str(split_record.get("task", DEFAULT_TASK))
     splits = _to_splits({"train": train, "val": val, "test": test}, dims, requested_task)
@@ -202,7 +208,7 @@ def _to_splits(sources: Mapping[str, Any], dims: int, task: str | None) -> dict[
     """Return the splits that are given; without a task, the training labels decide on that of all."""
     splits: dict[str, ImageDataset] = {}
     for split, part in sources.items():
-        if part is not None:
+        if part is not None or split == "train":
             splits[split] = _to_image_dataset(part, split, dims, task)
             task = task or TASK_OF_TARGET[splits["train"].target_kind]
             check_target_kind(splits[split].target_kind, task, SPLIT_TITLES[split])
@@ -253,13 +259,26 @@ def _to_image_dataset(part: Any, split: str, dims: int, task: str | None) -> Ima
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and hasattr(part[0], "shape") and _is_label_list(part[1]):
         return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]), dims, task)
-    if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
-        required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
+    _check_items(part, split)
+    return _from_items(part, task)
+
+
+def _check_items(part: Any, split: str) -> None:
+    """Raise ValueError unless the data are map-style and have items, with what to pass in their place."""
+    next_step = ""
+    if isinstance(part, Mapping) and 0 not in part:
+        next_step = _SPLITS_STEP
+    elif isinstance(part, str | bytes | os.PathLike):
+        next_step = "a name or path is opened by open_dataset"
+    elif isinstance(part, Tensor | np.ndarray):
+        next_step = "pass the images with their labels, (images, labels)"
+    elif not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
         next_step = "collect an iterable dataset into tensors first"
+    if next_step:
+        required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
         raise invalid(required, f"a {type(part).__name__}", next_step=next_step)
     if len(part) == 0:
         raise invalid(f"{SPLIT_TITLES[split]} data with images", "an empty dataset")
-    return _from_items(part, task)
 
 
 def _from_tensors(images: Tensor, labels: Tensor, dims: int, task: str | None) -> ImageDataset:
@@ -301,7 +320,11 @@ def _from_items(dataset: Any, task: str | None) -> ImageDataset:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
         length = f" of {len(first)}" if isinstance(first, tuple | list) else ""
-        raise invalid("items (image, label)", f"a {type(first).__name__}{length}")
+        next_step = _SPLITS_STEP if isinstance(dataset, tuple | list) and isinstance(first, Tensor | np.ndarray) else ""
+        raise invalid("items (image, label)", f"a {type(first).__name__}{length}", next_step=next_step)
+    if isinstance(dataset, tuple | list) and getattr(first[0], "ndim", 0) > 3 and len(first[0]) == len(first[1]):
+        got = f"{len(dataset)} pairs (images, labels)"
+        raise invalid("one pair (images, labels), or items (image, label)", got, next_step=_SPLITS_STEP)
     channels = item_to_tensor(first[0], 3).shape[0]
     if getattr(first[0], "mode", "") in ("1", "L", "I;16"):  # Pillow's grayscale modes
         channels = 1

@@ -3,13 +3,17 @@
 This module imports nothing that takes time, so that the command line refuses a wrong name at once.
 """
 
+import contextlib
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from reslab.spec.errors import invalid, nearest, unknown_name
+
+_MAX_SHOWN_LENGTH = 100
 
 DATASET_NAMES = (
     "digits",
@@ -22,14 +26,34 @@ DATASET_NAMES = (
     "drawn-shapes",
     "imagenet",
 )
-"""The keys of `reslab.data.registry.DATASETS`, in order."""
+"""The keys of `reslab.data.named.DATASETS`, in order."""
 
 
 def require_dataset_name(name_or_path: str) -> None:
     """Raise ValueError if it is neither the name of a dataset nor a path or URL."""
     is_path = "/" in name_or_path or "\\" in name_or_path
-    if name_or_path.lower() not in DATASET_NAMES and not is_path and not Path(name_or_path).expanduser().exists():
+    if name_or_path.lower() not in DATASET_NAMES and not is_path and not dataset_path(name_or_path).exists():
         raise unknown_dataset(name_or_path)
+
+
+def dataset_path(location: str | os.PathLike[str]) -> Path:
+    """Return the path that is meant, `~` expanded.
+
+    Raises ValueError for what the system cannot look up: an empty text, a name that is too long, a folder it may not
+    enter, the home of an unknown user.
+    """
+    text = os.fspath(location)
+    if not text:
+        raise invalid("the name or path of a dataset", "an empty text", next_step="./ names the folder you are in")
+    try:
+        path = Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a null byte
+        shown = repr(text) if len(text) <= _MAX_SHOWN_LENGTH else f"{text[:_MAX_SHOWN_LENGTH]!r}..."
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise invalid("a path that can be looked up", f"{shown} ({reason})", next_step="check the path") from None
+    return path
 
 
 _WITHOUT_READER = """

@@ -1,26 +1,14 @@
-"""Open a dataset by name or path: the table of named datasets, and the table of formats that a path can have."""
+"""Open a dataset by name, by path or from objects in memory, and the table of formats that a path can have."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reslab.data.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DatasetListing,
-    DatasetSplits,
-    SplitMethod,
-    channel_statistics,
-)
-from reslab.data.dataset_info import DatasetInfo, ReadResult
-from reslab.data.dataset_names import (
-    CIFAR10_CLASSES,
-    CIFAR100_CLASSES,
-    DIGIT_CLASSES,
-    FASHION_MNIST_CLASSES,
-    unknown_dataset,
-)
+from reslab.data.adapters import as_dataset
+from reslab.data.dataset import DatasetListing, DatasetSplits
+from reslab.data.dataset_names import dataset_path, unknown_dataset
 from reslab.data.formats.box_csv import is_box_csv
 from reslab.data.formats.box_files import (
     BOX_CSV,
@@ -34,10 +22,8 @@ from reslab.data.formats.box_files import (
     open_voc,
     open_yolo,
 )
-from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
-from reslab.data.formats.drawn import SHAPES, read_drawn, read_drawn_shapes
 from reslab.data.formats.image_files import (
     label_images,
     list_csv_dataset,
@@ -46,7 +32,6 @@ from reslab.data.formats.image_files import (
     open_image_folder,
     open_listed_images,
 )
-from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
 from reslab.data.formats.mask_files import (
     is_mask_csv,
@@ -58,12 +43,12 @@ from reslab.data.formats.mask_files import (
     open_mask_csv,
     open_mask_folder,
 )
-from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.formats.voc_boxes import is_voc_folder
 from reslab.data.formats.yolo_boxes import is_yolo
-from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
+from reslab.data.image_datasets import ImageLocation
 from reslab.data.mask_values import MaskValuesLike, parse_mask_values
-from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
+from reslab.data.named import DATASETS, open_named
+from reslab.data.splits import SplitOptions
 from reslab.data.webdataset.dataset import (
     has_shards,
     list_shards,
@@ -74,7 +59,6 @@ from reslab.data.webdataset.dataset import (
 from reslab.data.webdataset.remote import is_url
 from reslab.spec.errors import invalid
 from reslab.spec.plugins import Table
-from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import DEFAULT_TASK, TargetKind, find_task
 
 
@@ -203,111 +187,8 @@ def find_format(path: Path, task: str | None = None) -> DataFormat | None:
     return next((data_format for data_format in (*suited, *others) if data_format.matches(path)), None)
 
 
-DATASETS: dict[str, DatasetInfo] = {
-    info.name: info
-    for info in (
-        DatasetInfo(
-            name="digits",
-            reference="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), in "
-            "scikit-learn",
-            read=read_digits,
-            classes=DIGIT_CLASSES,
-            channels=1,
-        ),
-        DatasetInfo(
-            name="mnist",
-            reference="LeCun, Bottou, Bengio, Haffner 1998, Gradient-Based Learning Applied to Document Recognition",
-            read=read_mnist,
-            classes=DIGIT_CLASSES,
-            channels=1,
-            mean=(0.1307,),
-            std=(0.3081,),
-            statistics_source="of the 60,000 training images; the values of PyTorch's MNIST example",
-            system_dirs=("/usr/share/datasets/mnist",),
-            layout="MNIST",
-        ),
-        DatasetInfo(
-            name="fashion-mnist",
-            reference="Xiao, Rasul, Vollgraf 2017, Fashion-MNIST, arXiv:1708.07747",
-            read=read_mnist,
-            classes=FASHION_MNIST_CLASSES,
-            channels=1,
-            mean=(0.2860,),
-            std=(0.3530,),
-            statistics_source="of the 60,000 training images",
-            system_dirs=("/usr/share/datasets/fashion-mnist",),
-            layout="FashionMNIST",
-        ),
-        DatasetInfo(
-            name="cifar10",
-            reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
-            read=read_cifar,
-            classes=CIFAR10_CLASSES,
-            channels=3,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
-            statistics_source="of the 50,000 training images, over all pixels",
-            layout=CIFAR10_LAYOUT,
-        ),
-        DatasetInfo(
-            name="cifar100",
-            reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (fine labels)",
-            read=read_cifar,
-            classes=CIFAR100_CLASSES,
-            channels=3,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            statistics_source="of the 50,000 training images, over all pixels",
-            layout=CIFAR100_LAYOUT,
-        ),
-        DatasetInfo(
-            name="cifar2",
-            reference="Stevens, Antiga, Viehmann 2020, Deep Learning with PyTorch, chapters 7 and 8: two classes of "
-            "CIFAR-10",
-            read=read_cifar2,
-            classes=("airplane", "bird"),
-            channels=3,
-            mean=(0.4915, 0.4823, 0.4468),
-            std=(0.2470, 0.2435, 0.2616),
-            statistics_source="the book's, of all CIFAR-10 training images",
-            layout=CIFAR10_LAYOUT,
-        ),
-        DatasetInfo(
-            name="birds-airplanes",
-            reference="our own: drawn by code, a stand-in for cifar2 that needs no download",
-            read=read_drawn,
-            classes=("airplane", "bird"),
-            channels=3,
-        ),
-        DatasetInfo(
-            name="drawn-shapes",
-            reference="our own: drawn by code, images with boxes that need no download",
-            read=read_drawn_shapes,
-            classes=SHAPES,
-            channels=3,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            statistics_source="none: detectors normalize images themselves",
-            task="detection",
-        ),
-        DatasetInfo(
-            name="imagenet",
-            reference="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (ILSVRC 2012), "
-            "arXiv:1409.0575",
-            read=read_imagenet,
-            classes=(),
-            channels=3,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            statistics_source="of a part of the training images; the values of PyTorch's ImageNet example",
-            eval_transform=PHOTO_EVAL_TRANSFORM,
-        ),
-    )
-}
-
-
 def open_dataset(
-    name_or_path: str | Path,
+    data: Any,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     split_seed: int = 0,
@@ -317,24 +198,37 @@ def open_dataset(
     is_default_fraction: bool = False,
     task: str | None = None,
     mask_values: MaskValuesLike | None = None,
+    dims: int = 2,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder, a CSV file, or WebDataset shards by path or URL.
 
     A folder has class folders, or images and a file of their labels (`LABEL_FILES`), their masks or their boxes.
     A name takes precedence over a folder of that name; `./name` opens the folder. A named dataset is searched for in
-    `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
-    for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
-    opening, makes the same splits again. `columns` names the columns of a CSV file, by the keys "image", "label" and
-    "split", where they are not called as usual (`USUAL_COLUMNS`); of labels there may be several, a list or names
-    separated by commas. A `val_fraction` that is a default (`is_default_fraction`) gives way to a validation split of
-    the data's own, and to rare classes. `task` says what the labels are for; without it the record or, where they leave
-    no doubt, the labels decide. `mask_values` says what the values in masks are: `"instances"`, the numbers of the
-    objects of an image, which are all of one class (without it only in the layout of Penn-Fudan), or the class of each
-    value, `{0: "background", 128: "cell", 255: "void"}` or `"0=background,128=cell,255=void"`.
+    `data_dir`, the cache and the system's folders. Tensors (images, labels), a map-style dataset and `DatasetSplits`
+    are taken as by `as_dataset`; `dims` is 1 for tensors of signals, 3 for volumes. `val_fraction` holds out a
+    stratified part of the training images for validation (default 0.2 for a path with training images only, else none).
+    `split_record`, of an earlier opening, makes the same splits again. `columns` names the columns of a CSV file, by
+    the keys "image", "label" and "split", where they are not called as usual (`USUAL_COLUMNS`); of labels there may be
+    several, a list or names separated by commas. A `val_fraction` that is a default (`is_default_fraction`) gives way
+    to a validation split of the data's own, and to rare classes. `task` says what the labels are for; without it the
+    record or, where they leave no doubt, the labels decide. `mask_values` says what the values in masks are:
+    `"instances"`, the numbers of the objects of an image, which are all of one class (without it only in the layout of
+    Penn-Fudan), or the class of each value, `{0: "background", 128: "cell", 255: "void"}` or
+    `"0=background,128=cell,255=void"`.
     Raises ValueError if there is no such dataset, its layout is wrong, it has no labels for the task, or images cannot
     be read.
     """
-    text = str(name_or_path)
+    if not isinstance(data, str | os.PathLike):
+        _check_no_file_options(data, columns, mask_values)
+        return as_dataset(
+            data,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            split_record=split_record,
+            is_default_fraction=is_default_fraction,
+            dims=dims,
+            task=task,
+        )
     options = SplitOptions(
         val_fraction=val_fraction,
         seed=split_seed,
@@ -345,25 +239,36 @@ def open_dataset(
         task=task,
         mask_values=parse_mask_values(mask_values),
     )
-    info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
+    text = os.fspath(data)
+    info = DATASETS.get(text.lower()) if isinstance(data, str) else None
     if info is not None:
         _check_task(info.name, (info.task,), options.requested_task)
         _check_mask_values(info.name, None, mask_values)
-        return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
+        return open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
     if is_url(text):
         _check_mask_values(text, None, mask_values)
         return open_url_shards(text, options)
-    path = Path(text).expanduser()
-    if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
+    path = dataset_path(data)
+    if not path.exists() and isinstance(data, str) and "/" not in text and "\\" not in text:
         raise unknown_dataset(text)
     data_format = find_format(path, options.requested_task)
     _check_columns(path, data_format, columns)
     _check_task(path, data_format.tasks if data_format else (DEFAULT_TASK,), options.requested_task)
     _check_mask_values(path, data_format, mask_values)
     # Whatever is of no format is reported by the image folder, as the most common one.
-    data = data_format.open(path, options) if data_format else open_image_folder(path, options)
-    other_tasks = () if options.requested_task else _other_tasks(path, data.task)
-    return replace(data, messages=(*data.messages, *other_tasks)) if other_tasks else data
+    opened = data_format.open(path, options) if data_format else open_image_folder(path, options)
+    other_tasks = () if options.requested_task else _other_tasks(path, opened.task)
+    return replace(opened, messages=(*opened.messages, *other_tasks)) if other_tasks else opened
+
+
+def _check_no_file_options(data: Any, columns: ColumnNames | None, mask_values: MaskValuesLike | None) -> None:
+    """Raise ValueError for options of files with data that are objects."""
+    got = f"a {type(data).__name__}"
+    if columns:
+        raise invalid("the path of a CSV file, where columns are named", got, next_step="omit the names of columns")
+    if mask_values is not None:
+        next_step = "pass masks of the numbers of the classes"
+        raise invalid("a path, where mask_values is given", got, next_step=next_step)
 
 
 def _other_tasks(path: Path, task: str) -> tuple[str, ...]:
@@ -386,11 +291,14 @@ def list_dataset(
 
     Raises ValueError if there is nothing, it has no labels for the task, or a CSV file or a shard cannot be read.
     """
-    text = str(name_or_path)
+    if not isinstance(name_or_path, str | os.PathLike):
+        got = f"a {type(name_or_path).__name__}"
+        raise invalid("the name or path of a dataset", got, next_step="check_data(open_dataset(...)) checks objects")
+    text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text.lower() in DATASETS:
         data = open_dataset(text, data_dir, task=task, mask_values=mask_values)
         return DatasetListing(data.name, data.location, data.classes, data.splits)
-    path = Path(text).expanduser()
+    path = dataset_path(name_or_path)
     if not path.exists() and "/" not in text:
         raise unknown_dataset(text)
     path = path.resolve()
@@ -425,43 +333,3 @@ def _check_mask_values(
 def _check_columns(path: Path, data_format: DataFormat | None, columns: ColumnNames | None) -> None:
     if columns and not (data_format and data_format.has_columns):
         raise invalid("a CSV file, where columns are named", path, next_step="omit the names of columns")
-
-
-def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) -> DatasetSplits:
-    result = info.read(info, data_dir)
-    splits: dict[str, ImageDataset] = dict(result.splits)
-    record: dict[str, Any] = dict(result.split_record or {"method": SplitMethod.GIVEN})
-    classes = result.classes or info.classes
-    if options.record is not None and options.record.get("into") == "val":
-        splits, record = {**splits, **restore_split(splits["train"], options.record)}, dict(options.record)
-    elif (
-        options.record is None
-        and options.val_fraction is not None
-        and not (options.is_default_fraction and "val" in splits)
-    ):
-        if "val" in splits or "train" not in splits:
-            got = f"{', '.join(splits)} and a fraction"
-            raise invalid(f"one validation split for {info.name}", got, next_step="drop --val-fraction")
-        parts, record = split_off(
-            splits["train"], options.val_fraction, options.seed, classes, keep_rare=options.keeps_rare_classes
-        )
-        splits.update(parts)
-    return DatasetSplits(
-        name=info.name,
-        source=info.reference,
-        classes=classes,
-        preprocess=_make_preprocess(info, result),
-        splits={name: splits[name] for name in SPLIT_TITLES if name in splits},
-        split_record=record,
-        location=result.location,
-        messages=rare_class_messages(record),
-        task=info.task,
-    )
-
-
-def _make_preprocess(info: DatasetInfo, result: ReadResult) -> Preprocess:
-    if info.mean:
-        return Preprocess(info.channels, info.eval_transform, info.mean, info.std)
-    dataset = result.splits["train"]
-    assert isinstance(dataset, TensorImageDataset)
-    return Preprocess(info.channels, info.eval_transform, *channel_statistics(dataset.images))

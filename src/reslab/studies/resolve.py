@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
-from reslab.data.registry import DATASETS
+from reslab.data.named import DATASETS
 from reslab.nn.cost import LayerSummary, layer_table
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.init import init_empty_weights

@@ -13,7 +13,7 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
-from reslab.data.registry import DATASETS
+from reslab.data.named import DATASETS
 from reslab.data.targets import TARGET_RULES
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel, ModuleFactory, ModuleNetwork

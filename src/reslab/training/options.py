@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset_names import dataset_path
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.mask_values import MaskValuesLike
-from reslab.data.registry import DATASETS
+from reslab.data.named import DATASETS
 from reslab.data.targets import TARGET_RULES
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
@@ -27,7 +28,7 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, expand_recipe_keys
-from reslab.spec.recipes import RECIPES, find_recipe
+from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.task import DEFAULT_TASK, TASKS, Task
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import get_arch, resolve_arch
@@ -63,7 +64,7 @@ class TrainOptions:
 
     model: str | Arch | DenseArch | nn.Module | ModuleFactory | Callable[..., nn.Module] | None = None
     data: Any = None
-    recipe: str | Recipe | None = None
+    recipe: str | Path | Recipe | None = None
     seed: int | None = None
     recipe_overrides: Mapping[str, Any] = field(default_factory=dict)
     arch_overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -119,7 +120,7 @@ def _check_kinds(model: Any, data: Any, recipe: Any) -> None:
     for kind, value in (("model", model), ("data", data), ("recipe", recipe)):
         if not isinstance(value, str | Path) or str(value) in tables[kind]:
             continue
-        if kind == "data" and Path(value).expanduser().exists():
+        if kind == "data" and dataset_path(value).exists():
             continue
         other = next((name for name, table in tables.items() if str(value) in table), None)
         if other is None and kind != "data" and Path(value).expanduser().is_dir():
@@ -213,11 +214,11 @@ def qualified_name(value: Callable[..., Any] | None) -> str | None:
 
 def recipe_defaults(options: TrainOptions) -> Recipe:
     """Return the named recipe (an empty one without a name) with the overrides of its defaults for model and data."""
-    base = Recipe("", "") if options.recipe is None else options.recipe
+    base = Recipe("", "") if options.recipe is None else get_recipe(options.recipe)
     overrides = {
         key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS
     }
-    return override(find_recipe(base) if isinstance(base, str) else base, overrides, kind="recipe key")
+    return override(base, overrides, kind="recipe key")
 
 
 def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from reslab.data.decode_limits import DEFAULT_LIMITS
 from reslab.data.mask_values import parse_mask_values, record_mask_values
-from reslab.data.registry import DATASETS
+from reslab.data.named import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
@@ -20,7 +20,7 @@ from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
-from reslab.spec.recipes import find_recipe
+from reslab.spec.recipes import get_recipe
 from reslab.spec.zoo.dense import dense_arch_for, override_dense_arch
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
@@ -134,8 +134,8 @@ def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
     """Return the recorded recipe with the requested duration. Raises ValueError if another key differs."""
     recorded = run.recipe
     requested = options.recipe
-    if isinstance(requested, str) and find_recipe(requested).name != recorded.name:
-        raise conflict_error("recipe", requested, recorded.name)
+    if not isinstance(requested, Recipe | None) and get_recipe(requested).name != recorded.name:
+        raise conflict_error("recipe", str(requested), recorded.name)
     base = requested if isinstance(requested, Recipe) else recorded
     resolved, _ = apply_recipe_overrides(base, options.recipe_overrides)
     if resolved.precision == "auto":

@@ -317,6 +317,12 @@ def _is_remnant(path: Path) -> bool:
     return is_partial_file(path) or path.name in (_LOCK_NAME, f"{_LOCK_NAME}.since")
 
 
+def require_folder_name(output: str | Path | None) -> None:
+    """Raise ValueError for an empty text as the folder of a run, as of a variable that is not set."""
+    if output == "":
+        raise invalid("a folder of the run as output", "an empty text", next_step="./NAME is in the folder you are in")
+
+
 def require_empty_dir(path: Path) -> None:
     """Raise ValueError if `path` exists and is not an empty folder, or if it cannot be written."""
     if not is_non_empty(path):

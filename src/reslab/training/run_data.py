@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset_names import dataset_path
 from reslab.data.decode_limits import DEFAULT_LIMITS, current_limits, use_limits
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.mask_values import MaskValuesLike
-from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.named import DATASETS
+from reslab.data.registry import open_dataset
 from reslab.data.splits import stratified_subset
 from reslab.data.webdataset.remote import is_url
 from reslab.runtime.torchrun import DistributedEnv
@@ -43,33 +44,22 @@ def open_train_data(
     task: str | None = None,
     mask_values: MaskValuesLike | None = None,
 ) -> DatasetSplits:
-    """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
+    """Open what `open_dataset` opens (None: the digits), its training images limited to `num_images` if given.
 
-    `dims`: 1 for tensors of signals, 3 for volumes. `num_images` limits the training images, with the same fraction of
-    each class; `columns` names a CSV file's columns. `is_default_fraction` and `mask_values` are those of
-    `open_dataset`; `task` is the one that the data are for, by default the one that they suit. Raises ValueError if
-    they suit another.
+    These have the same fraction of each class. `task` is the one that the data are for, by default the one that they
+    suit. Raises ValueError if they suit another.
     """
-    if mask_values is not None and not (data is None or isinstance(data, str | Path)):
-        got = f"a {type(data).__name__}"
-        raise invalid("a path, where mask_values is given", got, next_step="pass masks of the numbers of the classes")
-    if isinstance(data, DatasetSplits):
-        dataset = data
-    elif data is None or isinstance(data, str | Path):
-        dataset = open_dataset(
-            data or DEFAULT_DATA,
-            data_dir=data_dir,
-            val_fraction=val_fraction,
-            skip_bad_images=skip_bad_images,
-            columns=columns,
-            is_default_fraction=is_default_fraction,
-            task=task,
-            mask_values=mask_values,
-        )
-    else:
-        dataset = as_dataset(
-            data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims, task=task
-        )
+    dataset = open_dataset(
+        DEFAULT_DATA if data is None else data,
+        data_dir=data_dir,
+        val_fraction=val_fraction,
+        skip_bad_images=skip_bad_images,
+        columns=columns,
+        is_default_fraction=is_default_fraction,
+        task=task,
+        mask_values=mask_values,
+        dims=dims,
+    )
     if task is not None and find_task(task).name != dataset.task:
         raise invalid(f"data of the task {task}", f"{dataset.name}, data of the task {dataset.task}")
     return dataset if num_images is None else stratified_subset(dataset, num_images)
@@ -107,7 +97,7 @@ def data_location(requested: Any) -> str | None:
         return requested
     if requested is None or (isinstance(requested, str) and requested.lower() in DATASETS):
         return requested or DEFAULT_DATA
-    return str(Path(requested).expanduser().resolve()) if isinstance(requested, str | Path) else None
+    return str(dataset_path(requested).resolve()) if isinstance(requested, str | os.PathLike) else None
 
 
 def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | Path | None = None) -> DatasetSplits:
@@ -137,20 +127,13 @@ def _reopen_data(metadata: Mapping[str, Any], data: Any, data_dir: str | Path | 
         )
     if data is None:
         _require_location(metadata)
-    if data is None or isinstance(data, str | Path):
-        dataset = open_dataset(
-            data or metadata["requested"],
-            data_dir=data_dir or metadata["data_dir"],
-            skip_bad_images=bool(metadata["skipped_files"]),
-            split_record=metadata["split_record"],
-        )
-    else:
-        split_record = metadata["split_record"]
-        dataset = (
-            data
-            if isinstance(data, DatasetSplits)
-            else as_dataset(data, split_record=split_record, dims=metadata.get("dims", 2))
-        )
+    dataset = open_dataset(
+        metadata["requested"] if data is None else data,
+        data_dir=data_dir or metadata["data_dir"],
+        skip_bad_images=bool(metadata["skipped_files"]),
+        split_record=metadata["split_record"],
+        dims=metadata.get("dims", 2),
+    )
     num_images = metadata["split_record"].get("num_images")
     dataset = dataset if num_images is None else stratified_subset(dataset, num_images)
     if dataset.fingerprint != metadata["fingerprint"]:

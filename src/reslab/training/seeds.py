@@ -26,7 +26,7 @@ _RESULT_OPTIONS = ("epochs", "batch_size", "lr", "image_size", "overrides", "pre
 def train_seeds(
     model: str | Arch | nn.Module | Callable[..., nn.Module] | None = None,
     data: Any = None,
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     *,
     seeds: int | Sequence[int],
     output: str | Path | None = None,

@@ -91,7 +91,8 @@ def setup_run(
     messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     check_monitor_split(recipe, data)
     check_finite_start(model, data)
-    check_module(model, options.loss, task, input_size)
+    if model is options.model or factory is not None or options.loss is not None:  # others are built to fit
+        check_module(model, options.loss, task, input_size)
     loop = build_train_loop(
         model,
         recipe,

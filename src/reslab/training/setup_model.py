@@ -44,8 +44,6 @@ from reslab.training.tasks.task_type import TaskType
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, input_size: Sequence[int]) -> None:
     """Try a user's own module or loss on two images of zeros. Raises ValueError if it does not fit the data."""
-    if isinstance(model, ResidualNetwork | DenseNetwork) and custom_loss is None:
-        return
     was_training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
     images = torch.zeros((2, *input_size), device=device)
@@ -112,6 +110,8 @@ def build_model(
             return (*_build_from_factory(factory, options.pretrained), ())
     if isinstance(options.model, nn.Module):
         _check_module_options(options)
+        if isinstance(options.model, ResidualNetwork):
+            options.model.check_input(torch.empty((1, *input_size), device="meta"))
         return options.model, None, ()
     if options.model is not None and not isinstance(options.model, str | Arch | DenseArch):
         raise invalid("a name, an Arch, a module or a factory as model", f"a {type(options.model).__name__}")

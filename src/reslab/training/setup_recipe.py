@@ -13,7 +13,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import parse_duration, parse_warmup_error
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
-from reslab.spec.recipes import find_recipe
+from reslab.spec.recipes import get_recipe
 from reslab.spec.task import TargetKind, Task
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.training.image_size import (
@@ -47,8 +47,7 @@ def resolve_recipe(
     if base is None:
         resized = bool(image_size.size) and fixed_image_size(data) is None
         base = default_recipe(data.name, input_size, pretrained, resized, task)
-    base = find_recipe(base) if isinstance(base, str) else base
-    recipe, messages = apply_recipe_overrides(base, options.recipe_overrides)
+    recipe, messages = apply_recipe_overrides(get_recipe(base), options.recipe_overrides)
     recipe, task_messages = _fit_to_task(recipe, task, options.recipe_overrides if options.loss is None else {})
     recipe, messages = _fit_to_data(recipe, options, data, image_size), (*messages, *task_messages)
     num_samples = len(data.split("train"))

@@ -33,7 +33,7 @@ from reslab.training.meters import last_epoch_averages, throughput_without_loadi
 from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, is_non_empty, lock_run, require_run_folder, weights_header
+from reslab.training.run import Run, is_non_empty, lock_run, require_folder_name, require_run_folder, weights_header
 from reslab.training.run_data import advise_num_workers
 from reslab.training.run_logger import (
     LogCallback,
@@ -54,7 +54,7 @@ from reslab.training.weight_averaging import SelectedWeights
 def train(
     model: str | Arch | nn.Module | Callable[..., nn.Module] | None = None,
     data: Any = None,
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     *,
     seed: int | None = None,
     output: str | Path | None = None,
@@ -116,6 +116,7 @@ def train(
     """
     if tensorboard:
         require_tensorboard()
+    require_folder_name(output)
     process_group = _init_process_group(device, output)
     is_restart = process_group.env.restart_count > 0
     if resume and not is_restart:

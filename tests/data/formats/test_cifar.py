@@ -18,7 +18,8 @@ from reslab.data import cache, dataset_info
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import cifar
 from reslab.data.image_datasets import TensorImageDataset
-from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.named import DATASETS
+from reslab.data.registry import open_dataset
 from reslab.data.webdataset.tar import list_tar_members, read_shards
 from reslab.runtime.files import cache_dir
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reslab.spec.config import override
-from reslab.spec.errors import unknown_name
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes.cifar import CIFAR
@@ -19,6 +19,16 @@ RECIPES: Table[Recipe] = Table(
     {recipe.name: recipe for recipe in (*DEFAULTS, *CIFAR, *IMAGENET, *SEGMENTATION, *DETECTION, *TUTORIALS)},
     is_saved=False,
 )
+
+
+def get_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """Return the recipe of this name or TOML file, or the given one.
+
+    Raises ValueError as `find_recipe`, and for values of other types.
+    """
+    if not isinstance(recipe, str | Path | Recipe):
+        raise invalid("a name, a TOML file or a Recipe as recipe", f"a {type(recipe).__name__}")
+    return recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
 
 
 def find_recipe(name: str | Path, level: int = 0) -> Recipe:

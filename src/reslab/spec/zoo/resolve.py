@@ -191,7 +191,7 @@ def find_arch(name: str | Path, level: int = 0) -> Arch:
     return override(base, described(path, base.name) | table, kind=f"key of {path}, an axis,")
 
 
-def get_arch(model: str | Arch) -> Arch:
+def get_arch(model: str | Path | Arch) -> Arch:
     """Return the architecture of this name or TOML file, or the given one.
 
     torchvision's, timm's, mmpretrain's and the hub's names are known (`reslab.spec.zoo.resolve`). Raises ValueError for
@@ -199,7 +199,9 @@ def get_arch(model: str | Arch) -> Arch:
     """
     if isinstance(model, Arch):
         return model
-    return find_arch(model if is_toml(model) else parse_model_name(model).arch)
+    if not isinstance(model, str | Path):
+        raise invalid("a name, a TOML file or an Arch as model", f"a {type(model).__name__}")
+    return find_arch(model if is_toml(model) else parse_model_name(str(model)).arch)
 
 
 def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:

@@ -203,9 +203,8 @@ def evaluate(
         keep_predictions=keep_predictions,
         distributed=distributed,
     )
-    if isinstance(model, list | tuple):
+    if isinstance(model, Sequence) and not isinstance(model, str):
         return _evaluate_ensemble(model, data, options)
-    assert not isinstance(model, Sequence) or isinstance(model, str)
     return _evaluate_model(model, data, options)
 
 
