@@ -8,7 +8,8 @@ from mask_files import disk
 from PIL import Image
 
 from reslab.data.decode_limits import ImageError
-from reslab.data.masks import VOID, VOID_COLOR, MaskEncoding, StoredMask, read_mask_size, read_stored_mask
+from reslab.data.mask_colors import VOID_COLOR
+from reslab.data.masks import VOID, MaskEncoding, StoredMask, read_mask_size, read_stored_mask
 
 NUMBERS = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
 PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200]

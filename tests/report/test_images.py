@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reslab.data.masks import VOID, voc_color
+from reslab.data.mask_colors import voc_color
+from reslab.data.masks import VOID
 from reslab.report.images import (
     MarkedBox,
     box_color,

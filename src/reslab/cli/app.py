@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from reslab.cli.commands import COMMANDS, Command, help_epilog
+from reslab.cli.option_groups import expand_groups
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
 from reslab.runtime.torchrun import RankError, is_on_every_rank, read_distributed_env
 from reslab.spec.errors import invalid, unknown_name
@@ -108,10 +109,10 @@ def load_command(command: Command) -> Any:
         for info in target.registered_commands:
             assert info.callback is not None
             epilog = help_epilog(f"{command.name} {info.name}")
-            group.command(info.name, cls=ResLabCommand, epilog=epilog)(info.callback)
+            group.command(info.name, cls=ResLabCommand, epilog=epilog)(expand_groups(info.callback))
         return typer.main.get_command(group)
     single = typer.Typer(add_completion=False)
-    single.command(command.name, cls=ResLabCommand, epilog=help_epilog(command.name))(target)
+    single.command(command.name, cls=ResLabCommand, epilog=help_epilog(command.name))(expand_groups(target))
     return typer.main.get_command(single)
 
 

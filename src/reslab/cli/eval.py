@@ -1,6 +1,7 @@
 """`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,29 +9,19 @@ import typer
 
 from reslab.cli.evaluation_report import EvaluationReport
 from reslab.cli.model_options import AllowCode
+from reslab.cli.option_groups import DatasetOptions
 from reslab.cli.options import (
     AllowExtra,
     BatchSize,
     DataDir,
     Device,
-    ImageColumn,
     ImageSize,
-    JsonFlag,
-    LabelColumn,
-    MaskValuesOption,
-    MaxPixels,
     ModelName,
     ModelOverrides,
     Panel,
     Pretrained,
-    SkipBadImages,
-    SplitColumn,
-    TaskOption,
     ValFraction,
     Workers,
-    html_option,
-    limit_pixels,
-    named_columns,
     parse_channel_values,
     parse_model_overrides,
     parse_overrides,
@@ -151,15 +142,6 @@ TTAOption = Annotated[
         show_default=False,
     ),
 ]
-PredictionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--predictions",
-        metavar="FILE",
-        rich_help_panel=Panel.OUTPUT,
-        help="Write all predictions to a .csv or .npz file, masks into a folder beside it; detections also to a .json.",
-    ),
-]
 ResultsFile = Annotated[
     Path | None,
     typer.Option(
@@ -169,29 +151,36 @@ ResultsFile = Annotated[
         help="Detections to evaluate instead of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
     ),
 ]
-PerClassFlag = Annotated[
-    bool,
-    typer.Option("--per-class", help="Report precision, recall and F1 of each class, and the confusion matrix."),
-]
-CalibrationFlag = Annotated[
-    bool,
-    typer.Option("--calibration", help="Report calibration error and the temperature fitted on the validation split."),
-]
-SaveTemperatureFlag = Annotated[
-    bool,
-    typer.Option(
-        "--save-temperature",
-        help="Fit the temperature on the validation split and, if cross-validation finds it better than none, "
-        "save it with the weights, for `predict`.",
-    ),
-]
-HtmlFile = Annotated[
-    Path | None,
-    html_option("Write an HTML report with the images of the top losses."),
-]
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """The values of the network's input, as the author of the weights states them."""
+
+    mean: MeanOption = None
+    std: StdOption = None
+    mean_image: MeanImageOption = None
+    channel_order: ChannelOrderOption = None
+    pixel_max: PixelMaxOption = 1.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate` for these options."""
+        return {
+            "mean": parse_channel_values(self.mean, "--mean"),
+            "std": parse_channel_values(self.std, "--std"),
+            "mean_image": self.mean_image,
+            "channel_order": self.channel_order,
+            "pixel_max": self.pixel_max,
+        }
+
+    def by_flag(self) -> dict[str, Any]:
+        """Return the options that change the preprocessing, by flag."""
+        changed = {"--mean": self.mean, "--std": self.std, "--mean-image": str(self.mean_image or "")}
+        return {**changed, "--channel-order": self.channel_order}
 
 
 def evaluate(
+    *,
     runs: RunsArgument = None,
     split: SplitOption = None,
     data: DataOption = None,
@@ -199,61 +188,42 @@ def evaluate(
     model: ModelName = None,
     pretrained: Pretrained = None,
     allow_code: AllowCode = False,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    mean_image: MeanImageOption = None,
-    channel_order: ChannelOrderOption = None,
-    pixel_max: PixelMaxOption = 1.0,
+    inputs: InputOptions,
     save_weights: SaveWeightsOption = None,
     allow_extra: AllowExtra = False,
     eval_transform: EvalTransform = None,
     image_size: ImageSize = None,
     tta: TTAOption = "",
-    predictions: PredictionsFile = None,
     results: ResultsFile = None,
-    per_class: PerClassFlag = False,
-    calibration: CalibrationFlag = False,
-    save_temperature: SaveTemperatureFlag = False,
-    html_path: HtmlFile = None,
+    report: EvaluationReport,
     batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
-    skip_bad_images: SkipBadImages = False,
-    max_pixels: MaxPixels = None,
-    task: TaskOption = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    mask_values: MaskValuesOption = None,
+    reading: DatasetOptions,
     device: Device = "auto",
     workers: Workers = None,
     overrides: ModelOverrides = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
-    report = EvaluationReport(predictions, html_path, per_class, calibration, save_temperature, as_json)
     report.check()
-    data_options: dict[str, Any] = {"data_dir": data_dir, "val_fraction": val_fraction, "mask_values": mask_values}
-    data_options |= {"skip_bad_images": skip_bad_images}
-    data_options |= {"columns": named_columns(image_column, label_column, split_column)}
+    data_options: dict[str, Any] = {"data_dir": data_dir, "val_fraction": val_fraction, **reading.arguments()}
     if results is not None:
         of_network: dict[str, Any] = {"RUN": runs}
         of_network |= {"--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
         of_network |= {"--eval-transform": eval_transform, "--size": image_size, "--save-weights": save_weights}
-        of_network |= {"--calibration": calibration, "--save-temperature": save_temperature}
+        of_network |= {"--calibration": report.calibration, "--save-temperature": report.save_temperature}
         _check_without_network(results, data, of_network)
-        with limit_pixels(max_pixels):
-            _evaluate_file(results, data, report, {"split": split, **data_options})
+        with reading.limits():
+            _evaluate_file(results, data, report, split, data_options)
         return
-    _check_predictions_file(predictions, runs or [])
+    _check_predictions_file(report.predictions, runs or [])
     model_source = _resolve_model_source(runs or [], model, pretrained)
     _check_overrides(overrides, model)
-    if save_temperature:
-        changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, "--mean": mean, "--std": std}
-        changed |= {"--mean-image": str(mean_image or ""), "--channel-order": channel_order}
+    if report.save_temperature:
+        changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, **inputs.by_flag()}
         _check_calibration_options(model_source, model, changed)
     if data is not None:
         require_dataset_name(data)
-    require_model_and_recipe(model, None, task)
+    require_model_and_recipe(model, None, reading.task)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
 
     evaluate_split = functools.partial(
@@ -264,28 +234,24 @@ def evaluate(
         module=model if runs else None,
         allow_code=allow_code,
         overrides=parse_overrides(overrides),
-        mean=parse_channel_values(mean, "--mean"),
-        std=parse_channel_values(std, "--std"),
-        mean_image=mean_image,
-        channel_order=channel_order,
-        pixel_max=pixel_max,
         save_weights=save_weights,
         allow_extra=allow_extra,
         eval_transform=eval_transform,
         image_size=image_size,
         tta=tta,
         batch_size=batch_size,
-        task=task,
+        task=reading.task,
         device=device,
         workers=workers,
         distributed=True,
         keep_predictions=report.keeps_predictions,
+        **inputs.arguments(),
         **data_options,
     )
-    with limit_pixels(max_pixels):
+    with reading.limits():
         evaluation = evaluate_split(split=split)
         val_evaluation = _evaluate_val(evaluation, evaluate_split) if report.needs_calibration else None
-    if save_temperature:
+    if report.save_temperature:
         _save_temperature(model_source, val_evaluation)
     report.show(evaluation, val_evaluation, runs or [str(model)])
 
@@ -306,10 +272,14 @@ def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
             raise invalid(required, predictions, str(predictions.with_suffix(".csv")))
 
 
-def _evaluate_file(results: Path, data: str | None, report: EvaluationReport, options: dict[str, Any]) -> None:
+def _evaluate_file(
+    results: Path, data: str | None, report: EvaluationReport, split: str | None, options: dict[str, Any]
+) -> None:
     from reslab.training.evaluation.evaluate_results import evaluate_results
+    from reslab.training.run_data import DataOptions
 
-    report.show(evaluate_results(results, data, **options), None, [results.name])
+    evaluation = evaluate_results(results, data, split=split, options=DataOptions(**options))
+    report.show(evaluation, None, [results.name])
 
 
 def _check_without_network(results: Path, data: str | None, of_network: dict[str, Any]) -> None:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from reslab.cli.options import JsonFlag, Panel, html_option
 from reslab.cli.output import print_result, print_table, write_page
 from reslab.report.format import format_int, format_number, format_percent, main_metric_text
 from reslab.report.format import metric_rows as task_metric_rows
@@ -14,16 +17,47 @@ if TYPE_CHECKING:
     from reslab.training.evaluation.evaluation import Evaluation
 
 
+PredictionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        rich_help_panel=Panel.OUTPUT,
+        help="Write all predictions to a .csv or .npz file, masks into a folder beside it; detections also to a .json.",
+    ),
+]
+PerClassFlag = Annotated[
+    bool,
+    typer.Option("--per-class", help="Report precision, recall and F1 of each class, and the confusion matrix."),
+]
+CalibrationFlag = Annotated[
+    bool,
+    typer.Option("--calibration", help="Report calibration error and the temperature fitted on the validation split."),
+]
+SaveTemperatureFlag = Annotated[
+    bool,
+    typer.Option(
+        "--save-temperature",
+        help="Fit the temperature on the validation split and, if cross-validation finds it better than none, "
+        "save it with the weights, for `predict`.",
+    ),
+]
+HtmlFile = Annotated[
+    Path | None,
+    html_option("Write an HTML report with the images of the top losses."),
+]
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """The output of the command: the files that it writes, and the options of what it prints."""
 
-    predictions: Path | None
-    html_path: Path | None
-    per_class: bool
-    calibration: bool
-    save_temperature: bool
-    as_json: bool
+    predictions: PredictionsFile = None
+    per_class: PerClassFlag = False
+    calibration: CalibrationFlag = False
+    save_temperature: SaveTemperatureFlag = False
+    html_path: HtmlFile = None
+    as_json: JsonFlag = False
 
     @property
     def needs_calibration(self) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +42,41 @@ _PROGRESS_INTERVAL_SECONDS = 30.0
 _MAX_WARNINGS = 5
 
 
+@dataclass(frozen=True)
+class PredictionExtras:
+    """What is computed or written beside the predictions, by the names of `PredictOptions`."""
+
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Add the embedding, the input of the last linear layer.")
+    ] = False
+    grad_cam_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--grad-cam",
+            metavar="DIR",
+            help="Write a Grad-CAM heatmap of the top class, or of the best box, of each image.",
+        ),
+    ] = None
+    grad_cam_class: Annotated[
+        str,
+        typer.Option("--grad-cam-class", metavar="NAME", help="Write heatmaps of this class or target instead."),
+    ] = ""
+    masks_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="DIR",
+            help="Write the mask of each image, NAME.png, and its overlay (segmentation).",
+        ),
+    ] = None
+    boxes_dir: Annotated[
+        Path | None,
+        typer.Option("--boxes", metavar="DIR", help="Write each image with its boxes, NAME_boxes.png (detection)."),
+    ] = None
+
+
 def predict(
+    *,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -87,33 +121,7 @@ def predict(
             "--resume", rich_help_panel=Panel.OUTPUT, help="Resume --output: images already in it are not repeated."
         ),
     ] = False,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Add the embedding, the input of the last linear layer.")
-    ] = False,
-    grad_cam_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--grad-cam",
-            metavar="DIR",
-            help="Write a Grad-CAM heatmap of the top class, or of the best box, of each image.",
-        ),
-    ] = None,
-    grad_cam_class: Annotated[
-        str,
-        typer.Option("--grad-cam-class", metavar="NAME", help="Write heatmaps of this class or target instead."),
-    ] = "",
-    masks_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks",
-            metavar="DIR",
-            help="Write the mask of each image, NAME.png, and its overlay (segmentation).",
-        ),
-    ] = None,
-    boxes_dir: Annotated[
-        Path | None,
-        typer.Option("--boxes", metavar="DIR", help="Write each image with its boxes, NAME_boxes.png (detection)."),
-    ] = None,
+    extras: PredictionExtras,
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     compiled: Annotated[
@@ -141,7 +149,7 @@ def predict(
     Unreadable files get an error row; exit code 1 if no file could be read.
     """
     _check_flags(as_json=as_json, as_csv=as_csv, output=output, resume=resume)
-    if grad_cam_class and grad_cam_dir is None:
+    if extras.grad_cam_class and extras.grad_cam_dir is None:
         raise invalid("--grad-cam DIR with --grad-cam-class", "--grad-cam-class alone", next_step="name the folder")
     choice, images = choose_model(inputs, model, weights)
     if not images:
@@ -168,11 +176,7 @@ def predict(
         backend=backend,
         precision=precision,
         compiled=compiled,
-        embeddings=embeddings,
-        grad_cam_dir=grad_cam_dir,
-        grad_cam_class=grad_cam_class,
-        masks_dir=masks_dir,
-        boxes_dir=boxes_dir,
+        **vars(extras),
         calibration_images=_calibration_images(choice, network, precision),
         limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )

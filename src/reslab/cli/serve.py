@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,76 @@ _ANY_ADDRESSES = ("0.0.0.0", "::", "")
 _TOKEN_VARIABLE = "RESLAB_TOKEN"
 
 
+@dataclass(frozen=True)
+class RequestLimits:
+    """The limits of requests, by the names of `ServerSettings`."""
+
+    max_bytes: Annotated[
+        int,
+        typer.Option(
+            "--max-bytes",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum bytes per request.",
+            show_default="16777216, 16 MiB",
+        ),
+    ] = 16 << 20
+    max_pixels: Annotated[
+        int,
+        typer.Option("--max-pixels", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum pixels per image."),
+    ] = 50_000_000
+    max_images: Annotated[
+        int,
+        typer.Option(
+            "--max-images", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum images per request."
+        ),
+    ] = 32
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum batch size.")
+    ] = 32
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            "--max-in-flight",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum images in flight; further requests get 429.",
+        ),
+    ] = 128
+    max_client_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-client-in-flight",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum images in flight from one client address; further requests of it get 429.",
+            show_default="three quarters of --max-in-flight",
+        ),
+    ] = None
+    client_header: Annotated[
+        str,
+        typer.Option(
+            "--client-header",
+            metavar="NAME",
+            rich_help_panel=Panel.LIMITS,
+            help="Header in which a reverse proxy gives the client's address, such as X-Forwarded-For. Only behind a "
+            "proxy that sets it: clients could send it themselves.",
+            show_default="none, the address of the connection",
+        ),
+    ] = ""
+    timeout_seconds: Annotated[
+        float,
+        typer.Option(
+            "--timeout-seconds",
+            metavar="FLOAT",
+            rich_help_panel=Panel.LIMITS,
+            help="Timeout of a request: 408 while its body is read, then 504.",
+        ),
+    ] = 30.0
+
+
 def serve(
+    *,
     runs: Annotated[list[str] | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
     model: NamedModel = None,
     weights: WeightsOption = None,
@@ -76,68 +146,7 @@ def serve(
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     device: Device = "auto",
-    max_bytes: Annotated[
-        int,
-        typer.Option(
-            "--max-bytes",
-            metavar="INTEGER",
-            rich_help_panel=Panel.LIMITS,
-            help="Maximum bytes per request.",
-            show_default="16777216, 16 MiB",
-        ),
-    ] = 16 << 20,
-    max_pixels: Annotated[
-        int,
-        typer.Option("--max-pixels", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum pixels per image."),
-    ] = 50_000_000,
-    max_images: Annotated[
-        int,
-        typer.Option(
-            "--max-images", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum images per request."
-        ),
-    ] = 32,
-    max_batch: Annotated[
-        int, typer.Option("--max-batch", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum batch size.")
-    ] = 32,
-    max_in_flight: Annotated[
-        int,
-        typer.Option(
-            "--max-in-flight",
-            metavar="INTEGER",
-            rich_help_panel=Panel.LIMITS,
-            help="Maximum images in flight; further requests get 429.",
-        ),
-    ] = 128,
-    max_client_in_flight: Annotated[
-        int | None,
-        typer.Option(
-            "--max-client-in-flight",
-            metavar="INTEGER",
-            rich_help_panel=Panel.LIMITS,
-            help="Maximum images in flight from one client address; further requests of it get 429.",
-            show_default="three quarters of --max-in-flight",
-        ),
-    ] = None,
-    client_header: Annotated[
-        str,
-        typer.Option(
-            "--client-header",
-            metavar="NAME",
-            rich_help_panel=Panel.LIMITS,
-            help="Header in which a reverse proxy gives the client's address, such as X-Forwarded-For. Only behind a "
-            "proxy that sets it: clients could send it themselves.",
-            show_default="none, the address of the connection",
-        ),
-    ] = "",
-    timeout_seconds: Annotated[
-        float,
-        typer.Option(
-            "--timeout-seconds",
-            metavar="FLOAT",
-            rich_help_panel=Panel.LIMITS,
-            help="Timeout of a request: 408 while its body is read, then 504.",
-        ),
-    ] = 30.0,
+    limits: RequestLimits,
     as_json: JsonFlag = False,
 ) -> None:
     """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /.
@@ -161,15 +170,8 @@ def serve(
         token=token_text,
         allowed_hosts=(*_own_hosts(host), *(name.lower() for name in allow_host or ())),
         allowed_origins=tuple(origin.rstrip("/").lower() for origin in allow_origin or ()),
-        max_bytes=max_bytes,
-        max_bytes_in_flight=max(16 * max_bytes, 256 << 20),
-        max_pixels=max_pixels,
-        max_images=max_images,
-        max_batch=max_batch,
-        max_in_flight=max_in_flight,
-        max_client_in_flight=max_client_in_flight,
-        client_header=client_header,
-        timeout_seconds=timeout_seconds,
+        max_bytes_in_flight=max(16 * limits.max_bytes, 256 << 20),
+        **vars(limits),
     )
     _serve(_served_models(runs or [], model, weights, allow_code), settings, host, port, as_json)
 

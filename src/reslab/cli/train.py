@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.config_file import merge_config, read_config_file
+from reslab.cli.option_groups import DatasetOptions
 from reslab.cli.options import (
     AllowExtra,
     ConfigFile,
@@ -13,25 +14,16 @@ from reslab.cli.options import (
     DataDir,
     DataOption,
     Device,
-    ImageColumn,
     ImageSize,
     JsonFlag,
-    LabelColumn,
-    MaskValuesOption,
-    MaxPixels,
     ModelName,
     NumImages,
     Panel,
     Pretrained,
     RecipeName,
-    SkipBadImages,
-    SplitColumn,
-    TaskOption,
     TrainOverrides,
     ValFraction,
     Workers,
-    limit_pixels,
-    named_columns,
     output_option,
     parse_overrides,
     parse_pretrained,
@@ -61,6 +53,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    *,
     data_argument: DataArgument = None,
     data: DataOption = None,
     model: ModelName = None,
@@ -127,13 +120,7 @@ def train(
     allow_extra: AllowExtra = False,
     val_fraction: ValFraction = None,
     num_images: NumImages = None,
-    skip_bad_images: SkipBadImages = False,
-    max_pixels: MaxPixels = None,
-    task: TaskOption = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    mask_values: MaskValuesOption = None,
+    reading: DatasetOptions,
     device: Device = "auto",
     workers: Workers = None,
     save_every: Annotated[
@@ -156,7 +143,7 @@ def train(
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     keep_freed_memory()
     dataset = resolve_data_option(data_argument, data)
-    require_model_and_recipe(model, recipe, task)
+    require_model_and_recipe(model, recipe, reading.task)
     if resume and not read_distributed_env().restart_count:
         require_run_folder(output)
     from reslab.training.options import parse_batch_size
@@ -191,16 +178,14 @@ def train(
         "data_dir": data_dir,
         "val_fraction": val_fraction,
         "num_images": num_images,
-        "skip_bad_images": skip_bad_images,
-        "task": task,
-        "columns": named_columns(image_column, label_column, split_column),
-        "mask_values": mask_values,
+        "task": reading.task,
+        **reading.arguments(),
         "device": device,
         "workers": workers,
         "snapshot_every": save_every,
         "tensorboard": tensorboard,
     }
-    with limit_pixels(max_pixels), ProgressDisplay() as display:
+    with reading.limits(), ProgressDisplay() as display:
         if seeds is None:
             runs = [train_run(model, dataset, recipe, seed=seed, resume=resume, on_log=display, **options)]
         else:

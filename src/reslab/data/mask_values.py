@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reslab.data.masks import MAX_CLASSES, MaskEncoding, MaskValues, format_color, parse_color
+from reslab.data.mask_colors import format_color, parse_color
+from reslab.data.masks import MAX_CLASSES, MaskEncoding, MaskValues
 from reslab.spec.errors import invalid, unknown_name
 
 MaskValuesLike = str | Mapping[int, str] | Mapping[str, str]

@@ -24,6 +24,7 @@ from reslab.data.decode_limits import (
     has_all_png_data,
 )
 from reslab.data.image_formats import open_image, without_pillow_limit
+from reslab.data.mask_colors import VOID_COLOR, Color, format_color, pack_colors, unpack_colors
 from reslab.data.pil_pixels import exif_orientation, turn_upright
 from reslab.spec.errors import invalid
 
@@ -31,12 +32,8 @@ VOID = 255
 """The number of pixels that do not count: neither in the loss nor in the metrics."""
 MAX_CLASSES = 254
 _UNKNOWN = 254  # of values that stand for no class, while a mask is decoded
-VOID_COLOR = (224, 224, 192)
-"""The color of void in the palette of PASCAL VOC, and in masks that are exported with its colors."""
 _LOSSY_FORMATS = ("JPEG", "MPO")
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")
-
-Color = tuple[int, int, int]
 
 
 class MaskValues(StrEnum):
@@ -294,35 +291,3 @@ def _ranges(numbers: tuple[int, ...]) -> str:
     if len(numbers) > 1 and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-
-
-def pack_colors(colors: np.ndarray) -> np.ndarray:
-    """Return colors (..., 3) uint8 as numbers (...,) int32: red * 65536 + green * 256 + blue."""
-    wide = colors.astype(np.int32)
-    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-
-
-def unpack_colors(packed: np.ndarray) -> list[Color]:
-    """Return the colors of numbers of `pack_colors`."""
-    return [(number >> 16, number >> 8 & 255, number & 255) for number in packed.tolist()]
-
-
-def voc_color(number: int) -> Color:
-    """Return the color of a number in PASCAL VOC's palette: bits 0, 1, 2 of the number are the high bits of R, G, B."""
-    red = green = blue = 0
-    for shift in range(7, -1, -1):
-        red |= (number & 1) << shift
-        green |= (number >> 1 & 1) << shift
-        blue |= (number >> 2 & 1) << shift
-        number >>= 3
-    return red, green, blue
-
-
-def format_color(color: Color) -> str:
-    """Return `#ff8000`."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def parse_color(text: str) -> Color:
-    """Return the color of `#ff8000`."""
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

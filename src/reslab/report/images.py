@@ -16,16 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from reslab.data.mask_colors import Color, voc_color
 from reslab.spec.errors import invalid
 
-Color = tuple[int, int, int]
 
-
-# Reading masks needs torch, which pages without masks do not load.
 def mask_image(mask: np.ndarray) -> Image.Image:
     """Return a mask (H, W) uint8 of class numbers as an image of mode P with the palette of PASCAL VOC."""
-    from reslab.data.masks import voc_color
-
     image = Image.fromarray(mask, mode="P")
     image.putpalette([value for number in range(256) for value in voc_color(number)])
     return image

@@ -1,4 +1,4 @@
-"""Provenance of a run: package versions, command line, git commit."""
+"""Provenance of a run: hardware, package versions, command line, git commit."""
 
 import importlib
 import importlib.metadata
@@ -7,8 +7,23 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from reslab.runtime.device import hardware_info
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn")
+
+
+def provenance(device: torch.device, num_threads: int | None) -> dict[str, Any]:
+    """Return what the metadata of a run or of a study's result record: `hardware`, `versions`, `command`, `commit`."""
+    return {
+        "hardware": hardware_info(device, num_threads),
+        "versions": package_versions(),
+        "command": command_line(),
+        "commit": git_commit(),
+    }
 
 
 def package_versions() -> dict[str, str]:

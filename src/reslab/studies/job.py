@@ -16,9 +16,9 @@ from reslab.analysis.inputs import ImageOptions, labels_to, load_inputs
 from reslab.analysis.open_targets import init_network, open_targets
 from reslab.analysis.registry import get_analysis, run_analysis
 from reslab.analysis.target import AnalysisTarget
-from reslab.runtime.device import choose_device, choose_num_threads, hardware_info
+from reslab.runtime.device import choose_device, choose_num_threads
 from reslab.runtime.files import write_atomic
-from reslab.runtime.provenance import command_line, git_commit, package_versions
+from reslab.runtime.provenance import provenance
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
@@ -183,10 +183,7 @@ def _entry_metadata(job: StudyJob, device: torch.device, training: _TrainingOutc
         params=model_cost(arch).params,
         total_macs=total_macs(job.row),
         processor_seconds=training.processor_seconds,
-        hardware=hardware_info(device, choose_num_threads(arch.input_size, device)),
-        versions=package_versions(),
-        command=command_line(),
-        commit=git_commit(),
+        **provenance(device, choose_num_threads(arch.input_size, device)),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **measured,
     )

@@ -37,7 +37,7 @@ from reslab.training.options import (
     split_overrides,
     with_eval_preprocess,
 )
-from reslab.training.run_data import infer_input_size, open_train_data
+from reslab.training.run_data import DataOptions, infer_input_size, open_train_data
 from reslab.training.setup_recipe import resolve_precision
 
 AnyArch = Arch | DenseArch
@@ -263,9 +263,13 @@ def open_cached_data(
     name: str, data_dir: str, val_fraction: float | None, num_images: int | None, *, is_default_fraction: bool
 ) -> DatasetSplits:
     """Return the data, opened once a process."""
-    return open_train_data(
-        name, data_dir or None, val_fraction, num_images=num_images, is_default_fraction=is_default_fraction
+    options = DataOptions(
+        data_dir=data_dir or None,
+        val_fraction=val_fraction,
+        is_default_fraction=is_default_fraction,
+        num_images=num_images,
     )
+    return open_train_data(name, options)
 
 
 def locate_data(name: str, data_dir: str | Path | None) -> str:

@@ -11,8 +11,6 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.dataset_names import dataset_path
-from reslab.data.formats.csv_table import ColumnNames
-from reslab.data.mask_values import MaskValuesLike
 from reslab.data.named import DATASETS
 from reslab.data.targets import TARGET_RULES
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
@@ -34,6 +32,7 @@ from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import get_arch, resolve_arch
 from reslab.training.image_size import output_size, scale_transform
 from reslab.training.losses import LossFn
+from reslab.training.run_data import DataOptions
 
 PUBLISHED_WEIGHTS = "published weights"
 AUTO = "auto"
@@ -52,8 +51,8 @@ RECIPE_DEFAULT_KEYS = (
 _RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments of `train` that are recipe keys, too
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(DataOptions):
     """The arguments of `train` that decide what is trained; None means not given.
 
     `recipe_overrides` change the recipe, `arch_overrides` the network; `recipe_arch_overrides` are the recipe's own
@@ -71,17 +70,9 @@ class TrainOptions:
     pretrained: Pretrained | None = None
     allow_extra: bool = False
     loss: LossFn | None = None
-    data_dir: str | Path | None = None
-    val_fraction: float | None = None
-    is_default_fraction: bool = False
-    skip_bad_images: bool = False
-    columns: ColumnNames | None = None
-    mask_values: MaskValuesLike | None = None
     recipe_arch_overrides: tuple[str, ...] = ()
-    num_images: int | None = None
     snapshot_every: str | None = None
     auto_batch: bool = False
-    task: str | None = None
     transform_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

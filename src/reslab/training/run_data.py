@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,38 +31,45 @@ DEFAULT_DATA = "digits"
 _MIN_ADVISED_WAIT = 0.2
 
 
-def open_train_data(
-    data: Any,
-    data_dir: str | Path | None = None,
-    val_fraction: float | None = None,
-    skip_bad_images: bool = False,
-    *,
-    columns: ColumnNames | None = None,
-    num_images: int | None = None,
-    is_default_fraction: bool = False,
-    dims: int = 2,
-    task: str | None = None,
-    mask_values: MaskValuesLike | None = None,
-) -> DatasetSplits:
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a dataset is opened and split, the same for training and evaluation; None means not given.
+
+    `num_images` limits the training images, with the same fraction of each class; `task` is the one that the data are
+    for, by default the one that they suit. The others are those of `open_dataset`.
+    """
+
+    data_dir: str | Path | None = None
+    val_fraction: float | None = None
+    is_default_fraction: bool = False
+    skip_bad_images: bool = False
+    columns: ColumnNames | None = None
+    mask_values: MaskValuesLike | None = None
+    num_images: int | None = None
+    task: str | None = None
+
+
+def open_train_data(data: Any, options: DataOptions | None = None, *, dims: int = 2) -> DatasetSplits:
     """Open what `open_dataset` opens (None: the digits), its training images limited to `num_images` if given.
 
-    These have the same fraction of each class. `task` is the one that the data are for, by default the one that they
-    suit. Raises ValueError if they suit another.
+    `dims`: 1 for tensors of signals, 3 for volumes. Raises ValueError for data of another task than that of `options`.
     """
+    options = options or DataOptions()
+    task = options.task
     dataset = open_dataset(
         DEFAULT_DATA if data is None else data,
-        data_dir=data_dir,
-        val_fraction=val_fraction,
-        skip_bad_images=skip_bad_images,
-        columns=columns,
-        is_default_fraction=is_default_fraction,
+        data_dir=options.data_dir,
+        val_fraction=options.val_fraction,
+        skip_bad_images=options.skip_bad_images,
+        columns=options.columns,
+        is_default_fraction=options.is_default_fraction,
         task=task,
-        mask_values=mask_values,
+        mask_values=options.mask_values,
         dims=dims,
     )
     if task is not None and find_task(task).name != dataset.task:
         raise invalid(f"data of the task {task}", f"{dataset.name}, data of the task {dataset.task}")
-    return dataset if num_images is None else stratified_subset(dataset, num_images)
+    return dataset if options.num_images is None else stratified_subset(dataset, options.num_images)
 
 
 def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | None) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from torch import nn
 from reslab.data.dataset import MIN_IMBALANCE, DatasetSplits
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import choose_num_threads, hardware_info
+from reslab.runtime.device import choose_num_threads
 from reslab.runtime.distributed import ProcessGroup
-from reslab.runtime.provenance import command_line, git_commit, package_versions
+from reslab.runtime.provenance import provenance
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
@@ -78,7 +78,7 @@ def setup_run(
     dims = described_dims(options.model, options.arch_overrides)
     if dims != 2:  # the transforms are of images; signals and volumes go to the network as they are
         options = _without_image_options(options)
-    data = _open_data(options, dims)
+    data = open_train_data(options.data, options, dims=dims)
     task = find_task_type(data.task).for_data(data)
     data, image_size = _with_image_size(data, options)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
@@ -120,26 +120,12 @@ def setup_run(
         "snapshot_every": options.snapshot_every or "0",
         "grad_accumulation": AUTO if options.auto_batch else None,
         "precision": recipe.precision,
-        **_provenance(process_group, input_size),
+        "world_size": process_group.world_size,
+        **provenance(device, choose_num_threads(input_size, device)),
         "messages": list(messages),
     }
     path = Path(output) if output is not None else make_run_path(metadata["model"]["name"], data.name)
     return TrainSetup(Run.create(path, metadata), data, recipe, input_size, loop, task, messages)
-
-
-def _open_data(options: TrainOptions, dims: int) -> DatasetSplits:
-    return open_train_data(
-        options.data,
-        data_dir=options.data_dir,
-        val_fraction=options.val_fraction,
-        skip_bad_images=options.skip_bad_images,
-        columns=options.columns,
-        mask_values=options.mask_values,
-        num_images=options.num_images,
-        is_default_fraction=options.is_default_fraction,
-        dims=dims,
-        task=options.task,
-    )
 
 
 def _with_image_size(data: DatasetSplits, options: TrainOptions) -> tuple[DatasetSplits, ImageSize]:
@@ -150,18 +136,6 @@ def _with_image_size(data: DatasetSplits, options: TrainOptions) -> tuple[Datase
     if image_size.eval_transform is not None:
         defaults = replace(defaults, eval_transform=image_size.eval_transform)
     return with_eval_preprocess(data, defaults), image_size
-
-
-def _provenance(process_group: ProcessGroup, input_size: tuple[int, ...]) -> dict[str, Any]:
-    """Return what run.json records of the machine, the software and the command."""
-    device = process_group.device
-    return {
-        "hardware": hardware_info(device, choose_num_threads(input_size, device)),
-        "world_size": process_group.world_size,
-        "versions": package_versions(),
-        "command": command_line(),
-        "commit": git_commit(),
-    }
 
 
 def build_train_loop(

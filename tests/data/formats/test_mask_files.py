@@ -11,7 +11,8 @@ from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.mask_classes import VOC_CLASSES
-from reslab.data.masks import VOID, voc_color
+from reslab.data.mask_colors import voc_color
+from reslab.data.masks import VOID
 from reslab.data.registry import find_format, list_dataset, open_dataset
 from reslab.data.splits import stratified_subset
 from reslab.data.target_datasets import MaskImageDataset

@@ -9,19 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from reslab.data.formats.mask_pairs import MaskLayout
+from reslab.data.mask_colors import VOID_COLOR, Color, format_color, parse_color, voc_color
 from reslab.data.mask_values import MaskMapping, is_void
-from reslab.data.masks import (
-    MAX_CLASSES,
-    VOID,
-    VOID_COLOR,
-    Color,
-    MaskEncoding,
-    MaskValues,
-    StoredMask,
-    format_color,
-    parse_color,
-    voc_color,
-)
+from reslab.data.masks import MAX_CLASSES, VOID, MaskEncoding, MaskValues, StoredMask
 from reslab.spec.errors import invalid
 
 CLASS_LISTS = ("labelmap.txt", "classes.txt", "class_names.txt", "labels.txt")

@@ -16,17 +16,9 @@ from reslab.data.formats.mask_classes import MaskClasses, ScannedMask, count_cla
 from reslab.data.formats.mask_pairs import LAYOUTS, MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, relative_name
 from reslab.data.image_formats import is_image_name
+from reslab.data.mask_colors import format_color, pack_colors, unpack_colors
 from reslab.data.mask_values import MaskMapping, record_mask_values
-from reslab.data.masks import (
-    VOID,
-    MaskEncoding,
-    MaskValues,
-    StoredMask,
-    format_color,
-    pack_colors,
-    read_stored_mask,
-    unpack_colors,
-)
+from reslab.data.masks import VOID, MaskEncoding, MaskValues, StoredMask, read_stored_mask
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped
 from reslab.data.target_datasets import MaskFiles, MaskImageDataset
 from reslab.spec.errors import invalid, unknown_name

@@ -18,7 +18,7 @@ from reslab.deploy.predictor import class_names
 from reslab.nn.module_network import AnyNetwork
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
-from reslab.training.run_data import open_train_data, reopen_data
+from reslab.training.run_data import DataOptions, open_train_data, reopen_data
 
 _BATCH_SIZE = 32
 _SEED = 0
@@ -111,7 +111,7 @@ def load_calibration_images(source: str | Path, network: AnyNetwork) -> Tensor:
 
 def _open_data(run: Run | None, data: Any, data_dir: str | Path | None) -> DatasetSplits:
     if data is not None:
-        return open_train_data(data, data_dir)
+        return open_train_data(data, DataOptions(data_dir=data_dir))
     if run is None:
         step = "name a dataset or a folder: --data NAME|FOLDER (a run has its own)"
         raise invalid("images to verify the export on", "weights without a run", next_step=step)

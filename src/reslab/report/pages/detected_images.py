@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.masks import Color, format_color
+from reslab.data.mask_colors import Color, format_color
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.metrics.detection_errors import ImageOutcomes, Outcome
 from reslab.report.format import format_percent, pluralize

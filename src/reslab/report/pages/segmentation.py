@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from reslab.data.masks import VOID, format_color
+from reslab.data.mask_colors import format_color
+from reslab.data.masks import VOID
 from reslab.metrics.segmentation import segmentation_metrics
 from reslab.report.format import format_int, format_percent
 from reslab.report.images import Thumbnail, class_color, draw_mask, make_thumbnail

@@ -1,7 +1,7 @@
 """`evaluate`: the scores of runs, weights, third-party checkpoints and modules on a split; the trainer's evaluator."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from reslab.training.model_source import open_any_network, open_network
 from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run
-from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
+from reslab.training.run_data import DataOptions, choose_num_workers, infer_input_size, open_train_data, reopen_data
 from reslab.training.tasks.registry import find_task_type, restore_task
 from reslab.training.tasks.task_type import TaskType
 
@@ -87,18 +87,14 @@ class Evaluator:
 ModelLike = Run | str | Path | Arch | nn.Module
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(DataOptions):
     """The options of `evaluate` except the models and the data; see there."""
 
     split: str | None = None
     pretrained: Pretrained | None = None
     overrides: Mapping[str, Any] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    mean_image: Any = None
-    channel_order: str | None = None
-    pixel_max: float = 1.0
+    input_values: InputValues = field(default_factory=InputValues)
     save_weights: str | Path | None = None
     allow_extra: bool = False
     eval_transform: str | None = None
@@ -108,21 +104,10 @@ class EvaluateOptions:
     module: Any = None
     allow_code: bool = False
     batch_size: int | None = None
-    data_dir: str | Path | None = None
-    val_fraction: float | None = None
-    skip_bad_images: bool = False
-    task: str | None = None
-    columns: ColumnNames | None = None
-    mask_values: MaskValuesLike | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
     keep_predictions: bool = False
     distributed: bool = False
-
-    @property
-    def input_values(self) -> InputValues:
-        """The values of the network's input."""
-        return InputValues(self.mean, self.std, self.mean_image, self.channel_order, self.pixel_max)
 
 
 def evaluate(
@@ -178,11 +163,7 @@ def evaluate(
         split=split,
         pretrained=pretrained,
         overrides=overrides,
-        mean=mean,
-        std=std,
-        mean_image=mean_image,
-        channel_order=channel_order,
-        pixel_max=pixel_max,
+        input_values=InputValues(mean, std, mean_image, channel_order, pixel_max),
         save_weights=save_weights,
         allow_extra=allow_extra,
         eval_transform=eval_transform,
@@ -360,16 +341,7 @@ def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> Dat
         return reopen_data(target.metadata["data"], None, options.data_dir)
     if data is None:
         raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
-    return open_train_data(
-        data,
-        options.data_dir,
-        options.val_fraction,
-        options.skip_bad_images,
-        columns=options.columns,
-        mask_values=options.mask_values,
-        task=options.task,
-        dims=_map_dims(target, options),
-    )
+    return open_train_data(data, options, dims=_map_dims(target, options))
 
 
 def _map_dims(target: ModelLike, options: EvaluateOptions) -> int:

@@ -12,14 +12,12 @@ from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import ImageId, begin_transform
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.box_files import open_coco_file
-from reslab.data.formats.csv_table import ColumnNames
-from reslab.data.mask_values import MaskValuesLike
 from reslab.metrics.coco_ap import encode_masks, require_coco_package
 from reslab.metrics.detection import DetectionPrediction, Rle
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.detection import DetectedImage, DetectionEvaluation, evaluate_detections, make_target
 from reslab.training.evaluation.result_files import VOC_RESULT_FILE, ResultFile, ResultRow, read_results
-from reslab.training.run_data import open_train_data
+from reslab.training.run_data import DataOptions, open_train_data
 
 _TASK = "detection"
 
@@ -29,11 +27,7 @@ def evaluate_results(
     data: Any,
     *,
     split: str | None = None,
-    data_dir: str | Path | None = None,
-    val_fraction: float | None = None,
-    skip_bad_images: bool = False,
-    columns: ColumnNames | None = None,
-    mask_values: MaskValuesLike | None = None,
+    options: DataOptions | None = None,
 ) -> DetectionEvaluation:
     """Evaluate the detections of a file on a split of `data`; images without any have none.
 
@@ -47,7 +41,7 @@ def evaluate_results(
     Raises ValueError as `read_results` and `open_dataset` do, and for images and categories that are not of the data.
     """
     require_coco_package()
-    opened = _open_data(data, data_dir, val_fraction, skip_bad_images, columns, mask_values)
+    opened = _open_data(data, options or DataOptions())
     name = split or opened.eval_split
     dataset = opened.split(name)
     assert isinstance(dataset, BoxImageDataset), type(dataset)
@@ -65,19 +59,10 @@ def evaluate_results(
     return replace(evaluation, classes=opened.classes, names=names, dataset=dataset)
 
 
-def _open_data(
-    data: Any,
-    data_dir: str | Path | None,
-    val_fraction: float | None,
-    skip_bad_images: bool,
-    columns: ColumnNames | None,
-    mask_values: MaskValuesLike | None,
-) -> DatasetSplits:
+def _open_data(data: Any, options: DataOptions) -> DatasetSplits:
     if isinstance(data, str | Path) and Path(data).suffix.lower() == ".json" and Path(data).expanduser().is_file():
         return open_coco_file(Path(data).expanduser())
-    return open_train_data(
-        data, data_dir, val_fraction, skip_bad_images, columns=columns, mask_values=mask_values, task=_TASK
-    )
+    return open_train_data(data, replace(options, task=_TASK))
 
 
 class _ImageKeys(NamedTuple):

@@ -12,7 +12,7 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
-from reslab.data.masks import Color
+from reslab.data.mask_colors import Color
 from reslab.deploy.prediction import OutputForm, result_rules
 from reslab.deploy.predictor import class_names, model_task
 from reslab.deploy.server.errors import HTTPError, http_error
