@@ -1,8 +1,15 @@
 """The readers of options that several commands share."""
 
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from reslab.cli.app import join_channel_values
+from reslab.cli.option_groups import expand_groups
 from reslab.cli.options import parse_channel_values, parse_overrides, parse_pretrained, require_model_and_recipe
 
 
@@ -74,3 +81,33 @@ def test_models_of_other_tasks_are_not_suggested() -> None:
     assert "fcn_resnet50" not in str(error.value)
     with pytest.raises(ValueError, match="unknown task 'segmentatoin'; nearest: 'segmentation'"):
         require_model_and_recipe(None, None, "segmentatoin")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: Annotated[int, typer.Option("--width", help="Width in pixels.")] = 4
+    height: Annotated[int | None, typer.Option("--height")] = None
+
+
+def test_a_group_stands_for_the_options_of_its_fields_in_their_place() -> None:
+    app = typer.Typer()
+    called: list[tuple[Any, ...]] = []
+
+    def command(*, name: str = "a", sizes: Sizes, depth: int = 1) -> None:
+        called.append((name, sizes, depth))
+
+    expanded = expand_groups(command)
+    assert list(inspect.signature(expanded).parameters) == ["name", "width", "height", "depth"]
+    app.command()(expanded)
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    assert "Width in pixels." in help_text
+    assert help_text.index("--width") < help_text.index("--height") < help_text.index("--depth")
+    assert CliRunner().invoke(app, ["--height", "7", "--depth", "2"]).exit_code == 0
+    assert CliRunner().invoke(app, ["--width", "x"]).exit_code == 2
+    assert called == [("a", Sizes(4, 7), 2)]
+
+
+def test_a_command_without_groups_stays_as_it_is() -> None:
+    def command(name: str = "a") -> None: ...
+
+    assert expand_groups(command) is command
