@@ -20,8 +20,7 @@ from reslab.data.image_datasets import ImageLocation
 from reslab.data.image_formats import open_image
 from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.registry import find_format
-from reslab.data.transforms.inference import fit_image_size
-from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.data.transforms.pipeline import TransformPipeline, fit_image_size
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.transform_grammar import parse_transforms

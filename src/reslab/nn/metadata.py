@@ -46,7 +46,7 @@ class ImagePreprocess(Preprocess):
         """
         # Networks do not need the code that reads and transforms images until they are given one: `reslab.nn` comes
         # before `reslab.data`, and imports nothing of it.
-        prepare_image = importlib.import_module("reslab.data.transforms.inference").prepare_image
+        prepare_image = importlib.import_module("reslab.data.transforms.pipeline").prepare_image
         return prepare_image(image, self, getattr(self, "image_size", None))
 
 

@@ -51,7 +51,7 @@ RECIPE_DEFAULT_KEYS = (
 _RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments of `train` that are recipe keys, too
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainOptions(DataOptions):
     """The arguments of `train` that decide what is trained; None means not given.
 

@@ -87,7 +87,7 @@ class Evaluator:
 ModelLike = Run | str | Path | Arch | nn.Module
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvaluateOptions(DataOptions):
     """The options of `evaluate` except the models and the data; see there."""
 
