@@ -17,7 +17,7 @@ from reslab.data.named import DATASETS
 from reslab.data.registry import list_dataset, open_dataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.training.options import TrainOptions
-from reslab.training.run_data import open_train_data
+from reslab.training.run_data import DataOptions, open_train_data
 from reslab.training.setup import setup_run
 
 
@@ -185,7 +185,7 @@ def test_objects_are_taken_as_by_train(wrap: Any) -> None:
     pair = (torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2)
     data = open_dataset(wrap(pair), val_fraction=0.2)
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 16, "val": 4}
-    assert data.fingerprint == open_train_data(wrap(pair), val_fraction=0.2).fingerprint
+    assert data.fingerprint == open_train_data(wrap(pair), DataOptions(val_fraction=0.2)).fingerprint
     again = open_dataset(wrap(pair), split_record=data.split_record)
     assert torch.equal(again.splits["val"].labels, data.splits["val"].labels)
     assert open_dataset(data) is data
