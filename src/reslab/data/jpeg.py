@@ -88,11 +88,6 @@ def _load_image_library() -> bool:
     return False
 
 
-def is_simple_jpeg(content: bytes) -> bool:
-    """Return True if a JPEG has 8 bits, three channels and no rotation."""
-    return simple_jpeg_size(content) is not None
-
-
 def simple_jpeg_size(content: bytes) -> tuple[int, int] | None:
     """Return height and width of a JPEG with 8 bits, three channels and no rotation; None for any other content."""
     if not content.startswith(b"\xff\xd8\xff"):

@@ -31,7 +31,6 @@ IOU_THRESHOLDS = tuple((50 + 5 * step) / 100 for step in range(10))
 RECALL_LEVELS = tuple(step / 100 for step in range(101))
 AREA_RANGES = ("all", "small", "medium", "large")
 """All areas, below 32² square pixels, 32² to 96², and above 96²."""
-MAX_DETECTIONS = (1, 10, 100)
 _ABSENT = -1.0  # what both packages give for a class without objects
 # Objects with an area outside every range are left out as difficult ones should be: found or missed they do not count.
 _IGNORED_AREA = 1e12

@@ -124,12 +124,6 @@ def macro_averaged(confusion: Tensor) -> AveragedMetrics:
     return AveragedMetrics(precision, recall, f1)
 
 
-def hamming_loss(confusion: Tensor) -> float:
-    """Return the fraction of wrong labels, (FP + FN) / (N C); NaN without a sample."""
-    rows = as_counts("a confusion of labels", confusion, 4)
-    return ratio_or_nan(sum(fp + fn for _, fp, fn, _ in rows), sum(map(sum, rows)))
-
-
 def _average_precision(scores: Tensor, positive: Tensor) -> float:
     _, true_positives, num_predicted = _count_at_thresholds(scores, positive)
     num_positives = int(true_positives[-1])

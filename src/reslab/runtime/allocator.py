@@ -16,16 +16,13 @@ _PRELOADED = ("jemalloc", "tcmalloc", "mimalloc")
 
 
 class Allocator(StrEnum):
-    """The allocator of this process, as far as `keep_freed_memory` found out."""
+    """The allocator of this process, as far as `keep_freed_memory` finds out."""
 
     TUNED = "glibc, keeps freed memory"
     DEFAULT = "glibc, gives freed memory back"
     BY_ENVIRONMENT = "glibc, set by environment variables"
     PRELOADED = "preloaded"
     OTHER = "not glibc"
-
-
-_current: Allocator | None = None
 
 
 def keep_freed_memory() -> Allocator:
@@ -35,18 +32,12 @@ def keep_freed_memory() -> Allocator:
     (LD_PRELOAD with jemalloc, tcmalloc or mimalloc, which save more), where environment variables set glibc's, and on
     systems without glibc. Returns the allocator in force.
     """
-    global _current
-    _current = _detect()
-    if _current is Allocator.DEFAULT:
-        mallopt = ctypes.CDLL(None).mallopt
-        is_tuned = mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _MAX_INT)
-        _current = Allocator.TUNED if is_tuned else Allocator.DEFAULT
-    return _current
-
-
-def current_allocator() -> Allocator:
-    """Return the allocator of this process."""
-    return _current or _detect()
+    allocator = _detect()
+    if allocator is not Allocator.DEFAULT:
+        return allocator
+    mallopt = ctypes.CDLL(None).mallopt
+    is_tuned = mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _MAX_INT)
+    return Allocator.TUNED if is_tuned else Allocator.DEFAULT
 
 
 def _detect() -> Allocator:

@@ -28,15 +28,6 @@ def load(source: Run | str | Path, device: "str | torch.device" = "cpu") -> "Res
     return load_network(weights_path, choose_device(device))
 
 
-def require_weights_source(source: str | Path) -> None:
-    """Raise what `load` raises for a path that is no file, run or exported folder; this takes no time."""
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.is_dir() and not (path / "model.safetensors").is_file():
-        Run(path)
-
-
 def find_weights_path(source: Run | str | Path) -> Path:
     """Return the weights file of a run or an exported folder, or the file itself. Raises like `run_weights_path`."""
     if isinstance(source, Run):

@@ -1,7 +1,6 @@
 """All networks by name: literal tables, where most entries change another one. Every network names its source."""
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 from reslab.spec.arch import Arch
 from reslab.spec.layout import layout_stages
@@ -29,9 +28,3 @@ def register_arch(name: str, arch: Arch) -> Arch:
     layout_stages(arch)
     ARCHS.register(name, arch)
     return arch
-
-
-def match_model_names(pattern: str) -> list[str]:
-    """Return the names that match a shell pattern (`resnet*_cifar`), or contain it without a wildcard, in zoo order."""
-    wildcard = pattern if any(char in pattern for char in "*?[") else f"*{pattern}*"
-    return [name for name in ARCHS if fnmatchcase(name, wildcard)]
