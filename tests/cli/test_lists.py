@@ -1,6 +1,8 @@
 """The commands that list: models, recipes, runs, doctor."""
 
+import os
 import tomllib
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from packaging.requirements import Requirement
 
 from reslab.cli.doctor import list_caches
 from reslab.cli.output import print_table, to_jsonable
+from reslab.data import dataset_info
+from reslab.data.cache import write_json
+from reslab.data.dataset_info import download_with_torchvision, search_dirs
+from reslab.data.named import DATASETS
 from reslab.runtime.files import cache_dir
 from reslab.spec.recipes import RECIPES
 from reslab.spec.transforms import TRANSFORMS
@@ -115,6 +121,38 @@ def test_the_data_cache_follows_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, 
     }
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_dir() == Path.home() / ".cache" / "reslab"
+    monkeypatch.setenv("RESLAB_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(ValueError, match="a folder as RESLAB_CACHE; got: '~nobody-of-this-name/cache'"):
+        cache_dir()
+
+
+def test_a_cache_that_cannot_be_used_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In an unsearchable folder, under a name that no system can have, beside a file, and for a user without a home."""
+    monkeypatch.setattr(dataset_info, "_download", lambda name, root: None)
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir()
+    is_locked = (tmp_path / "locked").__eq__
+    monkeypatch.setattr(os, "access", lambda path, mode: not is_locked(path))
+    for folder in ("locked", "x" * 300, "file/inside"):
+        monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / folder))
+        assert not list_caches()["data"]["exists"] or folder == "locked"
+        assert not write_json(cache_dir() / "a.json", {}) or folder == "locked"
+        info = replace(DATASETS["mnist"], system_dirs=())
+        searched = search_dirs(info, tmp_path)
+        assert searched[:2] == [tmp_path, tmp_path / "mnist"]
+        assert (len(searched) == 2) == (folder != "file/inside")
+        assert all(not (directory / "a").is_file() for directory in searched)
+    monkeypatch.delenv("RESLAB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert not list_caches()["data"]["exists"]
+    assert not write_json(cache_dir() / "a.json", {})
+    with pytest.raises(ValueError, match="or name their folder with --data-dir"):
+        download_with_torchvision(info, "MNIST", None, "the four files")
 
 
 def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:

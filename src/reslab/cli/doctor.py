@@ -136,7 +136,7 @@ def list_caches() -> dict[str, dict[str, Any]]:
     from reslab.nn.checkpoints.download import hub_checkpoints_dir
 
     folders = {"published weights": hub_checkpoints_dir(), "data": cache_dir()}
-    return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
+    return {name: {"path": str(path), "exists": os.path.isdir(path)} for name, path in folders.items()}
 
 
 _ALLOCATOR_ADVICE = {

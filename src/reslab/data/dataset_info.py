@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reslab.data.image_datasets import ImageDataset
-from reslab.runtime.files import cache_dir
+from reslab.runtime.files import cache_dir, can_search
 from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK
 
@@ -44,8 +44,11 @@ class DatasetInfo:
 
 
 def search_dirs(info: DatasetInfo, data_dir: Path | None) -> list[Path]:
-    """Return the folders to search, in order: `data_dir` and the cache, each also with NAME/, then the system's."""
-    roots = [root for root in (data_dir, cache_dir()) if root is not None]
+    """Return the folders to search, in order: `data_dir` and the cache, each also with NAME/, then the system's.
+
+    A cache that this user may not look into is left out.
+    """
+    roots = [*([] if data_dir is None else [data_dir]), *filter(can_search, [cache_dir()])]
     candidates = [directory for root in roots for directory in (root, root / info.name)]
     return candidates + [Path(directory) for directory in info.system_dirs]
 

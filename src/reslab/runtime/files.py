@@ -112,12 +112,34 @@ def disk_full_guard(
 def cache_dir() -> Path:
     """Return the cache folder: `$RESLAB_CACHE`, `$XDG_CACHE_HOME/reslab` or `~/.cache/reslab`; it may not exist yet.
 
-    As the XDG Base Directory Specification requires, a relative `XDG_CACHE_HOME` is ignored.
+    As the XDG Base Directory Specification requires, a relative `XDG_CACHE_HOME` is ignored. A user without a home, as
+    of a container's, has a folder that cannot exist: nothing is cached. Raises ValueError for a `RESLAB_CACHE` in an
+    unknown home.
     """
     own_dir, xdg_dir = os.environ.get("RESLAB_CACHE"), Path(os.environ.get("XDG_CACHE_HOME", ""))
     if own_dir:
-        return Path(own_dir).expanduser()
-    return (xdg_dir if xdg_dir.is_absolute() else Path.home() / ".cache") / "reslab"
+        try:
+            return Path(own_dir).expanduser()
+        except RuntimeError as error:
+            step = "set it to another folder"
+            raise invalid("a folder as RESLAB_CACHE", f"{own_dir!r} ({error})", next_step=step) from None
+    if xdg_dir.is_absolute():
+        return xdg_dir / "reslab"
+    try:
+        return Path.home() / ".cache" / "reslab"
+    except RuntimeError:
+        return Path(os.devnull) / "reslab"
+
+
+def can_search(folder: Path) -> bool:
+    """Return False for a folder that this user may not look into, or that no system can have; True if there is none."""
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 @contextlib.contextmanager
