@@ -109,7 +109,7 @@ while not (folder / f"{{1 - rank}} ended").exists():  # neither rank needs the e
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("failed")
-    return folder, on_ranks(SCRIPT.format(folder=str(folder)), folder)
+    return folder, on_ranks(SCRIPT.format(folder=str(folder)), folder, own_processes=True)
 
 
 @pytest.mark.parametrize(
