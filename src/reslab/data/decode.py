@@ -165,7 +165,7 @@ def _decode_reduced(
         limits.check_size(image.height, image.width, image.format or "")
         image.draft("RGB", (width // scale, height // scale))
         image.load()
-        return DecodedImage(array_to_tensor(pil_to_array(image, 3, None), 1))
+        return DecodedImage(array_to_tensor(pil_to_array(image, 3), 1))
 
 
 def _decode_with_pillow(file: BinaryIO, structure: FileStructure, channels: int, limits: DecodeLimits) -> DecodedImage:
@@ -187,7 +187,7 @@ def _read_array(
             raise ImageError("truncated (it has fewer pixels than its header declares)", ImageErrorKind.DAMAGED)
         orientation = exif_orientation(image)
         facts = DecodedImage(_NO_PIXELS, stored_channels(image), is_rotated or orientation != 1)
-        return pil_to_array(image, channels, png), orientation, facts
+        return pil_to_array(image, channels, 8 if png is None else png.bit_depth), orientation, facts
 
 
 def _may_lack_rows(image: Image.Image, png: PngHeader) -> bool:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode_limits import ImageError, ImageErrorKind, PngHeader
+from reslab.data.decode_limits import ImageError, ImageErrorKind
 
 _BAND_PIXELS = 1 << 18
 _EXIF_ORIENTATION = 0x0112
@@ -31,9 +31,25 @@ def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
 
     Raises ImageError for pixels whose white is undefined, and whatever Pillow raises for damaged pixels.
     """
+    bits = _png_bits(image)  # before loading, which forgets it
     image.load()
+    transparency = image.info.get("transparency")
+    if bits != 8 and image.mode in ("L", "RGB") and transparency is not None:
+        # As its pixels are now, also when the image is converted again.
+        color = _transparent_color(image.mode, transparency, bits).tolist()
+        image.info["transparency"] = tuple(color) if isinstance(color, list) else color
     orientation = exif_orientation(image)
     return array_to_tensor(pil_to_array(image, channels), orientation)
+
+
+def _png_bits(image: Image.Image) -> int:
+    """Return the bits per channel of a PNG's file, which its transparent color has, too; 8 where they are not known."""
+    tiles: Any = getattr(image, "tile", None)
+    if image.format == "PNG" and tiles and isinstance(tiles[0][3], str):  # "L;4", "RGB;16B", "RGB"
+        bits = tiles[0][3].partition(";")[2].rstrip("B")
+        return int(bits) if bits.isdecimal() else 8
+    transparency = image.info.get("transparency")
+    return 16 if isinstance(transparency, tuple) and max(transparency) > 255 else 8
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -79,12 +95,12 @@ def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(_TRANSPOSES[orientation](array))
 
 
-def pil_to_array(image: Image.Image, channels: int, png: PngHeader | None = None) -> np.ndarray:
-    """Convert a loaded Pillow image as it is stored to uint8 (H, W) or (H, W, 3); `png` is its header if it is a PNG.
+def pil_to_array(image: Image.Image, channels: int, bits: int = 8) -> np.ndarray:
+    """Convert a loaded Pillow image as it is stored to uint8 (H, W) or (H, W, 3); a PNG's file has `bits` per channel.
 
     Raises ImageError for pixels whose white is undefined.
     """
-    to_8bit = _converter(image, png)
+    to_8bit = _converter(image, bits)
     height, width = image.height, image.width
     pixels = np.empty((height, width) if channels == 1 else (height, width, 3), dtype=np.uint8)
     num_rows = max(1, _BAND_PIXELS // width)
@@ -101,7 +117,7 @@ def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
     return array if array.ndim == 2 else np.asarray(Image.fromarray(array).convert("L"))
 
 
-def _converter(image: Image.Image, png: PngHeader | None) -> Callable[[Image.Image], np.ndarray]:
+def _converter(image: Image.Image, bits: int) -> Callable[[Image.Image], np.ndarray]:
     """Return the function that converts a band of the image to uint8 (h, w) or (h, w, 3)."""
     mode, transparency = image.mode, image.info.get("transparency")
     if mode in _DEEP_MODES or (mode == "I" and image.format in ("PNG", "PPM")):
@@ -113,7 +129,7 @@ def _converter(image: Image.Image, png: PngHeader | None) -> Callable[[Image.Ima
     target = mode if mode in ("L", "RGB") else "L" if mode == "1" else "RGB"
     if transparency is None:
         return lambda band: np.asarray(band if band.mode == target else band.convert(target))
-    color = _transparent_color(mode, transparency, png)
+    color = _transparent_color(mode, transparency, bits)
 
     def convert(band: Image.Image) -> np.ndarray:
         array = np.array(band if band.mode == target else band.convert(target))
@@ -123,14 +139,14 @@ def _converter(image: Image.Image, png: PngHeader | None) -> Callable[[Image.Ima
     return convert
 
 
-def _transparent_color(mode: str, transparency: Any, png: PngHeader | None) -> np.ndarray:
+def _transparent_color(mode: str, transparency: Any, bits: int) -> np.ndarray:
     """Return the transparent color of a grayscale or RGB image in 8 bits; a PNG gives it in its own number of bits."""
     color = np.asarray(transparency, dtype=np.int64)
     if mode == "1":
         return np.where(color != 0, 255, 0)
-    if png is None or png.bit_depth == 16:
-        return color >> 8 if png is not None else color
-    max_value = (1 << png.bit_depth) - 1
+    if bits == 16:
+        return color >> 8
+    max_value = (1 << bits) - 1
     return (color & max_value) * (255 // max_value)
 
 

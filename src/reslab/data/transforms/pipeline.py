@@ -129,13 +129,13 @@ def prepare_image(image: Any, preprocess: Preprocess, image_size: tuple[int, int
 
 
 def to_pixels(image: Any, channels: int) -> Tensor:
-    """Return uint8 pixels (channels, H, W) of an image: Pillow, a path, an array (H, W[, C]) or a tensor (C, H, W)."""
-    if isinstance(image, str | os.PathLike):
-        return read_image(os.fspath(image), channels)
+    """Return uint8 pixels (channels, H, W) of an image: a path, bytes of a file, Pillow, (H, W[, C]) or (C, H, W)."""
+    if isinstance(image, str | os.PathLike | bytes):
+        return read_image(image if isinstance(image, bytes) else os.fspath(image), channels)
     if isinstance(image, Image.Image):
         return pil_to_tensor(image, channels)
     if not isinstance(image, np.ndarray | Tensor):
-        raise invalid("a Pillow image, a path, or uint8 pixels", f"a {type(image).__name__}")
+        raise invalid("a path, bytes of an image file, a Pillow image, or uint8 pixels", f"a {type(image).__name__}")
     if str(image.dtype).removeprefix("torch.") != "uint8":
         nearest = "(image * 255).round() as uint8, for pixels from 0 to 1"
         raise invalid("pixels in uint8, from 0 to 255", image.dtype, nearest)
