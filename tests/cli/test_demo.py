@@ -9,6 +9,8 @@ from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
 from tests.cli.conftest import Command
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
 
 def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) -> None:
     outcome = command("demo", "--model", "resnet20_cifar", "--epochs", "1", "--output", tmp_path / "d", "--json")

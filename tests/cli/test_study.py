@@ -17,6 +17,8 @@ from reslab.studies.store import StoreEntry
 
 from .conftest import Command
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
 NAME = "he2015/degradation"
 ROWS = ("--rows", "plain-20,residual-20", "--seeds", "2", "--device", "cpu")
 
