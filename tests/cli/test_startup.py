@@ -59,6 +59,16 @@ def test_a_command_that_needs_no_torch_imports_nothing_slow(tmp_path: Path) -> N
     assert result == {line: [str(code)] for line, code in EXIT_CODES.items()}, run.stderr
 
 
+def test_help_does_not_import_the_zoo() -> None:
+    """Which takes as long as all else: the help of a command answers as fast as `reslab models`."""
+    commands = ("train", "eval", "predict", "export", "serve", "analyze", "lr-find", "data check", "runs", "study")
+    lines = "\n".join(f"{command} --help" for command in commands)
+    code = CODE.replace(repr(SLOW_MODULES), repr((*SLOW_MODULES, "reslab.spec.zoo")))
+    run = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
+    answers = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("answered")]
+    assert answers == [["0"]] * len(commands), dict(zip(commands, answers, strict=True))
+
+
 PREDICT_CODE = """
 import sys
 from reslab.cli.app import main

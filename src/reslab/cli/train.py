@@ -43,7 +43,6 @@ from reslab.report.format import (
 from reslab.runtime.allocator import keep_freed_memory
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.task import LOSS
-from reslab.training.run import require_run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,6 +144,8 @@ def train(
     dataset = resolve_data_option(data_argument, data)
     require_model_and_recipe(model, recipe, reading.task)
     if resume and not read_distributed_env().restart_count:
+        from reslab.training.run import require_run_folder
+
         require_run_folder(output)
     from reslab.training.options import parse_batch_size
     from reslab.training.seeds import train_seeds

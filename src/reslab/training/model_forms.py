@@ -1,11 +1,11 @@
-"""The forms in which a model is named, checked without torch, so that a wrong name is an error at once."""
+"""The forms in which a model is named, checked without torch, so that a wrong name is an error at once.
+
+The zoo is imported where a name is checked: commands that only print their help import this module.
+"""
 
 from pathlib import Path
 
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.zoo.dense import model_names
-from reslab.spec.zoo.resolve import parse_model_name
-from reslab.training.run import Run
 
 GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 MODEL_FORMS = (
@@ -19,6 +19,9 @@ def check_model_source(source: str) -> None:
 
     Names of libraries, factories and files are left to `reslab.training.model_source.open_model`.
     """
+    from reslab.spec.zoo.resolve import parse_model_name
+    from reslab.training.run import Run
+
     path = Path(source)
     if path.is_dir() and not (path / "model.safetensors").exists():
         Run(path)
@@ -35,5 +38,7 @@ def unknown_model(name: str) -> ValueError:
     """Return the error for a text that names no model: the nearest names, and the forms that are accepted."""
     if Path(name).suffix in (*GRAPH_SUFFIXES, ".safetensors", ".pth", ".pt") or "/" in name:
         return invalid(MODEL_FORMS, f"{name} (no such file)", next_step="`reslab models` and `reslab runs` list names")
+    from reslab.spec.zoo.dense import model_names
+
     next_step = f"accepted: {MODEL_FORMS}; `reslab models` and `reslab runs` list names"
     return unknown_name("model", name, model_names(), next_step)
