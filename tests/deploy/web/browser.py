@@ -30,6 +30,18 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright 
 
 expect.set_options(timeout=PATIENCE_MILLISECONDS)
 
+SLOW_FIRST_HEATMAP = """
+const send = window.fetch;
+let count = 0;
+window.fetch = async (url, options) => {
+  const isFirst = String(url).includes("v1/explain") && (count += 1) === 1;
+  const response = await send(url, options);
+  if (!isFirst) return response;
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  setTimeout(() => { document.documentElement.dataset.late = "1"; }, 300);
+  return response;
+};
+"""
 SCREENS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 375, "height": 812}}
 SETTINGS = ServerSettings(backend="torch", device="cpu")
 
@@ -70,6 +82,11 @@ def opened_page(
     others = [url for url in urls if not url.startswith((address + "/", "data:", f"blob:{address}/"))]
     assert not others
     assert not failed
+
+
+def delay_first_heatmap(page: Page) -> None:
+    """Before the page is opened: let its first heatmap arrive late, after which `html[data-late]` is there."""
+    page.add_init_script(SLOW_FIRST_HEATMAP)
 
 
 def wait_for_answers(page: Page) -> None:

@@ -14,21 +14,9 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.report.images import box_color
 from tests.deploy.detectors import CLASSES, build_detector
 from tests.deploy.web.accessibility import check
-from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
+from tests.deploy.web.browser import SCREENS, Browser, Page, delay_first_heatmap, expect, opened_page, served
 
 WIDTH, HEIGHT = 120, 90
-SLOW_FIRST_HEATMAP = """
-const send = window.fetch;
-let count = 0;
-window.fetch = async (url, options) => {
-  const isFirst = String(url).includes("v1/explain") && (count += 1) === 1;
-  const response = await send(url, options);
-  if (!isFirst) return response;
-  await new Promise((resolve) => setTimeout(resolve, 700));
-  setTimeout(() => { document.documentElement.dataset.late = "1"; }, 300);
-  return response;
-};
-"""
 COUNT_PAINTED = """canvas => {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   return pixels.filter((value, i) => i % 4 === 3 && value > 0).length;
@@ -177,10 +165,7 @@ def test_the_details_of_a_block_follow_the_switches(page: Page, detector_address
 def test_a_late_heatmap_of_a_box_that_is_no_longer_marked_is_not_shown(
     browser: Browser, detector_address: str, photo: Path
 ) -> None:
-    def delay(page: Page) -> None:
-        page.add_init_script(SLOW_FIRST_HEATMAP)
-
-    with opened_page(browser, detector_address, before=delay) as page:
+    with opened_page(browser, detector_address, before=delay_first_heatmap) as page:
         page.set_input_files("#file", photo)
         row = page.locator(".box-list button").first
         expect(page.locator(".waiting")).to_have_count(0)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.deploy.task_networks import save_task_networks
-from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
+from tests.deploy.web.browser import SCREENS, Browser, Page, delay_first_heatmap, expect, opened_page, served
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,16 @@ def test_a_class_of_a_mask_has_a_heatmap(open_task: Any) -> None:
     assert canvas == pytest.approx(image, abs=1)
     row.click()
     expect(page.locator("canvas.heat")).to_have_count(0)
+
+
+def test_a_late_heatmap_of_a_class_leaves_the_mask(browser: Browser, task_address: str, photo: Path) -> None:
+    with opened_page(browser, task_address, before=delay_first_heatmap) as page:
+        page.select_option("#model", "masks")
+        page.set_input_files("#file", photo)
+        row = page.locator(".mask-legend button").first
+        row.click()
+        expect(page.locator(".frame[aria-busy=true]")).to_have_count(1)
+        row.click()
+        expect(page.locator(".frame[aria-busy=true]")).to_have_count(0)
+        expect(page.locator("html[data-late]")).to_have_count(1)
+        expect(page.locator(".frame[aria-busy=true], canvas.heat")).to_have_count(0)
