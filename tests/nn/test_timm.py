@@ -14,8 +14,7 @@ from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
 from reslab.nn.merge import DropPath
-from reslab.nn.operations import make_layer
-from reslab.nn.registry import Site
+from reslab.nn.registry import Site, make_layer
 from reslab.spec.grammar import Op
 from reslab.spec.shortcut import drop_path_rate
 from reslab.spec.zoo.resolve import get_arch

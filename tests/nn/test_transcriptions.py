@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
-from reslab.nn.operations import make_conv, make_layer
-from reslab.nn.registry import Site
+from reslab.nn.registry import Site, make_conv, make_layer
 from reslab.spec.grammar import Op
 from reslab.spec.layout import ConvSpec
 from reslab.spec.zoo.resolve import get_arch

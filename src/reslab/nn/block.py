@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from reslab.nn.merge import make_combination, make_merge
-from reslab.nn.operations import make_conv, make_layer
 from reslab.nn.recompute import run_recomputed
-from reslab.nn.registry import NormLayer, Site, get_norm_layer
+from reslab.nn.registry import NormLayer, Site, get_norm_layer, make_conv, make_layer
 from reslab.nn.shortcut import make_shortcut
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid

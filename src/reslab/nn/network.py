@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+import reslab.nn.operations  # noqa: F401, which registers the builders
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
-from reslab.nn.operations import make_conv, make_layer
-from reslab.nn.registry import NormLayer, Site, get_norm_layer
+from reslab.nn.registry import NormLayer, Site, get_norm_layer, make_conv, make_layer
 from reslab.nn.timm_methods import FEATURE_LEVELS, TimmMethods
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name

@@ -12,9 +12,20 @@ from typing import Any, TypeVar
 from torch import nn
 
 from reslab.spec.arch import Arch
-from reslab.spec.errors import invalid
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op
 from reslab.spec.layout import BlockSpec, ConvSpec
-from reslab.spec.operations import ACT_GAINS, MAPS, OPERATIONS, Family, Operation, Place, parse_kind
+from reslab.spec.operations import (
+    ACT_GAINS,
+    MAPS,
+    OPERATIONS,
+    Family,
+    Operation,
+    Place,
+    get_operation,
+    is_pool,
+    parse_kind,
+)
 from reslab.spec.params import signature_params
 
 NormLayer = Callable[[int], nn.Module]
@@ -138,6 +149,30 @@ def call_with_context(function: Callable[..., Any], context: Mapping[str, Any], 
 def describe(function: Callable[..., Any]) -> str:
     """Return the first line of a docstring, without the full stop."""
     return (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
+
+
+def make_conv(site: Site, spec: ConvSpec, bias: bool, kind: str = "") -> nn.Module:
+    """Return a convolution of this kind, by default the network's (`Arch.conv`)."""
+    name, values = parse_kind(Family.CONV, kind or site.arch.conv)
+    module = BUILDERS[Family.CONV][name](site, spec, bias, **values)
+    assert module is not None
+    return module
+
+
+def make_layer(op: Op, site: Site) -> nn.Module | None:
+    """Return the module of an operation; None for a norm without norms, and for a pool without a stride to make.
+
+    A pool in a block that gives no stride of its own takes the block's (`BlockSpec.has_pool`).
+    """
+    if op.name not in BUILDERS[Family.LAYER]:
+        raise unknown_name("operation", op.name, BUILDERS[Family.LAYER])
+    values = get_operation(Family.LAYER, op.name).bind(op)
+    if is_pool(op):
+        if site.block is not None and not site.block.has_pool(op):
+            return None
+        stride = op.stride or (site.block.stride if site.block is not None else op.size or 1)
+        return BUILDERS[Family.LAYER][op.name](site, size=op.size, stride=stride, **values)
+    return BUILDERS[Family.LAYER][op.name](site, **values)
 
 
 def make_activation(kind: str) -> nn.Module:

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class
-from reslab.nn.operations import make_conv
-from reslab.nn.registry import Site, call_with_context, describe
+from reslab.nn.registry import Site, call_with_context, describe, make_conv
 from reslab.spec.layout import BlockSpec, ConvSpec
 from reslab.spec.params import signature_params
 from reslab.spec.shortcut import SHORTCUTS, ShortcutType
