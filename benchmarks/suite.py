@@ -90,6 +90,7 @@ BENCHMARKS = (
     ),
     record("2026-11-29_fashion-muon", 2, "--data-dir {fashion-mnist}"),
     record("2026-11-29_fashion-flip", 6, "--data-dir {fashion-mnist}"),
+    record("2026-11-29_cifar10-half-width", 30, "--data {cifar10}"),
     record("2026-11-29_small-digits", 1),
     Benchmark(
         "lr-finder",
