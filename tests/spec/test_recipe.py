@@ -340,20 +340,31 @@ def test_short_keys_that_are_ambiguous_or_given_twice_are_errors(given: dict[str
 
 
 def test_one_cycle_needs_no_second_setting() -> None:
-    base = RECIPES["photos-scratch"]
+    base = RECIPES["photos"]
     recipe, messages = apply_recipe_overrides(base, {"schedule": "one-cycle"})
     assert (recipe.schedule.name, recipe.schedule.warmup) == ("one-cycle", "0 steps")
-    assert "2 epochs" in messages[0]
+    assert "1 epoch" in messages[0]
     assert apply_recipe_overrides(recipe, {"schedule": "one-cycle"}) == (recipe, ())
     with pytest.raises(ValueError, match="one-cycle"):
         apply_recipe_overrides(base, {"schedule.name": "one-cycle", "schedule.warmup": "1 epoch"})
 
 
 def test_the_learning_rate_of_another_optimizer_is_reported() -> None:
-    recipe, messages = apply_recipe_overrides(RECIPES["photos-scratch"], {"optimizer": "adamw"})
-    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.0125)
+    recipe, messages = apply_recipe_overrides(RECIPES["cifar"], {"optimizer": "adamw"})
+    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.2)
     assert "--lr 0.001" in messages[0]
-    assert apply_recipe_overrides(RECIPES["photos-scratch"], {"optimizer": "adamw", "lr": "0.01"})[1] == ()
+    assert apply_recipe_overrides(RECIPES["cifar"], {"optimizer": "adamw", "lr": "0.01"})[1] == ()
+
+
+def test_another_optimizer_drops_the_arguments_of_the_recipes_own() -> None:
+    base = RECIPES["photos-scratch"]
+    assert base.optimizer.kwargs
+    recipe, messages = apply_recipe_overrides(base, {"optimizer": "sgd", "lr": 0.01})
+    assert (recipe.optimizer.name, recipe.optimizer.kwargs) == ("sgd", "")
+    assert messages == ("the recipe's arguments of muon are dropped",)
+    given = {"optimizer": "sgd", "lr": 0.01, "optimizer.kwargs": "dampening=0.1"}
+    assert apply_recipe_overrides(base, given)[0].optimizer.kwargs == "dampening=0.1"
+    assert apply_recipe_overrides(base, {"optimizer": "muon"}) == (base, ())
 
 
 @pytest.mark.parametrize(

@@ -311,11 +311,16 @@ def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tupl
 
     A learning rate belongs to its global batch: another `batch_size` scales it, lr x new / old (Goyal et al. 2017,
     Sec. 2.1), unless `optimizer.lr` is overridden too. The schedule `one-cycle` has its own warmup and drops the
-    recipe's. Keys may be shortened (`expand_recipe_keys`). Raises ValueError for an unknown key (with the nearest) or a
-    value of another type.
+    recipe's; another optimizer drops the `kwargs`, `betas` and `eps` of the recipe's. Keys may be shortened
+    (`expand_recipe_keys`). Raises ValueError for an unknown key (with the nearest) or a value of another type.
     """
     overrides = expand_recipe_keys(overrides)
     messages: list[str] = []
+    other_optimizer = overrides.get("optimizer.name", recipe.optimizer.name) != recipe.optimizer.name
+    no_arguments = replace(recipe.optimizer, kwargs="", betas=None, eps=None)
+    if other_optimizer and no_arguments != recipe.optimizer:
+        messages.append(f"the recipe's arguments of {recipe.optimizer.name} are dropped")
+        recipe = replace(recipe, optimizer=no_arguments)
     has_warmup = recipe.schedule.warmup != ScheduleConfig().warmup
     if overrides.get("schedule.name") == "one-cycle" and "schedule.warmup" not in overrides and has_warmup:
         overrides["schedule.warmup"] = ScheduleConfig().warmup

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import Recipe
+from reslab.spec.recipes.defaults import MUON
 
 SEGMENTATION: tuple[Recipe, ...] = (
     Recipe(
@@ -55,13 +56,7 @@ DETECTION: tuple[Recipe, ...] = (
     Recipe(
         name="detection-small",
         reference="our own, for hundreds of images of 320 pixels on a processor",
-        optimizer=OptimizerConfig(
-            "muon",
-            lr=0.02,
-            weight_decay=0.01,
-            decay_norm_and_bias=False,
-            kwargs="scale=original adamw_lr_factor=0.03",
-        ),
+        optimizer=MUON,
         schedule=ScheduleConfig("one-cycle"),
         duration="15 epochs",
         batch_size=8,
