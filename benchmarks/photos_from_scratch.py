@@ -1,7 +1,7 @@
 """Train on photographs from random weights: reslab's default recipe against a minimal torchvision script.
 
     python benchmarks/photos_from_scratch.py FOLDER --size 64 --epochs 10 --seeds 5 \
-        --candidate "adamw: optimizer.name=adamw optimizer.lr=2e-3"
+        --candidate "adamw: optimizer=adamw optimizer.lr=2e-3"
 
 FOLDER holds `train` and `val` with a folder for each class. Every candidate trains a ResNet-18 for the same number of
 epochs on the same split. The torchvision script is the usual one: random resized crops, flips, AdamW with one-cycle at
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--candidate", action="append", default=[], metavar="NAME: KEY=VALUE ...")
     parser.add_argument("--only-candidates", action="store_true", help="leave out torchvision and the default recipe")
@@ -159,7 +160,7 @@ def main() -> None:
         export_cifar(args.shards, args.classes.split(","), args.folder, args.size)
     candidates = make_candidates(args)
     accuracies: dict[str, list[float]] = {name: [] for name in candidates}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name, run in candidates.items():
             accuracies[name].append(run(seed))
             print(f"seed {seed}, {name}: {100 * accuracies[name][-1]:.2f} %", flush=True)
