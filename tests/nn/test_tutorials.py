@@ -1,6 +1,8 @@
 """The networks of the tutorials against their code: Dive into Deep Learning, Sec. 8.6, and the book's chapter 8."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -274,3 +276,9 @@ def test_layers_of_a_shared_block_are_counted_once_and_run_a_hundred_times():
     rows = [row for row in layer_table(model, (3, 32, 32)) if row.name == "layer1.0.conv1"]
     assert len(rows) == 100
     assert [row.params for row in rows] == [9216] + [0] * 99
+
+
+def test_a_block_needs_no_other_import() -> None:
+    code = "import reslab.nn; print(sum(p.numel() for p in reslab.nn.Residual(3, 6, True, 2).parameters()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) == sum(p.numel() for p in Residual(3, 6, True, 2).parameters())

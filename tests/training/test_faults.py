@@ -33,13 +33,16 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_each_signal_to_stop_is_a_request_with_its_exit_code(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with InterruptHandler() as handler:
-        os.kill(os.getpid(), number)
-        assert handler.requested
-        if number not in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's second signal is no second request
-    assert signal.getsignal(number) is before
+    before = signal.signal(number, signal.SIG_DFL)  # `nohup` would have it ignored
+    try:
+        with InterruptHandler() as handler:
+            os.kill(os.getpid(), number)
+            assert handler.requested
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's second signal is no second request
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert (handler.signum, TrainingInterrupted("stopped", handler.signum).exit_code) == (number, 128 + number)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+import reslab.nn.operations  # noqa: F401, which registers the builders
 from reslab.nn.merge import make_combination, make_merge
 from reslab.nn.recompute import run_recomputed
 from reslab.nn.registry import NormLayer, Site, get_norm_layer, make_conv, make_layer

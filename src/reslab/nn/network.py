@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-import reslab.nn.operations  # noqa: F401, which registers the builders
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
