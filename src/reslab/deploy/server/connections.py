@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -45,7 +46,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, **kwargs)
         self.settings = settings
         self.is_draining = False
-        self.waiting_since = self.loop.time()
+        self.waiting_since = time.monotonic()  # the loop's own clock counts whole milliseconds: many would be equal
         self._deadline: asyncio.TimerHandle | None = None
         self._num_unparsed_bytes = 0  # since the last byte of a head or body that was parsed
         self._num_head_bytes = 0
@@ -165,7 +166,7 @@ class LimitedConnection(HttpToolsProtocol):
             self._set_deadline(None)
 
     def on_response_complete(self) -> None:
-        self.waiting_since = self.loop.time()
+        self.waiting_since = time.monotonic()
         if self.pipeline:
             self._set_deadline(self._exchange_seconds)
         elif self._request_complete:
