@@ -91,10 +91,10 @@ def check_resume(device: torch.device, folder: Path, overrides: dict[str, str] |
             os.kill(os.getpid(), 2)
         return {}
 
-    whole = train_small(device, folder / "whole", overrides=dict(overrides or {}))
+    whole = train_small(device, folder / "whole", overrides=overrides or {})
     try:
         train_small(device, folder / "resumed", on_step_end=interrupt, hook_every_steps=1,
-                    overrides=dict(overrides or {}))  # fmt: skip
+                    overrides=overrides or {})  # fmt: skip
         raise AssertionError("the run was not interrupted")
     except TrainingInterrupted:
         pass

@@ -240,7 +240,6 @@ def evaluate(
         image_size=image_size,
         tta=tta,
         batch_size=batch_size,
-        task=reading.task,
         device=device,
         workers=workers,
         distributed=True,

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from reslab.cli.options import (
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """How the images and labels of a dataset are read."""
+    """The options of reading the images and labels of a dataset."""
 
     skip_bad_images: SkipBadImages = False
     max_pixels: MaxPixels = None
@@ -34,18 +34,17 @@ class DatasetOptions:
     mask_values: MaskValuesOption = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `train` and `evaluate` for these options, but `task`."""
+        """Return the arguments of `train` and `evaluate` for these options."""
         return {
+            "task": self.task,
             "skip_bad_images": self.skip_bad_images,
             "columns": named_columns(self.image_column, self.label_column, self.split_column),
             "mask_values": self.mask_values,
         }
 
-    @contextmanager
-    def limits(self) -> Iterator[None]:
+    def limits(self) -> AbstractContextManager[None]:
         """Decode images of at most `--max-pixels` in the `with` block."""
-        with limit_pixels(self.max_pixels):
-            yield
+        return limit_pixels(self.max_pixels)
 
 
 def expand_groups(command: Callable[..., Any]) -> Callable[..., Any]:

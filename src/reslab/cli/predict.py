@@ -44,7 +44,7 @@ _MAX_WARNINGS = 5
 
 @dataclass(frozen=True)
 class PredictionExtras:
-    """What is computed or written beside the predictions, by the names of `PredictOptions`."""
+    """The options of what is computed or written beside the predictions, by the names of `PredictOptions`."""
 
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Add the embedding, the input of the last linear layer.")

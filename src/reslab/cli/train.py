@@ -179,7 +179,6 @@ def train(
         "data_dir": data_dir,
         "val_fraction": val_fraction,
         "num_images": num_images,
-        "task": reading.task,
         **reading.arguments(),
         "device": device,
         "workers": workers,

@@ -10,11 +10,12 @@ torch.compile writes P in one pass. It is as large as the patches, so that only 
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from reslab.nn.conv_exchange import exchange_convs, output_sides
 
 MAX_PATCH_SIZE = 64
 """The rule: at most 64 numbers a patch, such as 7x7 of one channel or 3x3 of three."""
@@ -28,25 +29,13 @@ def patch_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     For networks in channels-last that are compiled. Outputs and gradients equal the direct convolution's up to
     rounding.
     """
-    convs: list[Any] = [m for m in model.modules() if type(m) is nn.Conv2d and _suits(m)] if enabled else []
-    for conv in convs:
-        conv.__class__ = _PatchConv2d
-    try:
+    with exchange_convs(model, _PatchConv2d, _suits) if enabled else contextlib.nullcontext():
         yield
-    finally:
-        for conv in convs:
-            conv.__class__ = nn.Conv2d
 
 
 def _suits(conv: nn.Conv2d) -> bool:
     patch_size = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-    return (
-        conv.in_channels < patch_size <= MAX_PATCH_SIZE
-        and conv.groups == 1
-        and conv.dilation == (1, 1)
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-    )
+    return conv.in_channels < patch_size <= MAX_PATCH_SIZE
 
 
 class _PatchConv2d(nn.Conv2d):
@@ -62,9 +51,9 @@ class _PatchConv2d(nn.Conv2d):
 
 def product_conv(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
     """Return the convolution of x (N, C, H, W) with weight (out, C, h, w), (N, out, H', W') in channels-last."""
-    kernel = weight.shape[2:]
-    height, width = ((x.shape[2 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1))
-    patches = functional.unfold(x, tuple(kernel), padding=padding, stride=stride).transpose(1, 2)
+    kernel = (weight.shape[2], weight.shape[3])
+    height, width = output_sides(x, kernel, stride, padding)
+    patches = functional.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
     matrix = weight.flatten(1)
     missing = -matrix.shape[1] % _ALIGNMENT  # the fast kernels need rows of whole multiples
     patches, matrix = (functional.pad(part, (0, missing)) for part in (patches, matrix))

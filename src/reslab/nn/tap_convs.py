@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from reslab.nn.conv_exchange import exchange_convs, output_sides
+
 MIN_CHANNELS, CHANNELS_PER_POSITION = 128, 16
 """The rule: at least 128 channels on either side, and at least 16 for each position of the output map.
 
@@ -32,24 +34,14 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """
-    convs = [module for module in model.modules() if type(module) is nn.Conv2d and _suits(module)] if enabled else []
-    for conv in convs:
-        conv.__class__ = _TapConv2d
-    try:
+    with exchange_convs(model, _TapConv2d, _suits) if enabled else contextlib.nullcontext():
         yield
-    finally:
-        for conv in convs:
-            conv.__class__ = nn.Conv2d
 
 
 def _suits(conv: nn.Conv2d) -> bool:
     return (
         min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
         and conv.kernel_size[0] * conv.kernel_size[1] > 1
-        and conv.groups == 1
-        and conv.dilation == (1, 1)
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
         and conv.weight.is_contiguous(memory_format=torch.channels_last)
     )
 
@@ -59,21 +51,13 @@ class _TapConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        sides = _output_sides(self, input)
+        assert not isinstance(self.padding, str)
+        sides = output_sides(input, self.kernel_size, self.stride, self.padding)
         is_tiny = 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
         if is_tiny and dtype in (torch.float32, torch.bfloat16):
             output: Tensor = _TapConv.apply(input.to(dtype), weight.to(dtype), self.stride, self.padding, sides)
             return output if bias is None else output + bias.to(dtype).view(-1, 1, 1)
         return super()._conv_forward(input, weight, bias)
-
-
-def _output_sides(conv: nn.Conv2d, x: Tensor) -> tuple[int, int]:
-    assert not isinstance(conv.padding, str)
-    height, width = (
-        (x.shape[2 + axis] + 2 * conv.padding[axis] - conv.kernel_size[axis]) // conv.stride[axis] + 1
-        for axis in (0, 1)
-    )
-    return height, width
 
 
 Range = tuple[slice, slice]

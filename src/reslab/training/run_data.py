@@ -33,7 +33,7 @@ _MIN_ADVISED_WAIT = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How a dataset is opened and split, the same for training and evaluation; None means not given.
+    """The options of opening and splitting a dataset, for training and evaluation; None means not given.
 
     `num_images` limits the training images, with the same fraction of each class; `task` is the one that the data are
     for, by default the one that they suit. The others are those of `open_dataset`.

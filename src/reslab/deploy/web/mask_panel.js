@@ -43,7 +43,7 @@ export function makeMaskPanel(model, controls) {
   async function showMask() {
     const mask = await readMask(answer.mask);
     if (mask.source !== answer.mask || selected) return;
-    frame.setAttribute("aria-busy", "false"); // of a heatmap that is no longer asked for
+    frame.setAttribute("aria-busy", "false"); // of a heatmap that is no longer requested
     paintMask(canvas, mask, model.class_colors);
     canvas.classList.remove("heat");
     updateOpacity();
