@@ -30,6 +30,7 @@ class PartArgs:
     seconds: float
     data: Path | None
     small: bool
+    bccd: Path | None = None
 
 
 def parse_part_args(description: str | None) -> PartArgs:
@@ -38,9 +39,10 @@ def parse_part_args(description: str | None) -> PartArgs:
     parser.add_argument("--result", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seconds", type=float, default=600.0, help="the time that the part may take")
     parser.add_argument("--data", type=Path, help="a folder of CIFAR-10 shards, not compressed")
+    parser.add_argument("--bccd", type=Path, help="a folder of BCCD in the layout of VOC")
     parser.add_argument("--small", action="store_true", help="tiny settings")
     args = parser.parse_args()
-    return PartArgs(args.result, args.seconds, args.data, args.small)
+    return PartArgs(args.result, args.seconds, args.data, args.small, args.bccd)
 
 
 class PartResult:
