@@ -29,10 +29,10 @@ from reslab.nn.graph_file import load_program
 from reslab.nn.merge import MERGE_BUILDERS
 from reslab.nn.registry import BUILDERS, CONTEXT
 from reslab.nn.shortcut import SHORTCUT_BUILDERS
+from reslab.spec.grammar import Param, signature_params
 from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.order import ORDERS
-from reslab.spec.params import Param, signature_params
 from reslab.spec.plugins import TABLES, load_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.shortcut import MERGE_OPS, SHORTCUTS

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from reslab.nn.shortcut import register_shortcut
     from reslab.report.drawings.draw import draw
     from reslab.spec.arch import Arch
+    from reslab.spec.grammar import Param
     from reslab.spec.order import register_order
-    from reslab.spec.params import Param
     from reslab.spec.plugins import load_plugins
     from reslab.spec.recipe import Recipe
     from reslab.spec.recipes import register_recipe
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Arch": "reslab.spec.arch",
     "DatasetSplits": "reslab.data.dataset",
-    "Param": "reslab.spec.params",
+    "Param": "reslab.spec.grammar",
     "Recipe": "reslab.spec.recipe",
     "Run": "reslab.training.run",
     "Site": "reslab.nn.registry",

@@ -17,9 +17,8 @@ from reslab.nn.checkpoints.safetensors_io import read_header, save_weights
 from reslab.nn.factory import create_model, list_models, load_model, load_network
 from reslab.nn.segmentation import SegmentationNetwork, SegmentationOutput
 from reslab.spec.config import to_dict
-from reslab.spec.dense import ModelKind
+from reslab.spec.dense import Decoder, ModelKind
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.segmentation import Decoder
 from reslab.spec.zoo.dense import DENSE_ARCHS, arch_from_dict, register_dense_arch
 
 TORCHVISION = ["fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101"]

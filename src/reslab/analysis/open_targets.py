@@ -17,9 +17,9 @@ from reslab.nn.module_network import AnyNetwork, ModuleFactory, ModuleNetwork, a
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
+from reslab.spec.config import is_toml
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid, nearest, unknown_name
-from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo.dense import find_dense_arch, model_names, override_dense_arch
 from reslab.spec.zoo.resolve import find_model_name, resolve_arch
 from reslab.training.model_forms import MODEL_FORMS

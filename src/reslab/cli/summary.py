@@ -21,10 +21,10 @@ from reslab.cli.output import echo_err, print_json, print_pairs, print_table, wr
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
 from reslab.spec.arch import format_convs
+from reslab.spec.config import is_toml
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, stem_ops
 from reslab.spec.strides import receptive_field
-from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch, override_dense_arch, require_model
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class, per_channel
 from reslab.nn.registry import Site, call_with_context, describe
-from reslab.spec.grammar import Op
+from reslab.spec.grammar import Op, signature_params
 from reslab.spec.layout import BlockSpec
-from reslab.spec.params import signature_params
 from reslab.spec.shortcut import (
     MERGE_OPS,
     MergeOp,

@@ -13,7 +13,7 @@ from torch import nn
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.grammar import Op
+from reslab.spec.grammar import Op, signature_params
 from reslab.spec.layout import BlockSpec, ConvSpec
 from reslab.spec.operations import (
     ACT_GAINS,
@@ -26,7 +26,6 @@ from reslab.spec.operations import (
     is_pool,
     parse_kind,
 )
-from reslab.spec.params import signature_params
 
 NormLayer = Callable[[int], nn.Module]
 

@@ -13,7 +13,7 @@ from torchvision.ops import Conv2dNormActivation
 from reslab.nn.dense import DenseNetwork, FeatureBackbone
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
-from reslab.spec.segmentation import Decoder, SegmentationArch
+from reslab.spec.dense import Decoder, SegmentationArch
 
 _MIN_DECODER_CHANNELS = 16
 

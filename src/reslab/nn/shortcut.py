@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class
 from reslab.nn.registry import Site, call_with_context, describe, make_conv
+from reslab.spec.grammar import signature_params
 from reslab.spec.layout import BlockSpec, ConvSpec
-from reslab.spec.params import signature_params
 from reslab.spec.shortcut import SHORTCUTS, ShortcutType
 
 ShortcutBuilder = Callable[..., nn.Module | None]

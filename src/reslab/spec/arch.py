@@ -7,9 +7,8 @@ y = post( merge( shortcut(p), branch(p) ) )
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from reslab.spec.arithmetic import check_expression
 from reslab.spec.errors import invalid
-from reslab.spec.grammar import parse_ops, split_outside_brackets
+from reslab.spec.grammar import check_expression, parse_ops, split_outside_brackets
 
 # The names of width expressions: channels of the block's input, the stage's width, the inner width of ResNeXt's
 # formula, channels of the block's output, the stage's group width, and 1 in the network's first block (0 in others).

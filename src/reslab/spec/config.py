@@ -1,14 +1,20 @@
-"""Override the fields of frozen dataclasses by typed `key=value`, and convert them to plain data and back.
+"""Override the fields of frozen dataclasses by typed `key=value` or a TOML file; convert them to plain data and back.
 
 A key may be shortened where that is unambiguous (`expand_keys`): `lr` means `optimizer.lr`, `optimizer=adamw` means
-`optimizer.name=adamw`.
+`optimizer.name=adamw`. A TOML file names what it changes and the keys that differ from it:
+
+    base = "resnet50"                     base = "cifar"
+    order = "full-preact"                 duration = "90 epochs"
+    widths = [64, 128, 256, 512]          optimizer = { lr = 0.2 }
 """
 
 import contextlib
 import dataclasses
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from reslab.spec.errors import invalid, unknown_name
@@ -246,3 +252,46 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
         if name not in hints:
             raise unknown_name(f"field of {cls.__name__}", name, hints)
     return cls(**{name: convert(hints[name], value, name) for name, value in data.items()})
+
+
+SUFFIX = ".toml"
+_MAX_BASES = 20
+
+
+def is_toml(name: object) -> bool:
+    """Return whether a model or a recipe is named by a TOML file."""
+    return isinstance(name, str | Path) and str(name).lower().endswith(SUFFIX)
+
+
+def described(path: Path, base: str) -> dict[str, Any]:
+    """Return the name and the reference of a file that gives none: its stem, and the file with its base."""
+    return {"name": path.stem, "reference": f"{path.name}, from {base}" if base else path.name}
+
+
+def read_toml(name: str | Path, level: int) -> tuple[Path, dict[str, Any]]:
+    """Return the path and the table of a file, which `level` files lead to, each the base of another."""
+    path = Path(name).expanduser()
+    if level > _MAX_BASES:
+        raise invalid(f"at most {_MAX_BASES} files, one the base of another", f"more at {path}", "", "end the circle")
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        others = ", ".join(sorted(other.name for other in path.parent.glob(f"*{SUFFIX}"))[:3])
+        raise invalid("a readable TOML file", f"{path} ({error})", others) from None
+    except tomllib.TOMLDecodeError as error:
+        raise invalid("a TOML file", f"{path}: {error}", 'base = "resnet50"') from None
+
+
+def base_of(path: Path, base: Any) -> str | Path:
+    """Return the name, or the file relative to the folder of `path`, that `base` in it names."""
+    if not isinstance(base, str):
+        raise invalid(f"base in {path} as a name or a TOML file", repr(base), 'base = "resnet50"')
+    return path.parent / base if is_toml(base) else base
+
+
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reslab.spec.arch import Arch, ConvRule, parse_convs
-from reslab.spec.arithmetic import evaluate
 from reslab.spec.errors import invalid
-from reslab.spec.grammar import Op, parse_ops, split_outside_brackets
+from reslab.spec.grammar import Op, evaluate, parse_ops, split_outside_brackets
 from reslab.spec.operations import Place, dilates_with_block, is_pool
 from reslab.spec.order import (
     BlockOps,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reslab.spec.errors import unknown_name
-from reslab.spec.grammar import Arg, Op, parse_ops
-from reslab.spec.params import Param, bind
+from reslab.spec.grammar import Arg, Op, Param, bind, parse_ops
 from reslab.spec.plugins import Table
 
 

@@ -9,11 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reslab.spec.arithmetic import evaluate
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.grammar import Arg, Op, parse_ops
+from reslab.spec.grammar import Arg, Op, Param, bind, evaluate, parse_ops
 from reslab.spec.operations import parse_name_and_args
-from reslab.spec.params import Param, bind
 from reslab.spec.plugins import Table
 
 

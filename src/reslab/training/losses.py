@@ -17,8 +17,8 @@ from torch.nn import functional
 from reslab.data.dataset import DatasetSplits
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
+from reslab.spec.grammar import signature_params
 from reslab.spec.loss import LOSSES, LossSpec, LossType, parse_class_weights, parse_loss
-from reslab.spec.params import signature_params
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.task import TargetKind
 

@@ -23,10 +23,9 @@ from reslab.metrics.segmentation import segmentation_confusion
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.segmentation import SegmentationOutput
-from reslab.spec.dense import ModelKind
+from reslab.spec.dense import ModelKind, SegmentationArch
 from reslab.spec.recipes import RECIPES
 from reslab.spec.recipes.dense import SEGMENTATION
-from reslab.spec.segmentation import SegmentationArch
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches

@@ -13,7 +13,7 @@ from reslab.data.rng import RandomDraws
 from reslab.data.transforms import color, geometric, ops, third_party
 from reslab.data.transforms.rand_augment import rand_augment
 from reslab.spec.errors import invalid
-from reslab.spec.params import Param, signature_params
+from reslab.spec.grammar import Param, signature_params
 from reslab.spec.transform_grammar import TransformCall, bind_args
 from reslab.spec.transforms import (
     BATCH_NAMES,

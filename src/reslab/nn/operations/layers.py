@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class, map_axes
 from reslab.nn.registry import BUILDERS, Site, builder, make_activation, make_norm_layer
-from reslab.spec.arithmetic import evaluate
+from reslab.spec.grammar import evaluate
 from reslab.spec.operations import Family
 
 

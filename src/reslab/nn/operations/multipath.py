@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from reslab.nn.dims import layer_class, map_axes, map_ones
 from reslab.nn.registry import Site, builder, make_activation
-from reslab.spec.arithmetic import divisible
 from reslab.spec.errors import invalid
+from reslab.spec.grammar import divisible
 from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import Family
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from reslab.report.drawings.canvas import Style
 from reslab.report.format import format_shape, pluralize
 from reslab.spec.arch import Arch
-from reslab.spec.arithmetic import evaluate
-from reslab.spec.grammar import Arg, Op, format_arg
+from reslab.spec.grammar import Arg, Op, evaluate, format_arg
 from reslab.spec.layout import BlockSpec, ConvSpec
 from reslab.spec.operations import OPERATIONS, Family, parse_kind
 from reslab.spec.shapes import Layer

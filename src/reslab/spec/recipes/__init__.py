@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from reslab.spec.config import override
+from reslab.spec.config import base_of, described, flatten, is_toml, override, read_toml
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.recipe import Recipe, expand_recipe_keys
@@ -12,7 +12,6 @@ from reslab.spec.recipes.defaults import DEFAULTS
 from reslab.spec.recipes.dense import DETECTION, SEGMENTATION
 from reslab.spec.recipes.imagenet import IMAGENET
 from reslab.spec.recipes.tutorials import TUTORIALS
-from reslab.spec.toml_files import base_of, described, flatten, is_toml, read_toml
 
 RECIPES: Table[Recipe] = Table(
     "recipe",

@@ -6,10 +6,8 @@ from reslab.spec.arch import Arch
 from reslab.spec.layout import layout_stages
 from reslab.spec.plugins import Table
 from reslab.spec.zoo.cifar import CIFAR
-from reslab.spec.zoo.convnext import CONVNEXT
 from reslab.spec.zoo.imagenet import IMAGENET, RESNETV2
-from reslab.spec.zoo.nfnet import NFNET
-from reslab.spec.zoo.regnet import REGNET
+from reslab.spec.zoo.successors import CONVNEXT, NFNET, REGNET
 from reslab.spec.zoo.tutorials import TUTORIALS
 from reslab.spec.zoo.variants import MULTIPATH, VARIANTS
 

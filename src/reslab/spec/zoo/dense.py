@@ -9,14 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from reslab.spec.arch import Arch
-from reslab.spec.config import from_dict, override
-from reslab.spec.dense import DenseArch, ModelKind
+from reslab.spec.config import from_dict, is_toml, override
+from reslab.spec.dense import Decoder, DenseArch, ModelKind, SegmentationArch, own_stride
 from reslab.spec.detection import BoxLoss, DetectionArch, Detector, ExtraLevels, RoiPool
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
-from reslab.spec.segmentation import Decoder, SegmentationArch, own_stride
 from reslab.spec.task import TargetKind, find_task
-from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import AXIS_ALIASES, find_model_name, get_arch, resolve_arch, unknown_model
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reslab.spec.arch import Arch
-from reslab.spec.config import convert, override
+from reslab.spec.config import base_of, convert, described, is_toml, override, read_toml
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.layout import dilation_requirement
 from reslab.spec.library_options import LIBRARY_OPTIONS, apply_options
-from reslab.spec.toml_files import base_of, described, is_toml, read_toml
 from reslab.spec.zoo import ARCHS
 
 HUB_PREFIX = "hf-hub:"

@@ -24,10 +24,10 @@ from reslab.runtime.device import choose_device, choose_num_threads, limit_threa
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, rank_device
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
+from reslab.spec.config import is_toml
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
-from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.resolve import find_model_name
 from reslab.training.evaluation.evaluation import Evaluation
