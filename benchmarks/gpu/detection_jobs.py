@@ -13,7 +13,7 @@ import torch
 from detection_bccd import link_splits
 from PIL import Image
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import BoxImageDataset
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import FileImageDataset, decode_all
 from reslab.data.registry import open_dataset

@@ -8,8 +8,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from reslab.data.adapters import as_dataset
-from reslab.data.check.check import check_data
-from reslab.data.check.finding import FindingKind
+from reslab.data.check.check import FindingKind, check_data
 from reslab.data.check.findings import list_findings
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset, WrappedImageDataset

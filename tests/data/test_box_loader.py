@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import BoxImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.loader_workers import Batch
 from reslab.data.registry import open_dataset

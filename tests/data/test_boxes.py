@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from reslab.data.box_datasets import BoxImageDataset
 from reslab.data.boxes import (
+    BoxImageDataset,
     BoxIssueKind,
     BoxTable,
     ObjectRow,

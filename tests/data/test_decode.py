@@ -17,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data import jpeg
-from reslab.data.decode import read_image
+from reslab.data.decode import pil_to_tensor, read_image
 from reslab.data.jpeg import decode_jpeg, simple_jpeg_size
-from reslab.data.pil_pixels import pil_to_tensor
 
 COLOURS = np.array(
     [[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8

@@ -22,7 +22,7 @@ from job_pool import JobPool, Outcome
 from part_detection import DetectionRun
 from part_result import PartResult
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import BoxImageDataset
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import open_dataset
 

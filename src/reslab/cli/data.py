@@ -60,8 +60,7 @@ def check(
     """
     require_dataset_name(path)
     from reslab.cli.data_check_page import build_data_check_page, value_rows
-    from reslab.data.check.check import check_data
-    from reslab.data.check.finding import Severity
+    from reslab.data.check.check import Severity, check_data
     from reslab.data.check.findings import list_findings
 
     with limit_pixels(max_pixels):

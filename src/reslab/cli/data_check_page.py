@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.check.check import NO_OBJECT, CheckedImage, DataCheck
+from reslab.data.check.check import NO_OBJECT, CheckedImage, DataCheck, Finding
 from reslab.data.check.duplicates import DuplicateGroup
-from reslab.data.check.finding import Finding
 from reslab.data.check.statistics import LABEL_TEXTS, SIZE_LIMITS
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import TrainLoader

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import ChooseScale, read_image
+from reslab.data.decode import ChooseScale, pil_to_tensor, read_image
 from reslab.data.decode_limits import DecodeLimits, current_limits
-from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.targets import TARGET_RULES, check_labels, describe_labels
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from reslab.data.decode import decoding_error
+from reslab.data.decode import decoding_error, exif_orientation, turn_upright
 from reslab.data.decode_limits import (
     DecodeLimits,
     ImageError,
@@ -25,7 +25,6 @@ from reslab.data.decode_limits import (
 )
 from reslab.data.image_formats import open_image, without_pillow_limit
 from reslab.data.mask_colors import VOID_COLOR, Color, format_color, pack_colors, unpack_colors
-from reslab.data.pil_pixels import exif_orientation, turn_upright
 from reslab.spec.errors import invalid
 
 VOID = 255

@@ -7,9 +7,8 @@ from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetSplits, Spli
 from reslab.data.dataset_info import DatasetInfo, ReadResult
 from reslab.data.dataset_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
-from reslab.data.formats.drawn import SHAPES, read_drawn, read_drawn_shapes
 from reslab.data.formats.imagenet import read_imagenet
-from reslab.data.formats.small import read_digits, read_mnist
+from reslab.data.formats.small import SHAPES, read_digits, read_drawn, read_drawn_shapes, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
 from reslab.spec.errors import invalid

@@ -25,14 +25,17 @@ from reslab.data.formats.box_files import (
 from reslab.data.formats.coco_boxes import is_coco_folder
 from reslab.data.formats.csv_table import ColumnNames, is_csv, list_csv_paths
 from reslab.data.formats.image_files import (
+    has_labels_file,
     label_images,
     list_csv_dataset,
     list_image_folder,
+    list_labels_folder,
     open_csv,
     open_image_folder,
+    open_labels_folder,
     open_listed_images,
 )
-from reslab.data.formats.labels_file import has_labels_file, list_labels_folder, open_labels_folder
+from reslab.data.formats.mask_classes import MaskValuesLike, parse_mask_values
 from reslab.data.formats.mask_files import (
     is_mask_csv,
     is_mask_folder,
@@ -46,7 +49,6 @@ from reslab.data.formats.mask_files import (
 from reslab.data.formats.voc_boxes import is_voc_folder
 from reslab.data.formats.yolo_boxes import is_yolo
 from reslab.data.image_datasets import ImageLocation
-from reslab.data.mask_values import MaskValuesLike, parse_mask_values
 from reslab.data.named import DATASETS, open_named
 from reslab.data.splits import SplitOptions
 from reslab.data.webdataset.dataset import (

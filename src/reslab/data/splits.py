@@ -12,8 +12,8 @@ from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits, SplitMethod
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.mask_classes import MaskMapping
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
-from reslab.data.mask_values import MaskMapping
 from reslab.data.masks import MaskValues
 from reslab.data.rng import permutation
 from reslab.data.target_datasets import TargetImageDataset

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import BoxImageDataset
 from reslab.deploy.prediction import Prediction
 from reslab.metrics.coco_json import coco_result, encode_coco_results
 from reslab.metrics.detection import ImageId

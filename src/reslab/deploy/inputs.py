@@ -14,11 +14,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reslab.data.decode import DecodedImage, decode_image
+from reslab.data.decode import DecodedImage, decode_image, pil_to_tensor
 from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.data.image_datasets import ImageLocation
 from reslab.data.image_formats import open_image
-from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.registry import find_format
 from reslab.data.transforms.pipeline import TransformPipeline, fit_image_size
 from reslab.spec.errors import invalid

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from reslab.data.decode_limits import DEFAULT_LIMITS
-from reslab.data.mask_values import parse_mask_values, record_mask_values
+from reslab.data.formats.mask_classes import parse_mask_values, record_mask_values
 from reslab.data.named import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.module_network import ModuleFactory

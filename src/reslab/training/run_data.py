@@ -13,9 +13,9 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.dataset_names import dataset_path
 from reslab.data.decode_limits import DEFAULT_LIMITS, current_limits, use_limits
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.mask_classes import MaskValuesLike
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
-from reslab.data.mask_values import MaskValuesLike
 from reslab.data.named import DATASETS
 from reslab.data.registry import open_dataset
 from reslab.data.splits import stratified_subset

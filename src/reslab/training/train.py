@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.mask_classes import MaskValuesLike
 from reslab.data.loader import TrainLoader
-from reslab.data.mask_values import MaskValuesLike
 from reslab.data.transforms.third_party import TransformSource
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights

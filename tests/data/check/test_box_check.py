@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reslab.cli.app import app
-from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.check.check import check_data
-from reslab.data.check.finding import Finding, FindingKind, Severity
+from reslab.data.boxes import BoxImageDataset
+from reslab.data.check.check import Finding, FindingKind, Severity, check_data
 from reslab.data.check.findings import list_findings
 from reslab.data.check.statistics import count_boxes
 from reslab.data.registry import list_dataset

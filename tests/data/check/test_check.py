@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from reslab.data.check.check import DataCheck, check_data
+from reslab.data.check.check import DataCheck, Finding, check_data
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, ImageInfo, difference_hash, find_near_duplicates
-from reslab.data.check.finding import Finding
 from reslab.data.check.findings import list_findings
 from reslab.data.registry import open_dataset
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.data.check.check import check_data
-from reslab.data.check.finding import Finding, Severity
+from reslab.data.check.check import Finding, Severity, check_data
 from reslab.data.check.findings import list_findings
 from reslab.data.check.statistics import count_mask_pixels
 from reslab.data.masks import VOID

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from reslab.data.adapters import as_dataset
-from reslab.data.check.check import DataCheck, check_data
-from reslab.data.check.finding import FindingKind, Severity
+from reslab.data.check.check import DataCheck, FindingKind, Severity, check_data
 from reslab.data.check.findings import list_findings
 from reslab.data.check.statistics import count_class_pairs
 from reslab.data.image_datasets import TensorImageDataset

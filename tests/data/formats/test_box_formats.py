@@ -24,7 +24,7 @@ from box_files import (
 )
 from mask_files import write_mask
 
-from reslab.data.box_datasets import BoxImageDataset
+from reslab.data.boxes import BoxImageDataset
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import coco_boxes, voc_boxes
 from reslab.data.registry import list_dataset, open_dataset

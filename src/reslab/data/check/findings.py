@@ -7,9 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from reslab.data.boxes import BoxIssueKind
-from reslab.data.check.check import CheckedImage, DataCheck
+from reslab.data.check.check import (
+    CheckedImage,
+    DataCheck,
+    Finding,
+    FindingKind,
+    Severity,
+    count_images,
+    join_names,
+    shorten_list,
+)
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
-from reslab.data.check.finding import Finding, FindingKind, Severity, count_images, join_names, shorten_list
 from reslab.data.check.statistics import MAX_ASPECT_RATIO as MAX_BOX_RATIO
 from reslab.data.check.statistics import MIN_SIDE, SIZE_LIMITS, BoxStatistics
 from reslab.data.dataset import MIN_IMBALANCE, float_range_messages

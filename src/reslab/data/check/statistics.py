@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.boxes import BoxIssue, BoxIssueKind, BoxTable
+from reslab.data.boxes import BoxImageDataset, BoxIssue, BoxIssueKind, BoxTable
 from reslab.data.dataset import DatasetListing
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.masks import VOID

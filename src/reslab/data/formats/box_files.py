@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reslab.data.box_datasets import AnnotatedBoxDataset, BoxImageDataset
-from reslab.data.boxes import BoxIssue, ObjectRow
+from reslab.data.boxes import AnnotatedBoxDataset, BoxImageDataset, BoxIssue, ObjectRow
 from reslab.data.cache import ScannedFile, scan_files, scan_images
 from reslab.data.dataset import DatasetListing, DatasetSplits
 from reslab.data.formats.box_csv import read_box_csv
@@ -30,11 +29,11 @@ from reslab.data.formats.box_listing import (
 )
 from reslab.data.formats.coco_boxes import read_coco, read_coco_file
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.mask_classes import MaskMapping, parse_mask_values, record_mask_values
 from reslab.data.formats.mask_pairs import check_paired, find_layout, list_mask_pairs
 from reslab.data.formats.voc_boxes import read_voc
 from reslab.data.formats.yolo_boxes import read_yolo
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
-from reslab.data.mask_values import MaskMapping, parse_mask_values, record_mask_values
 from reslab.data.masks import MaskValues, read_stored_mask
 from reslab.data.segments import InstanceNumber
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import ChooseScale, read_image
-from reslab.data.pil_pixels import pil_to_tensor
+from reslab.data.decode import ChooseScale, pil_to_tensor, read_image
 from reslab.data.rng import RandomDraws
 from reslab.data.transforms.mixup import BatchMixer
 from reslab.data.transforms.normalize import Normalize

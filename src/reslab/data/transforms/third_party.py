@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.pil_pixels import pil_to_tensor
+from reslab.data.decode import pil_to_tensor
 from reslab.data.rng import RandomDraws, temporary_seed
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.transform_grammar import TransformCall, TransformValue

@@ -10,9 +10,9 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.mask_classes import MaskValuesLike
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
-from reslab.data.mask_values import MaskValuesLike
 from reslab.data.targets import TARGET_RULES
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights

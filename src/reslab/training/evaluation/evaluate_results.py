@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.boxes import ImageId, begin_transform
+from reslab.data.boxes import BoxImageDataset, ImageId, begin_transform
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.box_files import open_coco_file
 from reslab.metrics.coco_ap import encode_masks, require_coco_package

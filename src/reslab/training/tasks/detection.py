@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from reslab.data.box_datasets import BoxImageDataset
-from reslab.data.boxes import without_background, without_ignored
+from reslab.data.boxes import BoxImageDataset, without_background, without_ignored
 from reslab.data.dataset import DatasetSplits
 from reslab.data.rng import temporary_seed
 from reslab.metrics.coco_ap import require_coco_package

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from reslab.data.check.check import check_data
 from reslab.data.dataset import DatasetSplits
-from reslab.data.mask_values import MaskMapping, parse_mask_values, record_mask_values
+from reslab.data.formats.mask_classes import MaskMapping, parse_mask_values, record_mask_values
 from reslab.data.masks import VOID, MaskEncoding, MaskValues, StoredMask
 from reslab.data.registry import open_dataset
 from reslab.data.target_datasets import MaskImageDataset
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from mask_files import SIZES, disk, write_folders, write_image
 
 TEXT = "0=ground,128=cell,200=cell,255=void"

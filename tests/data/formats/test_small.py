@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.path import Path as Polygon
 
-from reslab.data.formats.drawn import _draw_images, _draw_shape_images, _polygon, _shape_mask
+from reslab.data.formats.small import _draw_images, _draw_shape_images, _polygon, _shape_mask
 from reslab.data.registry import open_dataset
 
 
