@@ -160,8 +160,8 @@ def notes(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def draw(path: Path) -> None:
     """Draw the growths of a result, without that of the processes, of which there are two."""
+    from reslab.report.plots.curves import GrowthLine, GrowthPanel, plot_growth
     from reslab.report.plots.export import render_svg_file
-    from reslab.report.plots.growth import GrowthLine, GrowthPanel, plot_growth
 
     rows = json.loads((RESULTS / "growth.json").read_text(encoding="utf-8"))["rows"]
     panels = [

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from reslab.report.drawings.block import draw_block
-from reslab.report.drawings.canvas import Drawing
+from reslab.report.drawings.canvas import Drawing, render_svg
 from reslab.report.drawings.network import draw_network
-from reslab.report.drawings.svg import render_svg
 from reslab.spec.arch import Arch
 from reslab.spec.shapes import network_layers
 from reslab.spec.zoo import ARCHS

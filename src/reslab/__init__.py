@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reslab.nn.merge import register_merge
     from reslab.nn.registry import Site, register_operation
     from reslab.nn.shortcut import register_shortcut
-    from reslab.report.drawings.draw import draw
+    from reslab.report.drawings.network import draw
     from reslab.spec.arch import Arch
     from reslab.spec.grammar import Param
     from reslab.spec.order import register_order
@@ -46,7 +46,7 @@ _MODULES = {
     "Run": "reslab.training.run",
     "Site": "reslab.nn.registry",
     "create_model": "reslab.nn.factory",
-    "draw": "reslab.report.drawings.draw",
+    "draw": "reslab.report.drawings.network",
     "evaluate": "reslab.training.evaluation.evaluate",
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",

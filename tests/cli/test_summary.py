@@ -102,7 +102,7 @@ def test_draw_a_network_and_a_block(command: Command, tmp_path: Path) -> None:
 
 def test_a_drawing_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from reslab.report.drawings.draw import draw; draw('resnet50', sys.argv[1]);"
+        "import sys; from reslab.report.drawings.network import draw; draw('resnet50', sys.argv[1]);"
         "print([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "network.svg")]

@@ -1,10 +1,13 @@
 """Numbers and tables as they are written."""
 
+import csv
+import io
 import math
 
 import pytest
 
 from reslab.report.format import (
+    encode_csv,
     format_duration,
     format_int,
     format_number,
@@ -15,7 +18,9 @@ from reslab.report.format import (
     main_metric_text,
     markdown_table,
     metric_rows,
+    original_cell,
     pluralize,
+    safe_cell,
 )
 from reslab.spec.task import TASKS
 
@@ -99,3 +104,26 @@ def test_speed_names_the_fraction_of_the_time_spent_waiting() -> None:
     assert format_speed(result) == "1,234 images/s, 12 % of the time waiting for data"
     assert format_speed({**result, "advised_workers": 4}).endswith("waiting for data (try --workers 4)")
     assert format_speed({"images_per_second": 7.0, "waiting_fraction": None}) == "7 images/s"
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-1;=2", "'=1", "''@x"]
+)
+def test_a_formula_becomes_text_and_can_be_read_back(text: str) -> None:
+    safe = safe_cell(text)
+    assert safe == f"'{text}"
+    assert original_cell(safe) == text
+
+
+@pytest.mark.parametrize(
+    "cell", [-1.5, 3, True, None, "-0.5", "+3", "-1e-05", "-0.1 0.2 -3", "cat", "", "'quoted'", "a=b"]
+)
+def test_numbers_and_other_texts_stay(cell: object) -> None:
+    assert safe_cell(cell) is cell
+    if isinstance(cell, str):
+        assert original_cell(cell) == cell
+
+
+def test_every_cell_of_a_file_is_made_safe() -> None:
+    text = encode_csv(["name", "=p"], [["=cmd|x", -0.5], ["a,b", "c\nd"]])
+    assert list(csv.reader(io.StringIO(text))) == [["name", "'=p"], ["'=cmd|x", "-0.5"], ["a,b", "c\nd"]]

@@ -10,7 +10,7 @@ from torch import nn
 
 from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
-from reslab.report.drawings.draw import draw
+from reslab.report.drawings.network import draw
 from reslab.runtime.distributed import ProcessGroup
 from reslab.spec.config import override
 from reslab.spec.recipe import Recipe

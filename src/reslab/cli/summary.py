@@ -107,7 +107,7 @@ _TABLE_SUFFIXES = (".md", ".html", ".txt")
 
 
 def _draw(arch: "Arch", path: Path, block: str, as_json: bool) -> None:
-    from reslab.report.drawings.draw import make_drawing, write_drawing
+    from reslab.report.drawings.network import make_drawing, write_drawing
 
     drawing = make_drawing(arch, block)
     write_drawing(drawing, path)

@@ -19,7 +19,7 @@ from reslab.deploy.box_results import BOX_FORMATS, BoxResultFormat, ResultIds, f
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.layouts import LAYOUTS, choose_layout
 from reslab.deploy.prediction import Prediction, prediction_from_dict
-from reslab.report.csv_file import encode_csv, original_cell
+from reslab.report.format import encode_csv, original_cell
 from reslab.runtime.extras import require_extra
 from reslab.runtime.files import DiskFullError, atomic_path, disk_full_guard
 from reslab.spec.errors import invalid

@@ -1,7 +1,10 @@
-"""Formatting of numbers, tables and metrics, the same on pages, in Markdown and in the terminal."""
+"""Formatting of numbers, tables and metrics, the same on pages, in Markdown, CSV and the terminal."""
 
+import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reslab.spec.task import Metric, Task
@@ -176,3 +179,32 @@ def main_metric_text(task: Task, values: Mapping[str, Any]) -> str:
     """Return the metric that selects the weights and the loss if there is one: `98.33 %, loss 0.0512`."""
     text = format_metric(task.selection_metric, values.get(task.selection_metric.name))
     return text if values.get("loss") is None else f"{text}, loss {format_number(values['loss'])}"
+
+
+# What makes spreadsheets read a cell as a formula (OWASP, "CSV Injection"), also after apostrophes.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBERS = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?( [+-]?\d+(\.\d*)?(e[+-]?\d+)?)*", re.IGNORECASE)
+
+
+def encode_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return the header and the rows as CSV, every cell made harmless by `safe_cell`."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([safe_cell(cell) for cell in row] for row in (header, *rows))
+    return buffer.getvalue()
+
+
+def safe_cell(cell: object) -> object:
+    """Return a cell with an apostrophe before a text that a spreadsheet would read as a formula.
+
+    Those are texts that begin with `=`, `+`, `-`, `@`, a tab or a line break. Numbers, and texts of numbers, stay as
+    they are. `original_cell` is the inverse.
+    """
+    if not isinstance(cell, str) or _NUMBERS.fullmatch(cell) or not _FORMULA.match(cell):
+        return cell
+    return f"'{cell}"
+
+
+def original_cell(cell: str) -> str:
+    """Return the text that `safe_cell` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -12,7 +12,7 @@ from PIL import Image
 from reslab.analysis.blocks import decompose_block, record_block_calls
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
-from reslab.report.drawings.svg import render_svg
+from reslab.report.drawings.canvas import render_svg
 from reslab.spec.shapes import network_layers
 from tests.deploy.server.expected import PLAN, cut
 

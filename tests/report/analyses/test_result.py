@@ -9,7 +9,7 @@ from PIL import Image
 
 from reslab.report.analyses import render_analysis
 from reslab.report.analyses.gradients import render_gradients
-from reslab.report.analyses.overlay import line_styles, render_snapshots, shorten_names
+from reslab.report.analyses.result import line_styles, render_snapshots, shorten_names
 from reslab.report.pages.analysis import AnalysisPage
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.export import render_png

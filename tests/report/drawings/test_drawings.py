@@ -9,10 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from reslab.report.drawings.block import describe_block, draw_block
-from reslab.report.drawings.canvas import Bounds, Drawing, Line, Rect, Text
-from reslab.report.drawings.draw import draw
-from reslab.report.drawings.network import block_kinds, draw_network
-from reslab.report.drawings.svg import MARGIN, render_svg
+from reslab.report.drawings.canvas import MARGIN, Bounds, Drawing, Line, Rect, Text, render_svg
+from reslab.report.drawings.network import block_kinds, draw, draw_network
 from reslab.spec.arch import Arch
 from reslab.spec.order import ORDERS
 from reslab.spec.shapes import network_layers

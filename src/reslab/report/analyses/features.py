@@ -6,8 +6,14 @@ from statistics import fmean
 
 import numpy as np
 
-from reslab.report.analyses.overlay import line_styles, shared_names
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.analyses.result import (
+    RenderedFigure,
+    RenderedResult,
+    RenderedTable,
+    Result,
+    line_styles,
+    shared_names,
+)
 from reslab.report.format import format_int, format_number, format_percent, format_shape, format_split, pluralize
 from reslab.report.images import decode_data_uri
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles

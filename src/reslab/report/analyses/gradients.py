@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from reslab.report.analyses.overlay import (
+from reslab.report.analyses.result import (
     LineStyle,
+    RenderedFigure,
+    RenderedResult,
+    RenderedTable,
+    Result,
     block_labels,
     line_styles,
     number_rows,
@@ -12,7 +16,6 @@ from reslab.report.analyses.overlay import (
     render_snapshots,
     title_for_subject,
 )
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_number
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 

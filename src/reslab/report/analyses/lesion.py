@@ -3,8 +3,17 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from reslab.report.analyses.overlay import LineStyle, line_styles, number_rows, shared_names, title_for_subject
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.analyses.result import (
+    LineStyle,
+    RenderedFigure,
+    RenderedResult,
+    RenderedTable,
+    Result,
+    line_styles,
+    number_rows,
+    shared_names,
+    title_for_subject,
+)
 from reslab.report.format import format_number, format_percent, format_split, pluralize
 from reslab.report.plots.lesion import (
     DeletionErrors,

@@ -3,8 +3,15 @@
 import re
 from collections.abc import Sequence
 
-from reslab.report.analyses.overlay import line_styles, overlay_profiles, shared_names
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.analyses.result import (
+    RenderedFigure,
+    RenderedResult,
+    RenderedTable,
+    Result,
+    line_styles,
+    overlay_profiles,
+    shared_names,
+)
 from reslab.report.format import format_int, format_number, format_percent, format_shape, format_si, pluralize
 from reslab.report.plots.depth import plot_depth_profiles
 

@@ -3,8 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from reslab.report.analyses.overlay import (
+from reslab.report.analyses.result import (
     LineStyle,
+    RenderedFigure,
+    RenderedResult,
+    RenderedTable,
+    Result,
     block_labels,
     line_styles,
     number_rows,
@@ -13,7 +17,6 @@ from reslab.report.analyses.overlay import (
     shared_names,
     title_for_subject,
 )
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_number, format_percent, pluralize
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 

@@ -1,16 +1,24 @@
-"""The drawing of a network: stem, stages with their numbers of blocks and head in a row, each kind of block beneath."""
+"""The drawing of a network, stem, stages and head in a row with each kind of block beneath; and drawings as files."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from reslab.report.drawings.block import DETAIL_SIZE, NAME_SIZE, changes_shape, draw_block
-from reslab.report.drawings.canvas import Drawing, Line, Rect, Style, Text, text_width, wrap_text
+from reslab.report.drawings.canvas import Drawing, Line, Rect, Style, Text, render_svg, text_width, wrap_text
 from reslab.report.drawings.labels import SHORTCUT_LABELS, layer_label
 from reslab.report.format import format_shape, pluralize
+from reslab.runtime.files import write_atomic
 from reslab.spec.arch import Arch
+from reslab.spec.dense import DenseArch
+from reslab.spec.errors import invalid
 from reslab.spec.shapes import BlockLayers, Layer, NetworkLayers, Shape, StageLayers, network_layers
+from reslab.spec.zoo.dense import find_dense_arch
+from reslab.spec.zoo.resolve import get_arch
 
 _MAX_ROW_WIDTH = 1160
 _BLOCK_GAP, _ROW_GAP, _HEADING_GAP = 44, 40, 22
@@ -232,3 +240,54 @@ def _stage_part(stage: StageLayers, kinds: Sequence[BlockKind], max_side: int, m
     text = " + ".join(letter if count == 1 else f"{count} {letter}" for letter, count in counts.items())
     lines = ((pluralize(len(stage.blocks), "block"), True), (text, False))
     return _Part(stage.name, lines, stage.out_shape, Style.WEIGHTED, low + share * (high - low))
+
+
+SUFFIXES = (".svg", ".png")
+
+
+def draw(model: str | Arch | Any, path: str | os.PathLike[str] | None = None, *, block: str = "") -> str:
+    """Draw a network, or its block of this name (`layer2.0`); return the drawing as SVG.
+
+    `model`: a name or TOML file, an `Arch`, or a network that has one (`arch`); of a network for segmentation or
+    detection, the backbone. With a `path` ending in .svg or .png
+    the drawing is written there. The SVG follows the reader's light or dark mode; the same network gives the same text.
+    Raises ValueError for an unknown model or block, with the nearest ones, and for another suffix.
+    """
+    drawing = make_drawing(_drawn_arch(getattr(model, "arch", model)), block)
+    if path is not None:
+        write_drawing(drawing, Path(path))
+    return render_svg(drawing)
+
+
+def _drawn_arch(model: str | Arch | DenseArch) -> Arch:
+    dense = find_dense_arch(model)
+    if dense is not None:
+        return replace(dense.backbone_arch, name=f"{dense.name}, backbone", head="", image_size=dense.image_size)
+    assert not isinstance(model, DenseArch)
+    return get_arch(model)
+
+
+def make_drawing(arch: Arch, block: str = "") -> Drawing:
+    """Return the drawing of a network, or of its block of this name."""
+    if not block:
+        return draw_network(arch)
+    return draw_block(network_layers(arch).block(block), arch, f"{arch.name} {block}")
+
+
+def write_drawing(drawing: Drawing, path: Path) -> None:
+    """Write a drawing to a file ending in .svg or .png. Raises ValueError for another suffix."""
+    check_path(path)
+    if path.suffix.lower() == ".svg":
+        write_atomic(path, render_svg(drawing).encode())
+        return
+    from reslab.report.drawings.png import render_png  # matplotlib is slow to import, and an SVG needs none
+
+    write_atomic(path, render_png(drawing))
+
+
+def check_path(path: Path) -> None:
+    """Raise ValueError for a path that is a folder, or does not end in .svg or .png."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise invalid("a file ending in .svg or .png", path, str(path.with_suffix(".svg")))
+    if path.is_dir():
+        raise invalid("a file", f"{path}, a folder", str(path / "network.svg"))

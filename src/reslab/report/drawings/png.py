@@ -12,8 +12,21 @@ from matplotlib.path import Path as MatplotlibPath
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from reslab.report.drawings.canvas import Circle, Drawing, Element, Line, Rect, Text
-from reslab.report.drawings.svg import MARGIN, PAPER, PathPart, arrow_head, box_colors, line_color, rounded_path
+from reslab.report.drawings.canvas import (
+    MARGIN,
+    PAPER,
+    Circle,
+    Drawing,
+    Element,
+    Line,
+    PathPart,
+    Rect,
+    Text,
+    arrow_head,
+    box_colors,
+    line_color,
+    rounded_path,
+)
 from reslab.report.plots.style import plot_style
 
 _PIXELS_PER_UNIT = 2

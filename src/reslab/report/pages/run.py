@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any
 
 from reslab.report.colors import TRAINING
+from reslab.report.drawings.canvas import render_inline_svg, style_sheet
 from reslab.report.drawings.network import SHAPE_WORDS, block_kinds, draw_kind, draw_strip
-from reslab.report.drawings.svg import render_inline_svg, style_sheet
 from reslab.report.format import (
     format_duration,
     format_int,

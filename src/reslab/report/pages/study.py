@@ -108,7 +108,7 @@ def _plot_spec(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[St
 def _plot_analysis(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[StudyFigure]:
     """Return the figures of an analysis, its networks under the names of their rows."""
     from reslab.report.analyses import render_analysis
-    from reslab.report.plots.study_style import add_stamp
+    from reslab.report.plots.study_curves import add_stamp
     from reslab.report.plots.style import plot_style
 
     named_rows = [(name, page.row(name)) for name in spec.rows]

@@ -1,4 +1,4 @@
-"""Lines and dots: metrics against epochs, loss against learning rate, precision against recall, predicted values."""
+"""Lines and dots: metrics against epochs, loss against learning rate, precision against recall, costs against sizes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from reslab.report.colors import EVALUATION, GREEN, MUTED, TRAINING, network_color
+from reslab.report.colors import BLUE, EVALUATION, GREEN, MAGENTA, MUTED, TRAINING, network_color
 from reslab.report.format import format_percent
 from reslab.report.plots.style import (
     DASHED,
@@ -16,7 +16,10 @@ from reslab.report.plots.style import (
     MIN_FONT_POINTS,
     PLOT_INCHES,
     add_legend_above,
+    format_log_tick,
     make_figure,
+    make_log_locator,
+    make_panels,
     plot_style,
 )
 from reslab.report.series import Curve, running_mean
@@ -255,3 +258,63 @@ def plot_lr_finder(
             axes.set_ylim(max(0.0, lowest - 0.1 * (limit - lowest)), limit)
         add_legend_above(axes, handles, labels)
         return figure
+
+
+_GROWTH_COLORS = (BLUE, MAGENTA)
+_GROWTH_MARKERS = ("o", "s")
+_GROWTH_COLUMNS, _GROWTH_PANEL_INCHES = 2, 2.5
+
+
+@dataclass(frozen=True)
+class GrowthLine:
+    """Values at the sizes of a panel, and the fitted power law `factor` x size ^ `exponent`."""
+
+    label: str
+    values: Sequence[float]
+    exponent: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class GrowthPanel:
+    """A size, such as the number of layers, and at most two lines over it."""
+
+    xlabel: str
+    sizes: Sequence[float]
+    lines: Sequence[GrowthLine]
+
+
+def plot_growth(panels: Sequence[GrowthPanel]) -> Figure:
+    """Plot every line relative to its first value, the power laws dashed; both axes are logarithmic."""
+    with plot_style():
+        num_rows = -(-len(panels) // _GROWTH_COLUMNS)
+        width = 1.45 * PLOT_INCHES if len(panels) > 1 else PLOT_INCHES
+        figure, all_axes = make_panels(
+            len(panels), width, _GROWTH_PANEL_INCHES * num_rows, columns=min(_GROWTH_COLUMNS, len(panels))
+        )
+        for panel, axes in zip(panels, all_axes, strict=True):
+            _draw_growth(axes, panel)
+        return figure
+
+
+def _draw_growth(axes: Axes, panel: GrowthPanel) -> None:
+    handles, labels = [], []
+    for line, color, marker in zip(panel.lines, _GROWTH_COLORS, _GROWTH_MARKERS, strict=False):
+        first = line.values[0]
+        fitted = [line.factor * size**line.exponent / first for size in panel.sizes]
+        axes.plot(panel.sizes, fitted, color=color, linewidth=1.1, linestyle=DASHED)
+        relative = [value / first for value in line.values]
+        handles += axes.plot(panel.sizes, relative, color=color, marker=marker, markersize=4.6, linestyle="none")
+        labels.append(f"{line.label}: exponent {line.exponent:.2f}")
+    axes.axhline(1.0, color=MUTED, linewidth=0.7)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(panel.sizes)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(make_log_locator(*axes.get_ylim()))
+    axes.yaxis.set_major_formatter(FuncFormatter(format_log_tick))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(panel.xlabel)
+    axes.set_ylabel("relative to the first")
+    axes.legend(handles, labels, loc="upper left", borderaxespad=0.1, handletextpad=0.3, fontsize=MIN_FONT_POINTS)

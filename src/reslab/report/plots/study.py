@@ -10,19 +10,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from reslab.report.colors import EVALUATION, INK, MUTED
 from reslab.report.pages.study_results import StudyPage, StudyRow, metric_display_name, panel_title
-from reslab.report.plots.study_curves import plot_error_curves, plot_loss_and_error, plot_train_then_test
-from reslab.report.plots.study_style import (
+from reslab.report.plots.study_curves import (
     RowStyle,
     add_legend_below,
     add_stamp,
     group_styles,
-    make_panels,
     mark_not_run,
+    plot_error_curves,
+    plot_loss_and_error,
+    plot_train_then_test,
     row_styles,
     set_panel_title,
     share_y_limits,
 )
-from reslab.report.plots.style import MIN_FONT_POINTS, format_log_tick, plot_style
+from reslab.report.plots.style import MIN_FONT_POINTS, format_log_tick, make_panels, plot_style
 from reslab.spec.study import FigurePanel, FigureSpec, StudyMetric, get_metric
 
 _ROW_INCHES = 0.27

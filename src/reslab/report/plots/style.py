@@ -69,6 +69,22 @@ def make_figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes
     return figure, figure.add_subplot()
 
 
+def make_panels(
+    num_panels: int, width_inches: float, height_inches: float, *, columns: int = 0
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels in rows of `columns` (0: all in one row), and their axes."""
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    columns = columns or num_panels
+    engine = figure.get_layout_engine()
+    if engine is not None and num_panels > columns:
+        engine.set(h_pad=0.14)  # type: ignore[call-arg]
+    grid = figure.subplots(-(-num_panels // columns), columns, squeeze=False)
+    axes = [axes for row in grid for axes in row]
+    for unused in axes[num_panels:]:
+        unused.set_axis_off()
+    return figure, axes[:num_panels]
+
+
 def add_legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
     """Add a legend above the axes, in as many columns as fit; none for a single line."""
     if len(handles) < 2:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reslab.metrics.coco_json import encode_coco_results
 from reslab.nn.checkpoints.read import check_zip
-from reslab.report.csv_file import encode_csv
+from reslab.report.format import encode_csv
 from reslab.report.images import mask_image, unique_stems
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid

@@ -16,7 +16,7 @@ from reslab.data.boxes import ImageId
 from reslab.data.formats.box_files import instance_box
 from reslab.data.formats.csv_table import read_csv_rows
 from reslab.data.segments import RunLengths
-from reslab.report.csv_file import original_cell
+from reslab.report.format import original_cell
 from reslab.spec.errors import invalid
 
 MAX_RESULT_BYTES = 256 << 20

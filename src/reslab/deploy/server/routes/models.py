@@ -34,7 +34,7 @@ from reslab.nn.init import init_empty_weights
 from reslab.nn.module_network import GraphModel
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
-from reslab.report.drawings.svg import render_svg
+from reslab.report.drawings.canvas import render_svg
 from reslab.report.format import format_split
 from reslab.report.images import box_color, class_color
 from reslab.spec.arch import Arch
