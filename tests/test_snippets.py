@@ -21,7 +21,7 @@ from PIL import Image
 import reslab
 from reslab.analysis.registry import ANALYSES
 from reslab.cli import app
-from reslab.cli.options import parse_overrides
+from reslab.cli.overrides import parse_overrides
 from reslab.spec.recipe import apply_recipe_overrides
 from reslab.spec.recipes import find_recipe
 from reslab.spec.zoo.dense import find_dense_arch

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reslab.analysis.registry import ANALYSES
+from reslab.cli.analyze import ANALYSIS_NAMES
 from reslab.report.analyses import RENDERERS
 from tests.cli.conftest import Command
 
@@ -94,8 +95,9 @@ def test_a_wrong_output_suffix_is_an_error_before_any_measurement(
     assert "a folder" in command("analyze", "gradients", TINY, "--png", tmp_path / "there.png").err
 
 
-def test_every_analysis_has_a_renderer() -> None:
+def test_every_analysis_has_a_renderer_and_a_name_on_the_command_line() -> None:
     assert set(RENDERERS) == set(ANALYSES)
+    assert tuple(ANALYSES) == ANALYSIS_NAMES
 
 
 @pytest.mark.parametrize("name", ["shapes", "cost", "telescope", "responses", "scaling", "orders"])

@@ -10,24 +10,7 @@ from typer.testing import CliRunner
 
 from reslab.cli.app import join_channel_values
 from reslab.cli.option_groups import expand_groups
-from reslab.cli.options import parse_channel_values, parse_overrides, parse_pretrained, require_model_and_recipe
-
-
-def test_overrides_are_parsed() -> None:
-    result = parse_overrides(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
-    assert result == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
-    assert parse_overrides(None) == {}
-
-
-@pytest.mark.parametrize("setting", ["optimizer.lr", "=3", "model.=3", ""])
-def test_an_override_without_key_or_value_is_an_error(setting: str) -> None:
-    with pytest.raises(ValueError, match="KEY=VALUE"):
-        parse_overrides([setting])
-
-
-def test_a_key_twice_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"optimizer\.lr came twice"):
-        parse_overrides(["optimizer.lr=1", "optimizer.lr=2"])
+from reslab.cli.options import parse_channel_values, parse_pretrained
 
 
 @pytest.mark.parametrize(
@@ -60,32 +43,15 @@ def test_channel_values_are_parsed() -> None:
         parse_channel_values("0.5,x", "--mean")
 
 
-@pytest.mark.parametrize(
-    ("task", "model", "nearest"),
-    [
-        ("segmentation", "unet_resnt18", "'unet_resnet18'"),
-        ("segmentation", "resnt18", "'resnet18'"),
-        ("detection", "fasterrcn_resnet18", "'fasterrcnn_resnet"),
-        ("classification", "unet_resnt18", "'seresnet18'"),
-        (None, "maskrcnn_resnet50_fpm", "'maskrcnn_resnet50_fpn'"),
-    ],
-)
-def test_the_nearest_models_are_those_for_the_task(task: str | None, model: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown model '{model}'; nearest: {nearest}"):
-        require_model_and_recipe(model, None, task)
-
-
-def test_models_of_other_tasks_are_not_suggested() -> None:
-    with pytest.raises(ValueError, match="unknown model 'fcn_resnt50'") as error:
-        require_model_and_recipe("fcn_resnt50", None, "detection")
-    assert "fcn_resnet50" not in str(error.value)
-    with pytest.raises(ValueError, match="unknown task 'segmentatoin'; nearest: 'segmentation'"):
-        require_model_and_recipe(None, None, "segmentatoin")
-
-
 @dataclass(frozen=True)
+class Scale:
+    factor: Annotated[float, typer.Option("--factor")] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     width: Annotated[int, typer.Option("--width", help="Width in pixels.")] = 4
+    scale: Scale
     height: Annotated[int | None, typer.Option("--height")] = None
 
 
@@ -97,14 +63,14 @@ def test_a_group_stands_for_the_options_of_its_fields_in_their_place() -> None:
         called.append((name, sizes, depth))
 
     expanded = expand_groups(command)
-    assert list(inspect.signature(expanded).parameters) == ["name", "width", "height", "depth"]
+    assert list(inspect.signature(expanded).parameters) == ["name", "width", "factor", "height", "depth"]
     app.command()(expanded)
     help_text = CliRunner().invoke(app, ["--help"]).output
     assert "Width in pixels." in help_text
     assert help_text.index("--width") < help_text.index("--height") < help_text.index("--depth")
-    assert CliRunner().invoke(app, ["--height", "7", "--depth", "2"]).exit_code == 0
+    assert CliRunner().invoke(app, ["--height", "7", "--depth", "2", "--factor", "0.5"]).exit_code == 0
     assert CliRunner().invoke(app, ["--width", "x"]).exit_code == 2
-    assert called == [("a", Sizes(4, 7), 2)]
+    assert called == [("a", Sizes(width=4, scale=Scale(0.5), height=7), 2)]
 
 
 def test_a_command_without_groups_stays_as_it_is() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from PIL import Image
 
 from reslab.cli.app import main
 from reslab.cli.train import train_rows
@@ -197,6 +198,26 @@ def test_the_next_command_trains_with_the_same_options_and_the_suggested_rate(
     run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert (run["recipe"]["optimizer"]["lr"], run["recipe"]["batch_size"], run["seed"]) == (float(lr), 32, 3)
     assert run["model"]["arch"]["stem"] == "conv3(8) norm act"
+
+
+def test_columns_task_and_a_config_file_are_those_of_train(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(40):
+        Image.new("L", (8, 8), 6 * number).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{number / 2 + 0.5},{'train' if number < 32 else 'test'}" for number in range(40)]
+    (tmp_path / "sizes.csv").write_text("\n".join(["photo,red,part", *rows]))
+    (tmp_path / "small.toml").write_text("batch_size = 16\n[model]\ndepths = [1, 1, 1]\n")
+    columns = ("--task", "regression", "--image-column", "photo", "--label-column", "red", "--split-column", "part")
+    given = ("sizes.csv", *columns, "-c", "small.toml", "--num-images", "24", "--device", "cpu")
+    printed = command("lr-find", *given, "--num-steps", "20", "--html", "rates.html", "--json")
+    assert printed.code == 0, printed.err
+    assert printed.value["batch_size"] == 16
+    words = shlex.split(printed.value["next"])
+    assert words[:2] in (["reslab", "train"], ["reslab", "lr-find"])
+    assert set(given) - {"-c"} <= set(words)
+    assert command("lr-find", *given, "--task", "classification", "--json").code == 1
 
 
 def test_without_a_clear_suggestion_the_next_command_repeats_the_test_with_other_rates(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from reslab.cli.option_groups import ModelOptions
 from reslab.cli.serve import _served_models
 from reslab.deploy.examples import EXAMPLE_NAMES, example_runs
 from reslab.spec.config import non_default_fields
@@ -33,5 +34,5 @@ def test_their_accuracy_is_that_of_their_runs(index: int) -> None:
 
 
 def test_without_a_run_they_are_served(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _served_models([], None, None, False) == example_runs()
+    assert _served_models([], ModelOptions()) == example_runs()
     assert "two example networks" in capsys.readouterr().err

@@ -1,32 +1,15 @@
 """`reslab bench`: measure how fast this machine trains a network or predicts with it."""
 
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.model_options import (
-    MODEL_HELP,
-    MODEL_METAVAR,
-    AllowCode,
-    ModelChoice,
-    NamedModel,
-    WeightsOption,
-    choose_model,
-)
-from reslab.cli.options import (
-    Device,
-    InputSize,
-    JsonFlag,
-    ModelOverrides,
-    NumClasses,
-    Panel,
-    complete_model,
-    html_option,
-)
+from reslab.cli.option_groups import MODEL_HELP, MODEL_METAVAR, ModelChoice, ModelOptions
+from reslab.cli.options import Device, InputSize, JsonFlag, NumClasses, Panel, complete_model, html_option
 from reslab.cli.output import print_json, print_pairs, print_table, write_page
+from reslab.cli.overrides import ModelOverrides
 from reslab.cli.summary import parse_input_size, resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.runtime.allocator import keep_freed_memory
@@ -35,6 +18,8 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
+    import torch
+
     from reslab.nn.module_network import Model
     from reslab.nn.network import ResidualNetwork
     from reslab.training.benchmark import TrainStepBenchmark
@@ -43,20 +28,24 @@ BENCHMARK_TASKS = ("train", "predict")
 _DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}
 
 
-def bench(
-    name: Annotated[
-        str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP, autocompletion=complete_model)
-    ] = None,
-    model: NamedModel = None,
-    weights: WeightsOption = None,
-    allow_code: AllowCode = False,
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task", metavar="train|predict", help="train: a training step; predict: inference by each backend."
-        ),
-    ] = "train",
-    input_size: InputSize = None,
+@dataclass(frozen=True, kw_only=True)
+class ArchOptions:
+    """The changes of a network of the zoo."""
+
+    input_size: InputSize = None
+    num_classes: NumClasses = None
+    overrides: ModelOverrides = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The input size, None if it is not given."""
+        return parse_input_size(self.input_size) if self.input_size else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """What is measured, how often and where."""
+
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -67,8 +56,7 @@ def bench(
             help="Batch sizes to measure.",
             show_default="64; with --task predict 1,16",
         ),
-    ] = None,
-    num_classes: NumClasses = None,
+    ] = None
     precision: Annotated[
         str,
         typer.Option(
@@ -77,7 +65,7 @@ def bench(
             rich_help_panel=Panel.COMPUTE,
             help="Precisions to measure: auto, float32, bf16, fp16, int8.",
         ),
-    ] = "auto",
+    ] = "auto"
     backends: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +75,7 @@ def bench(
             help="Backends to measure with --task predict: torch, onnxruntime, openvino.",
             show_default="all installed",
         ),
-    ] = None,
+    ] = None
     compiled: Annotated[
         bool | None,
         typer.Option(
@@ -96,18 +84,37 @@ def bench(
             help="Compile the network.",
             show_default="as the recipe does",
         ),
-    ] = None,
+    ] = None
+    device: Device = "auto"
     repeats: Annotated[
         int,
         typer.Option("--repeats", metavar="INTEGER", min=1, help="Number of timing rounds; the median is reported."),
-    ] = 5,
+    ] = 5
     html_path: Annotated[
         Path | None,
         html_option("Write an HTML page with chart and table of --task predict."),
+    ] = None
+    as_json: JsonFlag = False
+
+    def batch_sizes(self, task: str) -> tuple[int, ...]:
+        """Return the batch sizes to measure. Raises ValueError for a text that has none."""
+        return _parse_batch_sizes(self.batch_size) or _DEFAULT_BATCH_SIZES[task]
+
+
+def bench(
+    *,
+    name: Annotated[
+        str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP, autocompletion=complete_model)
     ] = None,
-    device: Device = "auto",
-    overrides: ModelOverrides = None,
-    as_json: JsonFlag = False,
+    model: ModelOptions,
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", metavar="train|predict", help="train: a training step; predict: inference by each backend."
+        ),
+    ] = "train",
+    arch: ArchOptions,
+    options: BenchmarkOptions,
 ) -> None:
     """Measure training or inference speed, latency and memory of a network on random images.
 
@@ -116,42 +123,21 @@ def bench(
     keep_freed_memory()
     if task not in BENCHMARK_TASKS:
         raise unknown_name("task", task, BENCHMARK_TASKS)
-    if task == "train" and (backends or html_path):
-        got = "--backend" if backends else "--html"
+    if task == "train" and (options.backends or options.html_path):
+        got = "--backend" if options.backends else "--html"
         raise invalid("--backend and --html with --task predict", got, next_step="add --task predict")
-    batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
-    choice, _ = choose_model([name] if name else [], model, weights)
-    opened = _open_other(choice, task, parse_input_size(input_size) if input_size else None, allow_code)
-    measure_inference = partial(
-        _benchmark_inference,
-        batch_sizes=batch_sizes,
-        backends=backends,
-        precision=precision,
-        compiled=bool(compiled),
-        rounds=repeats,
-        device=device,
-        html_path=html_path,
-        as_json=as_json,
-    )
+    options.batch_sizes(task)
+    choice, _ = model.choose([name] if name else [])
+    opened = _open_other(choice, task, arch.input_shape)
     if opened is not None:
-        _check_no_axes(opened.arch.name, num_classes, overrides)
-        input_shape = parse_input_size(input_size) if input_size else opened.arch.input_size
-        measure_inference(opened, input_shape)
+        _check_no_axes(opened.arch.name, arch)
+        _benchmark_inference(opened, arch.input_shape or opened.arch.input_size, options)
         return
-    arch, input_shape = resolve_arch_and_input(choice.source, input_size, num_classes, overrides)
+    resolved, input_shape = resolve_arch_and_input(choice.source, arch.input_size, arch.num_classes, arch.overrides)
     if task == "train":
-        _benchmark_training(
-            arch,
-            input_shape,
-            batch_sizes,
-            precision=precision,
-            compiled=compiled,
-            repeats=repeats,
-            device=device,
-            as_json=as_json,
-        )
+        _benchmark_training(resolved, input_shape, options)
     else:
-        measure_inference(_load_or_create_network(choice, arch), input_shape)
+        _benchmark_inference(_load_or_create_network(choice, resolved), input_shape, options)
 
 
 def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
@@ -164,29 +150,20 @@ def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
     return sizes
 
 
-def _benchmark_training(
-    arch: Arch,
-    input_shape: tuple[int, ...],
-    batch_sizes: tuple[int, ...],
-    *,
-    precision: str,
-    compiled: bool | None,
-    repeats: int,
-    device: str,
-    as_json: bool,
-) -> None:
+def _benchmark_training(arch: Arch, input_shape: tuple[int, ...], options: BenchmarkOptions) -> None:
     from reslab.runtime.device import choose_device, hardware_info
     from reslab.training.benchmark import benchmark_train_step, resolve_fast_recipe
 
-    resolved_device = choose_device(device)
-    recipes = [resolve_fast_recipe(resolved_device, item.strip(), compiled) for item in precision.split(",")]
+    device = choose_device(options.device)
+    precisions = [item.strip() for item in options.precision.split(",")]
+    recipes = [resolve_fast_recipe(device, precision, options.compiled) for precision in precisions]
     measurements = [
-        benchmark_train_step(arch, input_shape, batch_size, recipe, device=resolved_device, repeats=repeats)
+        benchmark_train_step(arch, input_shape, batch_size, recipe, device=device, repeats=options.repeats)
         for recipe in recipes
-        for batch_size in batch_sizes
+        for batch_size in options.batch_sizes("train")
     ]
-    machine = hardware_info(resolved_device)
-    if as_json:
+    machine = hardware_info(device)
+    if options.as_json:
         results = [asdict(item) for item in measurements]
         print_json(
             {"model": arch.name, "task": "train", "input_size": input_shape, "results": results, "hardware": machine}
@@ -243,7 +220,7 @@ def _training_summary(
     ]
 
 
-def _open_other(choice: ModelChoice, task: str, input_size: tuple[int, ...] | None, allow_code: bool) -> "Model | None":
+def _open_other(choice: ModelChoice, task: str, input_size: tuple[int, ...] | None) -> "Model | None":
     """Return a model that is not of the zoo; None for one that is. Raises ValueError for it with --task train."""
     from reslab.nn.module_network import as_factory
     from reslab.nn.network import ResidualNetwork
@@ -253,7 +230,11 @@ def _open_other(choice: ModelChoice, task: str, input_size: tuple[int, ...] | No
         return None
     is_named = as_factory(choice.source) is not None
     opened = open_model(
-        choice.source, weights=choice.weights, allow_code=allow_code, random_weights=is_named, input_size=input_size
+        choice.source,
+        weights=choice.weights,
+        allow_code=choice.allow_code,
+        random_weights=is_named,
+        input_size=input_size,
     )
     if isinstance(opened, ResidualNetwork):
         return None
@@ -263,9 +244,9 @@ def _open_other(choice: ModelChoice, task: str, input_size: tuple[int, ...] | No
     return opened
 
 
-def _check_no_axes(name: str, num_classes: int | None, overrides: list[str] | None) -> None:
-    if num_classes is not None or overrides:
-        got = f"--set {overrides[0]}" if overrides else f"--num-classes {num_classes}"
+def _check_no_axes(name: str, arch: ArchOptions) -> None:
+    if arch.num_classes is not None or arch.overrides:
+        got = f"--set {arch.overrides[0]}" if arch.overrides else f"--num-classes {arch.num_classes}"
         raise invalid(f"a network of the zoo to change, and {name} as it is", got, next_step="leave it out")
 
 
@@ -279,67 +260,50 @@ def _load_or_create_network(choice: ModelChoice, arch: Arch) -> "ResidualNetwork
     return trained if isinstance(trained, ResidualNetwork) and trained.arch == arch else ResidualNetwork(arch)
 
 
-def _benchmark_inference(
-    network: "Model",
-    input_shape: tuple[int, ...],
-    *,
-    batch_sizes: tuple[int, ...],
-    backends: str | None,
-    precision: str,
-    compiled: bool,
-    rounds: int,
-    device: str,
-    html_path: Path | None,
-    as_json: bool,
-) -> None:
-    from reslab.deploy.backends.registry import GRAPH_BACKENDS
-    from reslab.deploy.benchmark import benchmark_backends, default_backends, default_precisions
-    from reslab.nn.module_network import GraphModel
+def _benchmark_inference(network: "Model", input_shape: tuple[int, ...], options: BenchmarkOptions) -> None:
+    from reslab.deploy.benchmark import benchmark_backends
+    from reslab.report.pages.benchmark import BENCHMARK_COLUMNS, BenchmarkPage, benchmark_cells
     from reslab.runtime.device import choose_device, hardware_info
 
-    resolved_device = choose_device(device)
-    backend_names = [item.strip() for item in backends.split(",")] if backends else default_backends(resolved_device)
-    precisions = (
-        default_precisions(resolved_device) if precision == "auto" else [item.strip() for item in precision.split(",")]
-    )
-    if isinstance(network, GraphModel):  # it has one backend and one precision
-        backend_names = backend_names if backends else [GRAPH_BACKENDS[network.path.suffix]]
-        precisions = precisions if precision != "auto" else [network.precision]
+    device, name = choose_device(options.device), network.arch.name
+    backends, precisions = _backends_and_precisions(network, device, options)
     measurements = benchmark_backends(
         network,
         input_shape,
-        batch_sizes,
-        backends=backend_names,
+        options.batch_sizes("predict"),
+        backends=backends,
         precisions=precisions,
-        device=resolved_device,
-        rounds=rounds,
-        compiled=compiled,
+        device=device,
+        rounds=options.repeats,
+        compiled=bool(options.compiled),
     )
-    results, machine = [asdict(item) for item in measurements], hardware_info(resolved_device)
-    if html_path is not None:
-        _write_page(
-            html_path,
-            network.arch.name,
-            input_shape=input_shape,
-            results=results,
-            hardware=machine,
-            rounds=rounds,
-        )
-    if as_json:
-        payload = {
-            "model": network.arch.name,
-            "task": "predict",
-            "input_size": input_shape,
-            "results": results,
-            "hardware": machine,
-        }
-        print_json({**payload, "html": None if html_path is None else str(html_path)})
+    results, machine = [asdict(item) for item in measurements], hardware_info(device)
+    summary = _inference_summary(name, input_shape, machine, options.repeats)
+    if options.html_path is not None:
+        write_page(options.html_path, BenchmarkPage(f"{name} at {format_shape(input_shape)}", results, summary))
+    if options.as_json:
+        html = None if options.html_path is None else str(options.html_path)
+        payload = {"model": name, "task": "predict", "input_size": input_shape, "results": results}
+        print_json({**payload, "hardware": machine, "html": html})
         return
-    from reslab.report.pages.benchmark import BENCHMARK_COLUMNS, benchmark_cells
-
     print_table(BENCHMARK_COLUMNS, [benchmark_cells(item) for item in results])
     print()
-    print_pairs(list(_inference_summary(network.arch.name, input_shape, machine, rounds).items()))
+    print_pairs(list(summary.items()))
+
+
+def _backends_and_precisions(
+    network: "Model", device: "torch.device", options: BenchmarkOptions
+) -> tuple[list[str], list[str]]:
+    """Return what the user named, else all that is installed; an exported graph has one backend and one precision."""
+    from reslab.deploy.backends.registry import GRAPH_BACKENDS
+    from reslab.deploy.benchmark import default_backends, default_precisions
+    from reslab.nn.module_network import GraphModel
+
+    backends = [item.strip() for item in (options.backends or "").split(",") if item.strip()]
+    precisions = [] if options.precision == "auto" else [item.strip() for item in options.precision.split(",")]
+    if isinstance(network, GraphModel):
+        return backends or [GRAPH_BACKENDS[network.path.suffix]], precisions or [network.precision]
+    return backends or default_backends(device), precisions or default_precisions(device)
 
 
 def _inference_summary(
@@ -349,20 +313,3 @@ def _inference_summary(
         "measured": f"inference of {name} at {format_shape(input_shape)} on random images, {rounds} alternating rounds",
         "machine": f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads",
     }
-
-
-def _write_page(
-    html_path: Path,
-    name: str,
-    *,
-    input_shape: tuple[int, ...],
-    results: list[dict[str, Any]],
-    hardware: dict[str, Any],
-    rounds: int,
-) -> None:
-    from reslab.report.pages.benchmark import BenchmarkPage
-
-    page = BenchmarkPage(
-        f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
-    )
-    write_page(html_path, page)

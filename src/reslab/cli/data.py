@@ -5,19 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.options import (
-    DataDir,
-    ImageColumn,
-    JsonFlag,
-    LabelColumn,
-    MaskValuesOption,
-    MaxPixels,
-    SplitColumn,
-    TaskOption,
-    html_option,
-    limit_pixels,
-    named_columns,
-)
+from reslab.cli.option_groups import LabelOptions
+from reslab.cli.options import DataDir, JsonFlag, MaxPixels, html_option, limit_pixels
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.data.dataset_names import require_dataset_name
 from reslab.report.format import format_int, format_percent
@@ -30,6 +19,7 @@ data_app = typer.Typer(help="Check a dataset before training.")
 
 @data_app.command("check")
 def check(
+    *,
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder, CSV file, shards, or name of a dataset.")],
     train_transform: Annotated[
         str | None,
@@ -46,11 +36,7 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the sample batch.")] = 0,
     data_dir: DataDir = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    mask_values: MaskValuesOption = None,
-    task: TaskOption = None,
+    labels: LabelOptions,
     max_pixels: MaxPixels = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -64,8 +50,7 @@ def check(
     from reslab.data.check.findings import list_findings
 
     with limit_pixels(max_pixels):
-        columns = named_columns(image_column, label_column, split_column)
-        check_result = check_data(path, data_dir, columns, task, mask_values)
+        check_result = check_data(path, data_dir, **labels.arguments())
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform

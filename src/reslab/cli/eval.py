@@ -1,5 +1,6 @@
 """`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,258 +9,283 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.evaluation_report import EvaluationReport
-from reslab.cli.model_options import AllowCode
-from reslab.cli.option_groups import DatasetOptions
+from reslab.cli.option_groups import AllowCode, ComputeOptions, DatasetOptions
 from reslab.cli.options import (
     AllowExtra,
     BatchSize,
     DataDir,
-    Device,
     ImageSize,
     ModelName,
-    ModelOverrides,
     Panel,
     Pretrained,
-    ValFraction,
-    Workers,
     parse_channel_values,
-    parse_model_overrides,
-    parse_overrides,
     parse_pretrained,
-    require_model_and_recipe,
 )
 from reslab.cli.output import echo_err
+from reslab.cli.overrides import (
+    ModelOverrides,
+    parse_model_overrides,
+    parse_overrides,
+    require_model_and_recipe,
+)
 from reslab.data.dataset_names import require_dataset_name
 from reslab.report.format import format_int, format_number
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
+from reslab.spec.task import TargetKind, find_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from reslab.training.evaluation.evaluation import Evaluation
 
 
 _LIST_RUNS_STEP = "`reslab runs` lists the runs here"
 
 
-RunsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="RUN", help="Runs or their weights. Several are an ensemble (mean probabilities)."),
-]
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        metavar="train|val|test",
-        rich_help_panel=Panel.DATA,
-        help="Split to evaluate on.",
-        show_default="the evaluation split",
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="NAME|PATH",
-        rich_help_panel=Panel.DATA,
-        help="Dataset to evaluate on.",
-        show_default="the run's own",
-    ),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mean",
-        metavar="FLOAT...",
-        rich_help_panel=Panel.DATA,
-        help="Mean of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
-    ),
-]
-StdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--std",
-        metavar="FLOAT...",
-        rich_help_panel=Panel.DATA,
-        help="Standard deviation of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
-    ),
-]
-MeanImageOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--mean-image",
-        metavar="FILE",
-        rich_help_panel=Panel.DATA,
-        help="Mean of each pixel, subtracted instead of --mean: .npy, or .binaryproto of Caffe.",
-    ),
-]
-ChannelOrderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--channel-order",
-        metavar="rgb|bgr",
-        rich_help_panel=Panel.DATA,
-        help="Order of the color channels in the network's input, --mean, --std and --mean-image.",
-        show_default="rgb",
-    ),
-]
-PixelMaxOption = Annotated[
-    float,
-    typer.Option(
-        "--pixel-max",
-        metavar="FLOAT",
-        rich_help_panel=Panel.DATA,
-        help="Value of a white pixel in --mean, --std and --mean-image: 1, or 255 as in Caffe.",
-    ),
-]
-SaveWeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--save-weights",
-        metavar="FILE",
-        rich_help_panel=Panel.OUTPUT,
-        help="Save the network with this preprocessing and the classes, for predict, export and serve.",
-    ),
-]
-EvalTransform = Annotated[
-    str | None,
-    typer.Option(
-        "--eval-transform",
-        metavar="TRANSFORMS",
-        rich_help_panel=Panel.DATA,
-        help="Evaluation transform, such as 'resize(256) center-crop(224)'.",
-        show_default="the model's own",
-    ),
-]
-TTAOption = Annotated[
-    str,
-    typer.Option(
-        "--tta",
-        metavar="VIEWS",
-        rich_help_panel=Panel.DATA,
-        help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
-        show_default=False,
-    ),
-]
-ResultsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--results",
-        metavar="FILE",
-        rich_help_panel=Panel.DATA,
-        help="Detections to evaluate instead of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedDataOptions:
+    """The images to evaluate on, or the detections to evaluate in place of a network."""
+
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="train|val|test",
+            rich_help_panel=Panel.DATA,
+            help="Split to evaluate on.",
+            show_default="the evaluation split",
+        ),
+    ] = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH",
+            rich_help_panel=Panel.DATA,
+            help="Dataset to evaluate on.",
+            show_default="the run's own",
+        ),
+    ] = None
+    data_dir: DataDir = None
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            metavar="FILE",
+            rich_help_panel=Panel.DATA,
+            help="Detections to evaluate instead of a run: COCO's .json, VOC's folder, or the .csv of --predictions.",
+        ),
+    ] = None
+    reading: DatasetOptions
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate` for these options, without the dataset and the split."""
+        return {"data_dir": self.data_dir, **self.reading.arguments()}
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """The values of the network's input, as the author of the weights states them."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModelOptions:
+    """The runs to evaluate, or the network and its weights."""
 
-    mean: MeanOption = None
-    std: StdOption = None
-    mean_image: MeanImageOption = None
-    channel_order: ChannelOrderOption = None
-    pixel_max: PixelMaxOption = 1.0
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Runs or their weights. Several are an ensemble (mean probabilities)."),
+    ] = None
+    model: ModelName = None
+    pretrained: Pretrained = None
+    allow_code: AllowCode = False
+    allow_extra: AllowExtra = False
+    overrides: ModelOverrides = None
+
+    @property
+    def names(self) -> list[str]:
+        """The runs, or the model."""
+        return self.runs or [str(self.model)]
+
+    def source(self) -> Any:
+        """Return the model of `evaluate`. Raises ValueError for options that do not name one."""
+        runs, model = self.runs or [], self.model
+        if model and len(runs) == 1 and not self.pretrained and ":" in model:  # the factory of a run, named again
+            return Path(runs[0])
+        if bool(runs) == bool(model):
+            got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
+            raise invalid("runs to evaluate, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)
+        if model:
+            return model
+        if self.pretrained:
+            step = "leave --pretrained out: a run has its own weights"
+            raise invalid("--model NAME with --pretrained", "a run", next_step=step)
+        for run in runs:
+            if not Path(run).exists():
+                raise invalid("the folder of a run, or its weights", f"{run} (no such path)", next_step=_LIST_RUNS_STEP)
+        paths = [Path(run) for run in runs]
+        return paths[0] if len(paths) == 1 else paths
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `evaluate` for these options."""
+        if self.overrides and self.model is None:
+            step = "a run has its own architecture"
+            raise invalid("--set only with --model", f"--set {self.overrides[0]}", next_step=step)
+        parse_model_overrides(self.overrides)
         return {
-            "mean": parse_channel_values(self.mean, "--mean"),
-            "std": parse_channel_values(self.std, "--std"),
-            "mean_image": self.mean_image,
-            "channel_order": self.channel_order,
-            "pixel_max": self.pixel_max,
+            "pretrained": parse_pretrained(self.pretrained),
+            "module": self.model if self.runs else None,
+            "allow_code": self.allow_code,
+            "allow_extra": self.allow_extra,
+            "overrides": parse_overrides(self.overrides),
         }
 
     def by_flag(self) -> dict[str, Any]:
+        """Return the options that name a network, by flag."""
+        return {"RUN": self.runs, "--model": self.model, "--pretrained": self.pretrained, "--set": self.overrides}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How images become the network's input: the values that the author of the weights states, size and views."""
+
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="FLOAT...",
+            rich_help_panel=Panel.DATA,
+            help="Mean of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std",
+            metavar="FLOAT...",
+            rich_help_panel=Panel.DATA,
+            help="Standard deviation of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
+        ),
+    ] = None
+    mean_image: Annotated[
+        Path | None,
+        typer.Option(
+            "--mean-image",
+            metavar="FILE",
+            rich_help_panel=Panel.DATA,
+            help="Mean of each pixel, subtracted instead of --mean: .npy, or .binaryproto of Caffe.",
+        ),
+    ] = None
+    channel_order: Annotated[
+        str | None,
+        typer.Option(
+            "--channel-order",
+            metavar="rgb|bgr",
+            rich_help_panel=Panel.DATA,
+            help="Order of the color channels in the network's input, --mean, --std and --mean-image.",
+            show_default="rgb",
+        ),
+    ] = None
+    pixel_max: Annotated[
+        float,
+        typer.Option(
+            "--pixel-max",
+            metavar="FLOAT",
+            rich_help_panel=Panel.DATA,
+            help="Value of a white pixel in --mean, --std and --mean-image: 1, or 255 as in Caffe.",
+        ),
+    ] = 1.0
+    eval_transform: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-transform",
+            metavar="TRANSFORMS",
+            rich_help_panel=Panel.DATA,
+            help="Evaluation transform, such as 'resize(256) center-crop(224)'.",
+            show_default="the model's own",
+        ),
+    ] = None
+    image_size: ImageSize = None
+    tta: Annotated[
+        str,
+        typer.Option(
+            "--tta",
+            metavar="VIEWS",
+            rich_help_panel=Panel.DATA,
+            help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
+            show_default=False,
+        ),
+    ] = ""
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-weights",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="Save the network with this preprocessing and the classes, for predict, export and serve.",
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate` for these options."""
+        channel_values = {name: parse_channel_values(getattr(self, name), f"--{name}") for name in ("mean", "std")}
+        return {**vars(self), **channel_values}
+
+    def by_flag(self) -> dict[str, Any]:
         """Return the options that change the preprocessing, by flag."""
-        changed = {"--mean": self.mean, "--std": self.std, "--mean-image": str(self.mean_image or "")}
-        return {**changed, "--channel-order": self.channel_order}
+        own = {"--tta": self.tta, "--eval-transform": self.eval_transform, "--size": self.image_size}
+        values = {"--mean": self.mean, "--std": self.std, "--mean-image": str(self.mean_image or "")}
+        return {**own, **values, "--channel-order": self.channel_order}
 
 
 def evaluate(
     *,
-    runs: RunsArgument = None,
-    split: SplitOption = None,
-    data: DataOption = None,
-    data_dir: DataDir = None,
-    model: ModelName = None,
-    pretrained: Pretrained = None,
-    allow_code: AllowCode = False,
+    data: EvaluatedDataOptions,
+    models: EvaluatedModelOptions,
     inputs: InputOptions,
-    save_weights: SaveWeightsOption = None,
-    allow_extra: AllowExtra = False,
-    eval_transform: EvalTransform = None,
-    image_size: ImageSize = None,
-    tta: TTAOption = "",
-    results: ResultsFile = None,
     report: EvaluationReport,
     batch_size: BatchSize = None,
-    val_fraction: ValFraction = None,
-    reading: DatasetOptions,
-    device: Device = "auto",
-    workers: Workers = None,
-    overrides: ModelOverrides = None,
+    compute: ComputeOptions,
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
     report.check()
-    data_options: dict[str, Any] = {"data_dir": data_dir, "val_fraction": val_fraction, **reading.arguments()}
-    if results is not None:
-        of_network: dict[str, Any] = {"RUN": runs}
-        of_network |= {"--model": model, "--pretrained": pretrained, "--set": overrides, "--tta": tta}
-        of_network |= {"--eval-transform": eval_transform, "--size": image_size, "--save-weights": save_weights}
-        of_network |= {"--calibration": report.calibration, "--save-temperature": report.save_temperature}
-        _check_without_network(results, data, of_network)
-        with reading.limits():
-            _evaluate_file(results, data, report, split, data_options)
+    if data.results is not None:
+        of_network = {**models.by_flag(), **inputs.by_flag(), **report.by_flag(), "--save-weights": inputs.save_weights}
+        _check_without_network(data.results, data.data, of_network)
+        with data.reading.limits():
+            report.show(_evaluate_file(data.results, data), None, [data.results.name])
         return
-    _check_predictions_file(report.predictions, runs or [])
-    model_source = _resolve_model_source(runs or [], model, pretrained)
-    _check_overrides(overrides, model)
+    _check_predictions_file(report.predictions, models.runs or [])
+    source, arguments = models.source(), models.arguments()
     if report.save_temperature:
-        changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, **inputs.by_flag()}
-        _check_calibration_options(model_source, model, changed)
-    if data is not None:
-        require_dataset_name(data)
-    require_model_and_recipe(model, None, reading.task)
+        _check_calibration_options(source, models.model, inputs.by_flag())
+    if data.data is not None:
+        require_dataset_name(data.data)
+    require_model_and_recipe(models.model, None, data.reading.labels.task)
+    arguments |= {**inputs.arguments(), **data.arguments(), **vars(compute), "batch_size": batch_size}
+    evaluation, val_evaluation = _evaluate(source, data, report, arguments)
+    if report.save_temperature:
+        _save_temperature(source, val_evaluation)
+    report.show(evaluation, val_evaluation, models.names)
+
+
+def _evaluate(
+    source: Any, data: EvaluatedDataOptions, report: EvaluationReport, arguments: dict[str, Any]
+) -> "tuple[Evaluation, Evaluation | None]":
+    """Evaluate the split, and the validation split if the report needs it and the data have one."""
+    from reslab.data.dataset import UnknownSplitError
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
 
     evaluate_split = functools.partial(
-        evaluate_models,
-        model_source,
-        data,
-        pretrained=parse_pretrained(pretrained),
-        module=model if runs else None,
-        allow_code=allow_code,
-        overrides=parse_overrides(overrides),
-        save_weights=save_weights,
-        allow_extra=allow_extra,
-        eval_transform=eval_transform,
-        image_size=image_size,
-        tta=tta,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        distributed=True,
-        keep_predictions=report.keeps_predictions,
-        **inputs.arguments(),
-        **data_options,
+        evaluate_models, source, data.data, distributed=True, keep_predictions=report.keeps_predictions, **arguments
     )
-    with reading.limits():
-        evaluation = evaluate_split(split=split)
-        val_evaluation = _evaluate_val(evaluation, evaluate_split) if report.needs_calibration else None
-    if report.save_temperature:
-        _save_temperature(model_source, val_evaluation)
-    report.show(evaluation, val_evaluation, runs or [str(model)])
+    with data.reading.limits():
+        evaluation = evaluate_split(split=data.split)
+        if not report.needs_calibration or evaluation.split == "val":
+            return evaluation, evaluation if report.needs_calibration else None
+        with contextlib.suppress(UnknownSplitError):
+            return evaluation, evaluate_split(split="val")
+    return evaluation, None
 
 
 def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
     """Raise ValueError, before an evaluation, for detections in a .json file that a run cannot have."""
     if predictions is None or predictions.suffix.lower() != ".json":
         return
-    from reslab.spec.task import TargetKind, find_task
     from reslab.training.run import Run
 
     for path in runs:
@@ -271,14 +297,11 @@ def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
             raise invalid(required, predictions, str(predictions.with_suffix(".csv")))
 
 
-def _evaluate_file(
-    results: Path, data: str | None, report: EvaluationReport, split: str | None, options: dict[str, Any]
-) -> None:
+def _evaluate_file(results: Path, data: EvaluatedDataOptions) -> "Evaluation":
     from reslab.training.evaluation.evaluate_results import evaluate_results
     from reslab.training.run_data import DataOptions
 
-    evaluation = evaluate_results(results, data, split=split, options=DataOptions(**options))
-    report.show(evaluation, None, [results.name])
+    return evaluate_results(results, data.data, split=data.split, options=DataOptions(**data.arguments()))
 
 
 def _check_without_network(results: Path, data: str | None, of_network: dict[str, Any]) -> None:
@@ -291,18 +314,6 @@ def _check_without_network(results: Path, data: str | None, of_network: dict[str
         required = f"the data whose images {results.name} is of"
         raise invalid(required, "none", next_step="add --data FOLDER, or a .json file of COCO's annotations")
     require_dataset_name(data)
-
-
-def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evaluation]") -> "Evaluation | None":
-    """Return the evaluation of the validation split, or None if there is none."""
-    if evaluation.split == "val":
-        return evaluation
-    from reslab.data.dataset import UnknownSplitError
-
-    try:
-        return evaluate_split(split="val")
-    except UnknownSplitError:
-        return None
 
 
 def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") -> None:
@@ -351,28 +362,3 @@ def _check_calibration_options(model_source: Any, model: str | None, changed_opt
                 f"{option} {value}",
                 next_step="use --calibration, which only reports",
             )
-
-
-def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | None) -> Any:
-    if model and len(runs) == 1 and not pretrained and ":" in model:  # the factory of a run, named again
-        return Path(runs[0])
-    if bool(runs) == bool(model):
-        got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
-        raise invalid("runs to evaluate, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)
-    if model:
-        return model
-    if pretrained:
-        raise invalid(
-            "--model NAME with --pretrained", "a run", next_step="leave --pretrained out: a run has its own weights"
-        )
-    for run in runs:
-        if not Path(run).exists():
-            raise invalid("the folder of a run, or its weights", f"{run} (no such path)", next_step=_LIST_RUNS_STEP)
-    paths = [Path(run) for run in runs]
-    return paths[0] if len(paths) == 1 else paths
-
-
-def _check_overrides(overrides: list[str] | None, model: str | None) -> None:
-    if overrides and model is None:
-        raise invalid("--set only with --model", f"--set {overrides[0]}", next_step="a run has its own architecture")
-    parse_model_overrides(overrides)

@@ -69,6 +69,10 @@ class EvaluationReport:
         """True if the probabilities of all samples are needed."""
         return self.predictions is not None or self.needs_calibration
 
+    def by_flag(self) -> dict[str, Any]:
+        """Return the options that need a network, by flag."""
+        return {"--calibration": self.calibration, "--save-temperature": self.save_temperature}
+
     def check(self) -> None:
         """Raise ValueError for a file of predictions that cannot be written."""
         if self.predictions is not None:

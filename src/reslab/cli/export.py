@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.model_options import MODEL_HELP, MODEL_METAVAR, AllowCode, NamedModel, WeightsOption, choose_model
+from reslab.cli.option_groups import MODEL_HELP, MODEL_METAVAR, ModelOptions
 from reslab.cli.options import DataDir, JsonFlag, Panel, output_option
 from reslab.cli.output import print_result
 from reslab.report.format import format_int, format_metric, format_number
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 
 def export(
+    *,
     to: Annotated[
         str,
         typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino."),
     ],
     run: Annotated[str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
-    model: NamedModel = None,
-    weights: WeightsOption = None,
-    allow_code: AllowCode = False,
+    model: ModelOptions,
     output: Annotated[
         Path | None,
         output_option("PATH", "File or folder to write.", "export/ beside the weights"),
@@ -66,7 +65,7 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Export a network, reload it in the target runtime and verify it against the original on real images."""
-    choice, _ = choose_model([run] if run else [], model, weights)
+    choice, _ = model.choose([run] if run else [])
     from reslab.deploy.export.export import export as export_network
 
     result = export_network(
@@ -80,7 +79,7 @@ def export(
         num_images=num_images,
         force=force,
         weights=choice.weights,
-        allow_code=allow_code,
+        allow_code=choice.allow_code,
     )
     print_result(result.to_dict(), _export_rows(result), as_json=as_json)
 

@@ -1,73 +1,85 @@
 """`reslab lr-find`: suggest a learning rate from a few steps at rising rates, with a plot."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import (
-    BatchSize,
-    DataArgument,
-    DataDir,
-    DataOption,
-    Device,
-    ImageSize,
-    JsonFlag,
-    MaskValuesOption,
-    MaxPixels,
-    ModelName,
-    Pretrained,
-    RecipeName,
-    Seed,
-    SkipBadImages,
-    TrainOverrides,
-    ValFraction,
-    Workers,
-    html_option,
-    limit_pixels,
-    parse_overrides,
-    parse_pretrained,
-    require_model_and_recipe,
-    resolve_data_option,
-)
+from reslab.cli.option_groups import ComputeOptions, NetworkOptions, TrainingDataOptions
+from reslab.cli.options import JsonFlag, Panel, Seed, html_option
 from reslab.cli.output import print_result, write_page
+from reslab.cli.overrides import (
+    ConfigFile,
+    RecipeName,
+    TrainOverrides,
+    check_overrides,
+    merge_config,
+    parse_overrides,
+    read_config_file,
+    require_model_and_recipe,
+)
 from reslab.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import LRFinderResult
+    from reslab.training.options import TrainOptions
 
 
 _OWN_OPTIONS = ("min_lr", "max_lr", "num_steps", "html_path", "as_json")
 
 
-def lr_find(
-    context: typer.Context,
-    data_argument: DataArgument = None,
-    data: DataOption = None,
-    model: ModelName = None,
-    recipe: RecipeName = None,
-    min_lr: Annotated[float, typer.Option("--min-lr", metavar="FLOAT", help="First learning rate.")] = 1e-5,
-    max_lr: Annotated[float, typer.Option("--max-lr", metavar="FLOAT", help="Last learning rate.")] = 10.0,
+@dataclass(frozen=True, kw_only=True)
+class RangeTestOptions:
+    """The learning rates of the test, by the names of `find_lr`."""
+
+    min_lr: Annotated[float, typer.Option("--min-lr", metavar="FLOAT", help="First learning rate.")] = 1e-5
+    max_lr: Annotated[float, typer.Option("--max-lr", metavar="FLOAT", help="Last learning rate.")] = 10.0
     num_steps: Annotated[
         int, typer.Option("--num-steps", metavar="INTEGER", help="Number of steps, one per learning rate.")
-    ] = 100,
+    ] = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestedRecipeOptions:
+    """The recipe whose learning rate is looked for, and the values of it that are changed."""
+
+    recipe: RecipeName = None
+    config_path: ConfigFile = None
+    overrides: TrainOverrides = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            metavar="INTEGER",
+            min=1,
+            rich_help_panel=Panel.TRAINING,
+            help="Global batch size.",
+            show_default="the recipe's",
+        ),
+    ] = None
+    seed: Seed = 0
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The keys of the recipe that have a flag, with the values that were given."""
+        return {} if self.batch_size is None else {"batch_size": self.batch_size}
+
+
+def lr_find(
+    context: typer.Context,
+    *,
+    data: TrainingDataOptions,
+    network: NetworkOptions,
+    recipe: TestedRecipeOptions,
+    rates: RangeTestOptions,
     html_path: Annotated[
         Path | None,
         html_option("HTML page with the plot.", "lr-find.html"),
     ] = None,
-    data_dir: DataDir = None,
-    batch_size: BatchSize = None,
-    image_size: ImageSize = None,
-    seed: Seed = 0,
-    pretrained: Pretrained = None,
-    val_fraction: ValFraction = None,
-    skip_bad_images: SkipBadImages = False,
-    mask_values: MaskValuesOption = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
-    workers: Workers = None,
-    overrides: TrainOverrides = None,
+    compute: ComputeOptions,
     as_json: JsonFlag = False,
 ) -> None:
     """Suggest a learning rate: train a few steps at rising rates and find where the loss stops falling.
@@ -75,31 +87,12 @@ def lr_find(
     If the losses give no clear answer, the command says so and suggests nothing.
     """
     keep_freed_memory()
-    dataset = resolve_data_option(data_argument, data)
-    require_model_and_recipe(model, recipe)
+    options = _train_options(data, network, recipe)
     from reslab.runtime.device import choose_device
     from reslab.training.lr_finder import find_lr
-    from reslab.training.options import TrainOptions, split_overrides
 
-    recipe_overrides, arch_overrides = split_overrides(
-        parse_overrides(overrides), batch_size=batch_size, image_size=image_size
-    )
-    options = TrainOptions(
-        model=model,
-        data=dataset,
-        recipe=recipe,
-        seed=seed,
-        recipe_overrides=recipe_overrides,
-        arch_overrides=arch_overrides,
-        pretrained=parse_pretrained(pretrained),
-        data_dir=data_dir,
-        val_fraction=val_fraction,
-        skip_bad_images=skip_bad_images,
-        mask_values=mask_values,
-    )
-    with limit_pixels(max_pixels):
-        torch_device = choose_device(device)
-        result = find_lr(options, torch_device, min_lr=min_lr, max_lr=max_lr, num_steps=num_steps, workers=workers)
+    with data.reading.limits():
+        result = find_lr(options, choose_device(compute.device), workers=compute.workers, **vars(rates))
     # Without a finite loss there is nothing to plot.
     output_path = (html_path or (None if as_json else Path("lr-find.html"))) if result.lrs else None
     next_command = _next_command(context, result)
@@ -109,6 +102,28 @@ def lr_find(
     if not as_json:
         # Not wrapped as the rows are: a command is pasted in one piece.
         print(f"\n{next_command}")
+
+
+def _train_options(data: TrainingDataOptions, network: NetworkOptions, recipe: TestedRecipeOptions) -> "TrainOptions":
+    """Return the options of `train`. Raises ValueError for a mistake in them, most of them before torch is imported."""
+    dataset = data.dataset()
+    require_model_and_recipe(network.model, recipe.recipe, data.reading.labels.task)
+    flags = {**recipe.flags, "model": network.model, "data": dataset, "image_size": data.image_size}
+    overrides = merge_config(read_config_file(recipe.config_path), parse_overrides(recipe.overrides), flags)
+    check_overrides({**overrides, **recipe.flags}, network.model, recipe.recipe)
+    from reslab.training.options import TrainOptions, split_overrides
+
+    recipe_overrides, arch_overrides = split_overrides(overrides, **recipe.flags, image_size=data.image_size)
+    return TrainOptions(
+        model=network.model,
+        data=dataset,
+        recipe=recipe.recipe,
+        seed=recipe.seed,
+        recipe_overrides=recipe_overrides,
+        arch_overrides=arch_overrides,
+        **network.arguments(),
+        **data.arguments(),
+    )
 
 
 def _write_page(html_path: Path, result: "LRFinderResult", next_command: str) -> None:

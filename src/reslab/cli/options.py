@@ -1,10 +1,7 @@
-"""The options that several commands share, and the parsers of their values.
-
-`-c FILE` reads a TOML, YAML or JSON file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
-"""
+"""The options that several commands share, and the parsers of their values."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,12 +35,6 @@ def html_option(help: str, default: str | None = None) -> Any:
     return typer.Option("--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help=help, show_default=default or True)
 
 
-def named_columns(image: str | None, label: str | None, split: str | None) -> dict[str, str] | None:
-    """Return the given names of a CSV file's columns by role, as `open_dataset` takes them; None without any."""
-    names = {"image": image, "label": label, "split": split}
-    return {role: name for role, name in names.items() if name} or None
-
-
 def complete_model(incomplete: str) -> list[str]:
     """Return the models whose names start with `incomplete`, for shell completion."""
     from reslab.spec.zoo import ARCHS
@@ -69,16 +60,6 @@ JsonFlag = Annotated[
     bool,
     typer.Option("--json", rich_help_panel=Panel.OUTPUT, help="Print one JSON value on standard output."),
 ]
-DataArgument = Annotated[list[str] | None, typer.Argument(metavar="DATA", help="Same as --data.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="NAME|PATH",
-        rich_help_panel=Panel.DATA,
-        help="Dataset name, folder with one subfolder per class, CSV file or shards.",
-    ),
-]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -96,72 +77,6 @@ ValFraction = Annotated[
         rich_help_panel=Panel.DATA,
         help="Fraction of the training images to hold out for validation, stratified by class.",
     ),
-]
-ImageColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--image-column",
-        metavar="NAME",
-        rich_help_panel=Panel.DATA,
-        help="Column of the image paths in a CSV file.",
-        show_default="path, filename, file, image, img",
-    ),
-]
-TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="TASK",
-        rich_help_panel=Panel.DATA,
-        help="What the network predicts: classification, multi-label, regression, segmentation or detection.",
-        show_default="chosen from the labels",
-    ),
-]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--label-column",
-        metavar="NAME",
-        rich_help_panel=Panel.DATA,
-        help="Column of the labels in a CSV file. Several columns (0 and 1, or numbers) are separated by commas.",
-        show_default="label, class, category",
-    ),
-]
-SplitColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--split-column",
-        metavar="NAME",
-        rich_help_panel=Panel.DATA,
-        help="Column of the splits (train, val, test) in a CSV file.",
-        show_default="split or subset, if present",
-    ),
-]
-MaskValuesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mask-values",
-        metavar="KIND|VALUE=CLASS,...",
-        rich_help_panel=Panel.DATA,
-        help="Meaning of the mask values: classes, instances (each object has a number), or the class of each value, "
-        "such as 0=background,255=cell, or '#ff0000=cell' by color.",
-        show_default="as the folder's layout suggests",
-    ),
-]
-NumImages = Annotated[
-    int | None,
-    typer.Option(
-        "--num-images",
-        metavar="INTEGER",
-        min=2,
-        rich_help_panel=Panel.DATA,
-        help="Number of training images to use, drawn from all classes in proportion.",
-        show_default="all",
-    ),
-]
-SkipBadImages = Annotated[
-    bool,
-    typer.Option("--skip-bad-images", rich_help_panel=Panel.DATA, help="Skip unreadable images and list them."),
 ]
 MaxPixels = Annotated[
     int | None,
@@ -200,45 +115,6 @@ AllowExtra = Annotated[
         "--allow-extra",
         rich_help_panel=Panel.MODEL,
         help="Leave out entries of the --pretrained file that the network lacks.",
-    ),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="NAME",
-        rich_help_panel=Panel.TRAINING,
-        autocompletion=complete_recipe,
-        help="Recipe name (`reslab recipes` lists them), or a TOML file.",
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "-c",
-        "--config",
-        metavar="FILE",
-        rich_help_panel=Panel.TRAINING,
-        help="TOML, YAML or JSON file with the keys of --set, which takes precedence.",
-    ),
-]
-TrainOverrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        rich_help_panel=Panel.TRAINING,
-        help="Override a value of the recipe, or with model.KEY=VALUE of the architecture. Repeatable. "
-        "`reslab recipes NAME` lists the keys; the last part of one is enough (lr, schedule=cosine).",
-    ),
-]
-ModelOverrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        rich_help_panel=Panel.MODEL,
-        help="Override a value of the architecture, such as model.order=full-preact. Repeatable.",
     ),
 ]
 ImageSize = Annotated[
@@ -342,55 +218,6 @@ def _as_option(argument: str) -> str:
     if argument in DATASET_NAMES or Path(argument).exists():
         return argument
     return f"--model {argument}" if argument in ARCHS else f"--recipe {argument}" if argument in RECIPES else argument
-
-
-def require_model_and_recipe(model: str | None, recipe: str | None, task: str | None = None) -> None:
-    """Raise ValueError for an unknown model or recipe, before anything is imported that takes time.
-
-    The error for an unknown model names the nearest ones for the task.
-    """
-    from reslab.spec.recipes import find_recipe
-    from reslab.spec.task import find_task
-    from reslab.spec.zoo.dense import find_dense_arch, require_model
-    from reslab.spec.zoo.resolve import get_arch
-
-    if task is not None:
-        find_task(task)
-    require_model(model, task)
-    if model is not None and find_dense_arch(model) is None:
-        get_arch(model)
-    if recipe is not None:
-        find_recipe(recipe)
-
-
-def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
-    """Return `["model.merge=none", "optimizer.lr=0.2"]` as a dictionary.
-
-    Raises ValueError if the `=` or the key is missing, or a key is given twice.
-    """
-    parsed: dict[str, str] = {}
-    for override in overrides or ():
-        key, separator, value = (part.strip() for part in override.partition("="))
-        if not separator or not key.removeprefix("model."):
-            raise invalid("--set KEY=VALUE", override, "--set optimizer.lr=0.2 or --set model.order=full-preact")
-        if key in parsed:
-            raise invalid(f"each key once in --set, {key} came twice", override, next_step="leave one of them out")
-        parsed[key] = value
-    return parsed
-
-
-def parse_model_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
-    """Return overrides that are all `model.KEY`, without the prefix; raise ValueError for any other key."""
-    arch_overrides, other_overrides = split_model_prefix(parse_overrides(overrides))
-    for key, value in other_overrides.items():
-        raise invalid("an architecture key model.KEY", f"--set {key}={value}", f"--set model.{key}={value}")
-    return arch_overrides
-
-
-def split_model_prefix(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Split overrides into those of the architecture (`model.KEY`, without the prefix) and all others."""
-    arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
-    return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
 
 
 @contextlib.contextmanager

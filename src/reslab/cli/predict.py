@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from reslab.cli.model_options import AllowCode, ModelChoice, NamedModel, WeightsOption, choose_model
+from reslab.cli.option_groups import ModelChoice, ModelOptions
 from reslab.cli.options import (
-    BatchSize,
     Device,
     ImageSize,
     InferenceBackend,
@@ -42,37 +41,128 @@ _PROGRESS_INTERVAL_SECONDS = 30.0
 _MAX_WARNINGS = 5
 
 
-@dataclass(frozen=True)
-class PredictionExtras:
-    """The options of what is computed or written beside the predictions, by the names of `PredictOptions`."""
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """What is predicted of each image and written beside it, by the names of `PredictOptions`."""
 
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            "--top-k",
+            metavar="INTEGER",
+            min=1,
+            help="Number of classes per image (default 5; in multi-label tasks the classes above their thresholds), "
+            "or of boxes.",
+        ),
+    ] = None
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score",
+            metavar="FLOAT",
+            help="Leave out boxes with a lower score (default: 0.5 in the table and in images, none in files).",
+        ),
+    ] = None
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Add the embedding, the input of the last linear layer.")
     ] = False
+    use_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature/--no-temperature",
+            help="Divide the logits by the temperature saved with the weights, if any.",
+        ),
+    ] = True
     grad_cam_dir: Annotated[
         Path | None,
         typer.Option(
             "--grad-cam",
             metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
             help="Write a Grad-CAM heatmap of the top class, or of the best box, of each image.",
         ),
     ] = None
     grad_cam_class: Annotated[
         str,
-        typer.Option("--grad-cam-class", metavar="NAME", help="Write heatmaps of this class or target instead."),
+        typer.Option(
+            "--grad-cam-class",
+            metavar="NAME",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write heatmaps of this class or target instead.",
+        ),
     ] = ""
     masks_dir: Annotated[
         Path | None,
         typer.Option(
             "--masks",
             metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
             help="Write the mask of each image, NAME.png, and its overlay (segmentation).",
         ),
     ] = None
     boxes_dir: Annotated[
         Path | None,
-        typer.Option("--boxes", metavar="DIR", help="Write each image with its boxes, NAME_boxes.png (detection)."),
+        typer.Option(
+            "--boxes",
+            metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write each image with its boxes, NAME_boxes.png (detection).",
+        ),
     ] = None
+
+    def check(self) -> None:
+        """Raise ValueError for a class of heatmaps without a folder for them."""
+        if self.grad_cam_class and self.grad_cam_dir is None:
+            raise invalid("--grad-cam DIR with --grad-cam-class", "--grad-cam-class alone", next_step="name the folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOutput:
+    """Where the predictions go: a file, or the terminal as a table, CSV or JSON."""
+
+    output: Annotated[
+        Path | None,
+        output_option(
+            "FILE",
+            "Write the predictions to a .json, .csv or .parquet file; boxes also as COCO's results (.coco.json) "
+            "or a folder of VOC's (.voc).",
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", rich_help_panel=Panel.OUTPUT, help="Resume --output: images already in it are not repeated."
+        ),
+    ] = False
+    as_csv: Annotated[
+        bool, typer.Option("--csv", rich_help_panel=Panel.OUTPUT, help="Print CSV, one line per class.")
+    ] = False
+    as_json: JsonFlag = False
+
+    def check(self) -> None:
+        """Raise ValueError for options that do not go together."""
+        if self.as_json and self.as_csv:
+            raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
+        if self.resume and self.output is None:
+            raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """How the network is computed, by the names of `PredictOptions`."""
+
+    backend: InferenceBackend = "auto"
+    precision: InferencePrecision = "float32"
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=Panel.COMPUTE, help="Compile the network (backend torch)."),
+    ] = False
+    batch_size: Annotated[
+        int,
+        typer.Option("-b", "--batch-size", metavar="INTEGER", min=1, rich_help_panel=Panel.COMPUTE, help="Batch size."),
+    ] = 64
+    device: Device = "auto"
 
 
 def predict(
@@ -85,125 +175,50 @@ def predict(
             ".tar shards or a .csv file of paths; - reads standard input: paths, or one image.",
         ),
     ],
-    model: NamedModel = None,
-    weights: WeightsOption = None,
-    allow_code: AllowCode = False,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            "-k",
-            "--top-k",
-            metavar="INTEGER",
-            min=1,
-            help="Number of classes per image (default 5; in multi-label tasks the classes above their thresholds), "
-            "or of boxes.",
-        ),
-    ] = None,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--min-score",
-            metavar="FLOAT",
-            help="Leave out boxes with a lower score (default: 0.5 in the table and in images, none in files).",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        output_option(
-            "FILE",
-            "Write the predictions to a .json, .csv or .parquet file; boxes also as COCO's results (.coco.json) "
-            "or a folder of VOC's (.voc).",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", rich_help_panel=Panel.OUTPUT, help="Resume --output: images already in it are not repeated."
-        ),
-    ] = False,
-    extras: PredictionExtras,
-    backend: InferenceBackend = "auto",
-    precision: InferencePrecision = "float32",
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", rich_help_panel=Panel.COMPUTE, help="Compile the network (backend torch)."),
-    ] = False,
-    batch_size: BatchSize = None,
+    model: ModelOptions,
+    output: PredictionOutput,
+    prediction: PredictionOptions,
+    inference: InferenceOptions,
     image_size: ImageSize = None,
-    device: Device = "auto",
-    use_temperature: Annotated[
-        bool,
-        typer.Option(
-            "--temperature/--no-temperature",
-            help="Divide the logits by the temperature saved with the weights, if any.",
-        ),
-    ] = True,
     max_pixels: MaxPixels = None,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", rich_help_panel=Panel.OUTPUT, help="Print CSV, one line per class.")
-    ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Predict the classes, values, masks or boxes of images, by the task of the network.
 
     Unreadable files get an error row; exit code 1 if no file could be read.
     """
-    _check_flags(as_json=as_json, as_csv=as_csv, output=output, resume=resume)
-    if extras.grad_cam_class and extras.grad_cam_dir is None:
-        raise invalid("--grad-cam DIR with --grad-cam-class", "--grad-cam-class alone", next_step="name the folder")
-    choice, images = choose_model(inputs, model, weights)
+    output.check()
+    prediction.check()
+    choice, images = model.choose(inputs)
     if not images:
         raise invalid("a model and at least one image", str(choice), next_step="reslab predict MODEL IMAGE")
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import check_output_path
     from reslab.deploy.predict import PredictOptions
-    from reslab.deploy.predictor import saved_temperature
+
+    if output.output is not None:
+        check_output_path(output.output, output.resume)
+    items = list_inputs(images)
+    network = _open_network(choice, image_size)
+    options = PredictOptions(
+        **vars(prediction),
+        **vars(inference),
+        calibration_images=_calibration_images(choice, network, inference.precision),
+        limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
+    )
+    file = None
+    if output.output is not None:
+        metadata = _file_metadata(choice, network, options, image_size)
+        file = _open_file(output, items, choice, network, metadata)
+    _report(_predict_items(network, items, options, file), network, options, output)
+
+
+def _open_network(choice: ModelChoice, image_size: int | None) -> "Model":
     from reslab.training.image_size import with_image_size
     from reslab.training.model_source import open_model
 
-    if output is not None:
-        check_output_path(output, resume)
-    items = list_inputs(images)
-    network = open_model(choice.source, weights=choice.weights, allow_code=allow_code)
-    network = network if image_size is None else with_image_size(network, image_size)
-    options = PredictOptions(
-        top_k=top_k,
-        min_score=min_score,
-        batch_size=batch_size or 64,
-        device=device,
-        use_temperature=use_temperature,
-        backend=backend,
-        precision=precision,
-        compiled=compiled,
-        **vars(extras),
-        calibration_images=_calibration_images(choice, network, precision),
-        limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
-    )
-    prediction_file = None
-    if output is not None:
-        metadata = _file_metadata(choice, network, options, image_size)
-        prediction_file = _open_file(output, items, choice, network, metadata, resume=resume)
-    remaining = items if prediction_file is None else prediction_file.remaining
-    predictions, backend_text = _predict_items(network, remaining, options, prediction_file)
-    temperature = saved_temperature(network) if use_temperature else None
-    if temperature is not None:
-        echo_err(f"probabilities at temperature {format_number(temperature)}; --no-temperature turns it off")
-    summary: dict[str, Any] = {"temperature": temperature, "backend": backend_text}
-    if prediction_file is not None:
-        predictions = _finish_file(prediction_file, len(remaining), resume=resume)
-        summary["output"] = str(output)
-    if output is None or as_json or as_csv:
-        shown = predictions if as_json or as_csv else _shown_in_table(predictions, network, min_score)
-        _print_predictions(shown, summary, as_json, as_csv, top_k)
-    _report_unreadable(predictions, as_json)
-
-
-def _check_flags(*, as_json: bool, as_csv: bool, output: Path | None, resume: bool) -> None:
-    if as_json and as_csv:
-        raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
-    if resume and output is None:
-        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
+    network = open_model(choice.source, weights=choice.weights, allow_code=choice.allow_code)
+    return network if image_size is None else with_image_size(network, image_size)
 
 
 def _file_metadata(
@@ -231,50 +246,80 @@ def _has_boxes(network: "Model") -> bool:
 
 
 def _open_file(
-    output: Path,
+    output: PredictionOutput,
     items: "list[InputItem]",
     choice: ModelChoice,
     network: "Model",
     metadata: dict[str, Any],
-    *,
-    resume: bool,
 ) -> "PredictionFile":
     from reslab.deploy.outputs import PredictionFile, check_output_format, find_result_ids
     from reslab.deploy.predictor import model_task
 
-    task = model_task(network)
-    check_output_format(output, task.spec)
-    return PredictionFile(output, items, metadata, resume, find_result_ids(output, choice.run, task.classes))
+    path, task = output.output, model_task(network)
+    assert path is not None
+    check_output_format(path, task.spec)
+    return PredictionFile(path, items, metadata, output.resume, find_result_ids(path, choice.run, task.classes))
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """The rows of all images, the backend (None if nothing was left to do), and the number of rows from before."""
+
+    rows: "list[Prediction]"
+    backend: str | None
+    num_earlier: int = 0
 
 
 def _predict_items(
-    network: "Model", items: "list[InputItem]", options: "PredictOptions", prediction_file: "PredictionFile | None"
-) -> "tuple[list[Prediction], str | None]":
-    """Predict the items; return their rows and the backend, None if there was nothing to do.
+    network: "Model", items: "list[InputItem]", options: "PredictOptions", file: "PredictionFile | None"
+) -> _Predicted:
+    """Predict the items; with a file, those that it lacks, and write it."""
+    remaining = items if file is None else file.remaining
+    rows, backend = _predict_remaining(network, remaining, options, file)
+    if file is None:
+        return _Predicted(rows, backend)
+    rows = file.finish()
+    return _Predicted(rows, backend, len(rows) - len(remaining))
 
-    With a file the rows are added to it, and the list is empty.
-    """
+
+def _predict_remaining(
+    network: "Model", items: "list[InputItem]", options: "PredictOptions", file: "PredictionFile | None"
+) -> "tuple[list[Prediction], str | None]":
+    """Predict the items; return their rows, which with a file are added to it instead, and the backend."""
     from reslab.deploy.predict import start_predictions
 
     if not items:
         return [], None
-    predictions: list[Prediction] = []
+    rows: list[Prediction] = []
     backend, stream = start_predictions(network, items, options)
     echo_err(str(backend))
-    with _resume_hint(None if prediction_file is None else prediction_file.path):
+    with _resume_hint(None if file is None else file.path):
         for prediction in _with_progress(stream, items):
-            predictions.append(prediction) if prediction_file is None else prediction_file.add(prediction)
-    return predictions, str(backend)
+            rows.append(prediction) if file is None else file.add(prediction)
+    return rows, str(backend)
 
 
-def _finish_file(prediction_file: "PredictionFile", num_new: int, *, resume: bool) -> "list[Prediction]":
-    """Write the file from its parts, tell how many rows it has, and return them."""
-    predictions = prediction_file.finish()
-    echo_err(
-        f"{pluralize(len(predictions), 'row')} in {prediction_file.path}"
-        + (f", {len(predictions) - num_new} of them from before" if resume else "")
-    )
-    return predictions
+def _report(predicted: _Predicted, network: "Model", options: "PredictOptions", output: PredictionOutput) -> None:
+    """Print the predictions and what there is to know of them. Exit code 1 if no image could be read."""
+    from reslab.deploy.predictor import saved_temperature
+
+    temperature = saved_temperature(network) if options.use_temperature else None
+    if temperature is not None:
+        echo_err(f"probabilities at temperature {format_number(temperature)}; --no-temperature turns it off")
+    summary: dict[str, Any] = {"temperature": temperature, "backend": predicted.backend}
+    if output.output is not None:
+        summary["output"] = str(output.output)
+        earlier = f", {predicted.num_earlier} of them from before" if output.resume else ""
+        echo_err(f"{pluralize(len(predicted.rows), 'row')} in {output.output}{earlier}")
+    if output.as_json:
+        print_json({"predictions": [prediction.to_dict() for prediction in predicted.rows], **summary})
+    elif output.as_csv:
+        from reslab.deploy.outputs import format_csv
+
+        print(format_csv(predicted.rows), end="")
+    elif output.output is None:
+        print_prediction_table(_shown_in_table(predicted.rows, network, options.min_score), options.top_k)
+    _report_unreadable(predicted.rows, output.as_json)
 
 
 def _shown_in_table(predictions: "list[Prediction]", network: "Model", min_score: float | None) -> "list[Prediction]":
@@ -309,19 +354,6 @@ def _resume_hint(output: Path | None) -> Iterator[None]:
         if output is None:
             raise
         raise KeyboardInterrupt(f"stopped; resume with the same command and --resume ({output})") from None
-
-
-def _print_predictions(
-    predictions: "list[Prediction]", summary: dict[str, Any], as_json: bool, as_csv: bool, top_k: int | None
-) -> None:
-    if as_json:
-        print_json({"predictions": [prediction.to_dict() for prediction in predictions], **summary})
-    elif as_csv:
-        from reslab.deploy.outputs import format_csv
-
-        print(format_csv(predictions), end="")
-    else:
-        print_prediction_table(predictions, top_k)
 
 
 def _report_unreadable(predictions: "list[Prediction]", as_json: bool) -> None:

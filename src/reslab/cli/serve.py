@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.model_options import MODEL_HELP, MODEL_METAVAR, AllowCode, NamedModel, WeightsOption, choose_model
+from reslab.cli.option_groups import MODEL_HELP, MODEL_METAVAR, ModelOptions
 from reslab.cli.options import (
     Device,
     InferenceBackend,
@@ -104,9 +104,7 @@ class RequestLimits:
 def serve(
     *,
     runs: Annotated[list[str] | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
-    model: NamedModel = None,
-    weights: WeightsOption = None,
-    allow_code: AllowCode = False,
+    model: ModelOptions,
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 is every interface.")
     ] = "127.0.0.1",
@@ -163,7 +161,7 @@ def serve(
     from reslab.deploy.server.settings import ServerSettings
 
     settings = ServerSettings(
-        allow_code=allow_code,
+        allow_code=model.allow_code,
         backend=backend,
         precision=precision,
         device=device,
@@ -173,7 +171,7 @@ def serve(
         max_bytes_in_flight=max(16 * limits.max_bytes, 256 << 20),
         **vars(limits),
     )
-    _serve(_served_models(runs or [], model, weights, allow_code), settings, host, port, as_json)
+    _serve(_served_models(runs or [], model), settings, host, port, as_json)
 
 
 def _serve(
@@ -190,13 +188,11 @@ def _serve(
     echo_err("stopped; all accepted requests were answered")
 
 
-def _served_models(
-    runs: list[str], model: str | None, weights: str | None, allow_code: bool
-) -> "list[str | Run | Path | ServedModel]":
+def _served_models(runs: list[str], model: ModelOptions) -> "list[str | Run | Path | ServedModel]":
     """Return the models to serve: with --model that network, then the runs; without any, the two examples."""
-    if model is None:
-        if weights is not None:
-            raise invalid("--model NAME with --weights", f"--weights {weights} alone")
+    if model.model is None:
+        if model.weights is not None:
+            raise invalid("--model NAME with --weights", f"--weights {model.weights} alone")
         if not runs:
             echo_err("no run given: two example networks, trained on 8x8 digits (reslab serve RUN serves yours)")
             return list(example_runs())
@@ -204,8 +200,8 @@ def _served_models(
     from reslab.deploy.server.model_handle import ServedModel
     from reslab.training.model_source import open_model
 
-    choice, others = choose_model(runs, model, weights)
-    opened = open_model(choice.source, weights=choice.weights, allow_code=allow_code)
+    choice, others = model.choose(runs)
+    opened = open_model(choice.source, weights=choice.weights, allow_code=choice.allow_code)
     path = choice.run if choice.run.exists() else Path()
     return [ServedModel(opened.arch.name, opened, path), *others]
 

@@ -11,13 +11,12 @@ import typer
 from reslab.cli.options import (
     InputSize,
     JsonFlag,
-    ModelOverrides,
     NumClasses,
     complete_model,
     output_option,
-    parse_model_overrides,
 )
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table, write_page
+from reslab.cli.overrides import ModelOverrides, parse_model_overrides
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
 from reslab.spec.arch import format_convs

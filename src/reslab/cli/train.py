@@ -1,36 +1,24 @@
 """`reslab train`: train a network on a dataset by a recipe, into the folder of a run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.config_file import merge_config, read_config_file
-from reslab.cli.option_groups import DatasetOptions
-from reslab.cli.options import (
-    AllowExtra,
+from reslab.cli.option_groups import ComputeOptions, NetworkOptions, TrainingDataOptions
+from reslab.cli.options import JsonFlag, Panel, output_option
+from reslab.cli.output import print_result
+from reslab.cli.overrides import (
     ConfigFile,
-    DataArgument,
-    DataDir,
-    DataOption,
-    Device,
-    ImageSize,
-    JsonFlag,
-    ModelName,
-    NumImages,
-    Panel,
-    Pretrained,
     RecipeName,
     TrainOverrides,
-    ValFraction,
-    Workers,
-    output_option,
+    check_overrides,
+    merge_config,
     parse_overrides,
-    parse_pretrained,
+    read_config_file,
     require_model_and_recipe,
-    resolve_data_option,
 )
-from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import (
     format_duration,
@@ -51,13 +39,11 @@ if TYPE_CHECKING:
     from reslab.training.run import Run
 
 
-def train(
-    *,
-    data_argument: DataArgument = None,
-    data: DataOption = None,
-    model: ModelName = None,
-    recipe: RecipeName = None,
-    data_dir: DataDir = None,
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """The recipe, and the values of it that are changed; the seeds to train with."""
+
+    recipe: RecipeName = None
     epochs: Annotated[
         float | None,
         typer.Option(
@@ -67,7 +53,7 @@ def train(
             help="Number of epochs.",
             show_default="the recipe's duration",
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +64,7 @@ def train(
             help="Global batch size; auto keeps the recipe's and accumulates gradients to fit in memory.",
             show_default="the recipe's",
         ),
-    ] = None,
+    ] = None
     lr: Annotated[
         float | None,
         typer.Option(
@@ -88,14 +74,13 @@ def train(
             help="Learning rate, for the batch size in use.",
             show_default="the recipe's",
         ),
-    ] = None,
-    image_size: ImageSize = None,
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(
             "--seed", metavar="INTEGER", rich_help_panel=Panel.TRAINING, help="Random seed.", show_default="0"
         ),
-    ] = None,
+    ] = None
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -106,22 +91,44 @@ def train(
             help="Train this many seeds, from --seed on, in OUTPUT/seed0, OUTPUT/seed1, ...; finished ones are kept.",
             show_default="one run",
         ),
-    ] = None,
+    ] = None
+    config_path: ConfigFile = None
+    overrides: TrainOverrides = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The keys of the recipe that have a flag, with the values that were given."""
+        batch_size = self.batch_size or ""
+        flags = {
+            "duration": None if self.epochs is None else f"{self.epochs:g} epochs",
+            "batch_size": int(batch_size) if batch_size.isdecimal() else None,
+            "optimizer.lr": self.lr,
+        }
+        return {key: value for key, value in flags.items() if value is not None}
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds of `--seeds`."""
+        first = self.seed or 0
+        return list(range(first, first + (self.seeds or 0)))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `train` for the flags."""
+        return {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The folder of the run, and what is written into it and printed."""
+
     output: Annotated[
         Path | None,
         output_option("DIR", "Folder of the run.", "runs/TIME-MODEL-DATA"),
-    ] = None,
+    ] = None
     resume: Annotated[
         bool,
         typer.Option("--resume", rich_help_panel=Panel.OUTPUT, help="Resume the run in --output, which must exist."),
-    ] = False,
-    pretrained: Pretrained = None,
-    allow_extra: AllowExtra = False,
-    val_fraction: ValFraction = None,
-    num_images: NumImages = None,
-    reading: DatasetOptions,
-    device: Device = "auto",
-    workers: Workers = None,
+    ] = False
     save_every: Annotated[
         str | None,
         typer.Option(
@@ -130,71 +137,76 @@ def train(
             rich_help_panel=Panel.OUTPUT,
             help="Keep a snapshot of the weights every '1 epoch' or '500 steps'.",
         ),
-    ] = None,
+    ] = None
     tensorboard: Annotated[
         bool,
         typer.Option("--tensorboard", rich_help_panel=Panel.OUTPUT, help="Write the metrics for TensorBoard too."),
-    ] = False,
-    config_path: ConfigFile = None,
-    overrides: TrainOverrides = None,
-    as_json: JsonFlag = False,
+    ] = False
+    as_json: JsonFlag = False
+
+    def check(self) -> None:
+        """Raise ValueError for a run to resume that does not exist; a job that torchrun restarts may have none yet."""
+        if self.resume and not read_distributed_env().restart_count:
+            from reslab.training.run import require_run_folder
+
+            require_run_folder(self.output)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `train` for what is written."""
+        return {"output": self.output, "snapshot_every": self.save_every, "tensorboard": self.tensorboard}
+
+
+def train(
+    *,
+    data: TrainingDataOptions,
+    network: NetworkOptions,
+    recipe: RecipeOptions,
+    run: RunOptions,
+    compute: ComputeOptions,
 ) -> None:
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     keep_freed_memory()
-    dataset = resolve_data_option(data_argument, data)
-    require_model_and_recipe(model, recipe, reading.task)
-    if resume and not read_distributed_env().restart_count:
-        from reslab.training.run import require_run_folder
+    dataset = data.dataset()
+    require_model_and_recipe(network.model, recipe.recipe, data.reading.labels.task)
+    run.check()
+    overrides = _merge_overrides(dataset, data, network, recipe)
+    if not run.resume:
+        check_overrides({**overrides, **recipe.flags}, network.model, recipe.recipe)
+    options: dict[str, Any] = {"overrides": overrides, "image_size": data.image_size, **vars(compute)}
+    for group in (data, network, recipe, run):
+        options |= group.arguments()
+    with data.reading.limits(), ProgressDisplay() as display:
+        _train(network.model, dataset, recipe, run, options={**options, "on_log": display})
 
-        require_run_folder(output)
-    from reslab.training.options import parse_batch_size
+
+def _merge_overrides(
+    dataset: str | None, data: TrainingDataOptions, network: NetworkOptions, recipe: RecipeOptions
+) -> dict[str, Any]:
+    """Return the values of --set and the config file, those of the file without what a flag sets."""
+    flags = {
+        **recipe.flags,
+        "model": network.model,
+        "data": dataset,
+        "val_fraction": data.reading.val_fraction,
+        "pretrained": network.pretrained,
+        "image_size": data.image_size,
+    }
+    return merge_config(read_config_file(recipe.config_path), parse_overrides(recipe.overrides), flags)
+
+
+def _train(
+    model: str | None, dataset: str | None, recipe: RecipeOptions, run: RunOptions, *, options: dict[str, Any]
+) -> None:
+    """Train one run or, with --seeds, several, and print the result."""
     from reslab.training.seeds import train_seeds
     from reslab.training.train import train as train_run
 
-    flag_values = {
-        "model": model,
-        "data": dataset,
-        "val_fraction": val_fraction,
-        "pretrained": pretrained,
-        "image_size": image_size,
-    }
-    merged_overrides = merge_config(
-        read_config_file(config_path),
-        parse_overrides(overrides),
-        epochs,
-        parse_batch_size(batch_size)[0],
-        lr,
-        **flag_values,
-    )
-
-    options: dict[str, Any] = {
-        "output": output,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "image_size": image_size,
-        "overrides": merged_overrides,
-        "pretrained": parse_pretrained(pretrained),
-        "allow_extra": allow_extra,
-        "data_dir": data_dir,
-        "val_fraction": val_fraction,
-        "num_images": num_images,
-        **reading.arguments(),
-        "device": device,
-        "workers": workers,
-        "snapshot_every": save_every,
-        "tensorboard": tensorboard,
-    }
-    with reading.limits(), ProgressDisplay() as display:
-        if seeds is None:
-            runs = [train_run(model, dataset, recipe, seed=seed, resume=resume, on_log=display, **options)]
-        else:
-            seed_list = range(seed or 0, (seed or 0) + seeds)
-            runs = train_seeds(model, dataset, recipe, seeds=seed_list, on_log=display, **options)
-    if seeds is None:
-        print_result(train_payload(runs[0]), train_rows(runs[0]), as_json=as_json)
+    if recipe.seeds is None:
+        result = train_run(model, dataset, recipe.recipe, seed=recipe.seed, resume=run.resume, **options)
+        print_result(train_payload(result), train_rows(result), as_json=run.as_json)
     else:
-        print_result(seeds_payload(runs), seeds_rows(runs), as_json=as_json)
+        results = train_seeds(model, dataset, recipe.recipe, seeds=recipe.seed_list, **options)
+        print_result(seeds_payload(results), seeds_rows(results), as_json=run.as_json)
 
 
 def train_payload(run: "Run") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Config files: TOML, YAML and --set agree, and errors for unreadable files."""
+"""The values of --set, config files and flags: parsed, merged, and checked before torch is imported."""
 
 import importlib
 from pathlib import Path
@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from reslab.cli.config_file import merge_config, read_config_file
+from reslab.cli.overrides import (
+    DEFAULT_MODELS,
+    check_overrides,
+    merge_config,
+    parse_overrides,
+    read_config_file,
+    require_model_and_recipe,
+)
+from reslab.spec.dense import ModelKind
+from reslab.training.options import default_model
 from reslab.training.run import Run
 from tests.cli.conftest import Command
 
@@ -100,8 +109,12 @@ def test_without_pyyaml_the_error_names_the_next_step(tmp_path: Path, monkeypatc
 def test_flags_and_set_win_over_the_file() -> None:
     file = {"duration": "9 epochs", "batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
     assert merge_config(file, {"train_transform": ""}) == {**file, "train_transform": ""}
-    assert merge_config(file, {}, epochs=2) == {"batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
-    assert merge_config(file, {"batch_size": "3"}, lr=0.1) == {
+    assert merge_config(file, {}, {"duration": "2 epochs"}) == {
+        "batch_size": 9,
+        "optimizer.lr": 9.0,
+        "train_transform": "flip",
+    }
+    assert merge_config(file, {"batch_size": "3"}, {"optimizer.lr": 0.1}) == {
         "duration": "9 epochs",
         "batch_size": "3",
         "train_transform": "flip",
@@ -170,10 +183,89 @@ def test_short_keys_byte_order_marks_and_json_are_read(tmp_path: Path, name: str
     merged = merge_config(read_config_file(tmp_path / name), {})
     assert merged == {"optimizer.lr": 0.3, "duration": "3 epochs", "schedule.name": "cosine"}
     assert merge_config(read_config_file(tmp_path / name), {"lr": "0.5"})["optimizer.lr"] == "0.5"
-    assert "duration" not in merge_config(read_config_file(tmp_path / name), {}, epochs=2)
+    assert "duration" not in merge_config(read_config_file(tmp_path / name), {}, {"duration": "2 epochs"})
 
 
 @pytest.mark.parametrize("key", ["seed", "num_images", "output"])
 def test_the_name_of_an_option_is_no_key(key: str) -> None:
     with pytest.raises(ValueError, match=f"--{key.replace('_', '-')}"):
         merge_config({}, {key: "1"})
+
+
+def test_overrides_are_parsed() -> None:
+    result = parse_overrides(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
+    assert result == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
+    assert parse_overrides(None) == {}
+
+
+@pytest.mark.parametrize("setting", ["optimizer.lr", "=3", "model.=3", ""])
+def test_an_override_without_key_or_value_is_an_error(setting: str) -> None:
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        parse_overrides([setting])
+
+
+def test_a_key_twice_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.lr came twice"):
+        parse_overrides(["optimizer.lr=1", "optimizer.lr=2"])
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "nearest"),
+    [
+        ("segmentation", "unet_resnt18", "'unet_resnet18'"),
+        ("segmentation", "resnt18", "'resnet18'"),
+        ("detection", "fasterrcn_resnet18", "'fasterrcnn_resnet"),
+        ("classification", "unet_resnt18", "'seresnet18'"),
+        (None, "maskrcnn_resnet50_fpm", "'maskrcnn_resnet50_fpn'"),
+    ],
+)
+def test_the_nearest_models_are_those_for_the_task(task: str | None, model: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model '{model}'; nearest: {nearest}"):
+        require_model_and_recipe(model, None, task)
+
+
+def test_models_of_other_tasks_are_not_suggested() -> None:
+    with pytest.raises(ValueError, match="unknown model 'fcn_resnt50'") as error:
+        require_model_and_recipe("fcn_resnt50", None, "detection")
+    assert "fcn_resnet50" not in str(error.value)
+    with pytest.raises(ValueError, match="unknown task 'segmentatoin'; nearest: 'segmentation'"):
+        require_model_and_recipe(None, None, "segmentatoin")
+
+
+@pytest.mark.parametrize("model", ["timm/vit_tiny_patch16_224", "torchvision/alexnet", "torchvision.models:alexnet"])
+def test_networks_outside_the_zoo_are_left_to_their_libraries(model: str) -> None:
+    require_model_and_recipe(model, None, "classification")
+    check_overrides({"model.width_mult": "0.5"}, model, None)
+    with pytest.raises(ValueError, match="a number"):
+        check_overrides({"optimizer.lr": "fast"}, model, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "model", "recipe", "expected"),
+    [
+        ({"optimizer.lr": "fast"}, None, None, "optimizer.lr as a number"),
+        ({"optimizer.lrr": "1"}, None, "he2015-cifar", "'optimizer.lr'"),
+        ({"grad_accum_steps": "100000"}, None, None, "grad_accum_steps from 1"),
+        ({"model.merge": "ad"}, None, None, "nearest: 'add'"),
+        ({"model.depths": "1,1,1,1,1"}, "resnet18", None, "depths"),
+        ({"model.merge": "ad"}, "fcn_resnet50", None, "nearest: 'add'"),
+        ({"model": "resnet18", "model.order": "full-pre"}, None, None, "'full-preact'"),
+    ],
+)
+def test_a_wrong_value_is_an_error(
+    overrides: dict[str, str], model: str | None, recipe: str | None, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        check_overrides(overrides, model, recipe)
+
+
+def test_a_value_that_suits_one_default_is_left_to_the_data() -> None:
+    check_overrides({"model.depths": "1,1,1"}, None, None)
+    check_overrides({"model.depths": "1,1,1,1", "model.widths": "8,8,8,8"}, None, None)
+    check_overrides({"model.decoder": "deeplabv3"}, "resnet18", None)
+    check_overrides({"grad_accum_steps": "400"}, None, None)
+    check_overrides({"grad_accum_steps": "2000", "batch_size": 4000}, None, None)
+
+
+def test_the_default_models_are_those_of_training() -> None:
+    assert set(DEFAULT_MODELS) == {default_model((3, side, side), kind) for side in (8, 224) for kind in ModelKind}
