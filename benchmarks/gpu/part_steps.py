@@ -21,14 +21,14 @@ from torch.nn import functional
 from train_step import plain, training_step
 from tutorial_networks import d2l_resnet18
 
-from reslab.nn import patch_convs
+from reslab.nn import matmul_convs
 from reslab.nn.factory import create_model
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.optim import OptimizerConfig
 from reslab.training.benchmark import resolve_fast_recipe
 
 TUTORIAL_RATE, AIM = 4680, 93_000
-MAX_PATCH_SIZE = patch_convs.MAX_PATCH_SIZE
+MAX_PATCH_SIZE = matmul_convs.MAX_PATCH_SIZE
 SGD = OptimizerConfig(lr=0.05, momentum=0.9)
 
 
@@ -58,7 +58,7 @@ def with_settings(step: Step, *, search: bool, deterministic: bool, products: bo
 
     def run() -> None:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = search, deterministic
-        patch_convs.MAX_PATCH_SIZE = MAX_PATCH_SIZE if products else 0
+        matmul_convs.MAX_PATCH_SIZE = MAX_PATCH_SIZE if products else 0
         step()
 
     return run

@@ -14,8 +14,7 @@ from reslab.deploy.box_results import ResultIds
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, check_output_format, check_output_path
 from reslab.deploy.prediction import DetectedBox, Prediction, prediction_from_dict
-from reslab.metrics.coco_ap import OverlapKind
-from reslab.metrics.coco_json import evaluate_coco_json
+from reslab.metrics.coco import OverlapKind, evaluate_coco_json
 from reslab.spec.task import find_task
 
 ROWS = [

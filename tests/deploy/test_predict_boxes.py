@@ -14,7 +14,7 @@ from reslab.deploy.predict import predict
 from reslab.deploy.prediction import DetectedBox
 from reslab.deploy.prediction_images import draw_box_grad_cam
 from reslab.deploy.predictor import class_names, detected_boxes
-from reslab.metrics.coco_ap import mask_areas
+from reslab.metrics.coco import mask_areas
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model
 from reslab.report.images import box_color

@@ -12,9 +12,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from reslab.metrics import coco_ap
-from reslab.metrics.coco_ap import CocoResult, OverlapKind, encode_masks
-from reslab.metrics.coco_json import evaluate_coco_json
+from reslab.metrics import coco
+from reslab.metrics.coco import CocoResult, OverlapKind, encode_masks, evaluate_coco_json
 
 SHAPE = (60, 80)
 
@@ -80,7 +79,7 @@ def summary(result: CocoResult) -> list[float]:
 @pytest.mark.parametrize("package", ["faster_coco_eval", "pycocotools"])
 @pytest.mark.parametrize("overlap", OverlapKind)
 def test_metrics_equal_pycocotools(overlap: OverlapKind, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_ap, "_PACKAGES", {package: coco_ap._PACKAGES[package]})
+    monkeypatch.setattr(coco, "_PACKAGES", {package: coco._PACKAGES[package]})
     annotations, results = make_data(overlap is OverlapKind.MASKS)
     before = copy.deepcopy((annotations, results))
     result = evaluate_coco_json(annotations, results, overlap)

@@ -133,7 +133,7 @@ def _cpu_precisions() -> list[str]:
 
 def list_caches() -> dict[str, dict[str, Any]]:
     """Return the cache folders of weights and datasets, and whether they exist."""
-    from reslab.nn.checkpoints.download import hub_checkpoints_dir
+    from reslab.nn.checkpoints.published import hub_checkpoints_dir
 
     folders = {"published weights": hub_checkpoints_dir(), "data": cache_dir()}
     return {name: {"path": str(path), "exists": os.path.isdir(path)} for name, path in folders.items()}

@@ -392,7 +392,7 @@ def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]"
 
 def _weights_fingerprint(choice: ModelChoice) -> str:
     """Return the first digits of the SHA-256 of the weights, or the names of published ones; others differ in it."""
-    from reslab.nn.checkpoints.download import file_hash
+    from reslab.nn.checkpoints.published import file_hash
     from reslab.training.run_weights import find_weights_path
 
     if not choice.run.exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reslab.data.boxes import BoxImageDataset
 from reslab.deploy.prediction import Prediction
-from reslab.metrics.coco_json import coco_result, encode_coco_results
+from reslab.metrics.coco import coco_result, encode_coco_results
 from reslab.metrics.detection import ImageId
 from reslab.report.images import unique_stems
 from reslab.training.evaluation.result_files import VOC_RESULT_FILE

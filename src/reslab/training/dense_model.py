@@ -10,8 +10,8 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_sizes
 from reslab.data.target_datasets import TargetImageDataset
-from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import Pretrained
+from reslab.nn.checkpoints.published import WeightsUnavailableError
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.dense_factory import build_dense_network, is_whole_network, load_backbone, load_dense_weights
 from reslab.nn.network import ResidualNetwork

@@ -22,9 +22,8 @@ from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.matmul_convs import patch_convs, tap_convs
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.patch_convs import patch_convs
-from reslab.nn.tap_convs import tap_convs
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats

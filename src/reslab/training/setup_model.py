@@ -12,8 +12,8 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.rng import step_seed, temporary_seed
-from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
+from reslab.nn.checkpoints.published import WeightsUnavailableError
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import named_weights

@@ -17,9 +17,15 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from reslab.nn.checkpoints import pretrained, published
 from reslab.nn.checkpoints import pretrained as hub
-from reslab.nn.checkpoints.download import WeightsUnavailableError, fetch_weights, hub_checkpoints_dir
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
-from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, list_published_tags
+from reslab.nn.checkpoints.published import (
+    PublishedWeights,
+    WeightsUnavailableError,
+    fetch_weights,
+    find_published_weights,
+    hub_checkpoints_dir,
+    list_published_tags,
+)
 from reslab.nn.factory import create_model
 from reslab.nn.metadata import ImagePreprocess
 from reslab.spec.preprocess import Preprocess

@@ -8,9 +8,8 @@ import pytest
 import torch
 from page_reader import assert_sound
 
-from reslab.metrics.coco_ap import CocoResult, coco_average_precision
-from reslab.metrics.detection import DetectionPrediction, DetectionTarget
-from reslab.metrics.detection_errors import Outcome
+from reslab.metrics.coco import CocoResult, coco_average_precision
+from reslab.metrics.detection import DetectionPrediction, DetectionTarget, Outcome
 from reslab.metrics.voc_ap import Interpolation, voc_average_precision
 from reslab.report.format import format_percent
 from reslab.report.pages.detected_images import (

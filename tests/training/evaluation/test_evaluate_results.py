@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
 from reslab.data.segments import RunLengths
-from reslab.metrics.coco_json import evaluate_coco_json
+from reslab.metrics.coco import evaluate_coco_json
 from reslab.training.evaluation import result_files
 from reslab.training.evaluation.detection import DetectionEvaluation
 from reslab.training.evaluation.evaluate import evaluate

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from reslab.nn.checkpoints.caffe_format import read_caffemodel
-from reslab.nn.checkpoints.limits import ReadLimits
+from reslab.nn.checkpoints.limits import ReadLimits, is_torch_pickle, read_head, read_numpy_pickle, unsafe_names
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
-from reslab.nn.checkpoints.pickles import is_torch_pickle, read_head, read_numpy_pickle, unsafe_names
 
 _BARE_NAME = re.compile(r"arr_(\d+)")
 # Lasagne's order of the parameters of a batch norm. The inverse standard deviation contains Lasagne's epsilon.

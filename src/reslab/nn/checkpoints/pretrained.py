@@ -18,18 +18,21 @@ from urllib.request import urlopen
 from torch import Tensor
 
 from reslab.nn.checkpoints.diagnose import WeightsOrigin
-from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, fetch_weights, file_hash, weights_unavailable
 from reslab.nn.checkpoints.foreign_formats import CONTAINERS
 from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint, read_limits
 from reslab.nn.checkpoints.load_report import LoadReport, invalid_checkpoint
 from reslab.nn.checkpoints.published import (
+    TIMEOUT_SECONDS,
     TIMM_INSTALL_HINT,
     PublishedWeights,
+    fetch_weights,
+    file_hash,
     find_published_weights,
     list_published_tags,
     resize_expression,
     timm_classes,
     timm_preprocess,
+    weights_unavailable,
 )
 from reslab.nn.checkpoints.read import KEY_PREFIXES, Checkpoint, read_checkpoint, unwrap_checkpoint
 from reslab.nn.network import ResidualNetwork

@@ -21,9 +21,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reslab.nn.checkpoints.foreign_formats import CONTAINERS, name_arrays, read_foreign_file
-from reslab.nn.checkpoints.limits import PickleFile, ReadLimits, check_npy_entry, is_npy_number
+from reslab.nn.checkpoints.limits import (
+    PickleFile,
+    ReadLimits,
+    check_npy_entry,
+    is_npy_number,
+    is_pickle,
+    is_torch_pickle,
+    pickle_protocol,
+    read_head,
+    unsafe_names,
+)
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
-from reslab.nn.checkpoints.pickles import is_pickle, is_torch_pickle, pickle_protocol, read_head, unsafe_names
 from reslab.nn.checkpoints.safetensors_io import read_weights
 from reslab.spec.errors import nearest, unknown_name
 

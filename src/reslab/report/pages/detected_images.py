@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.mask_colors import Color, format_color
-from reslab.metrics.detection import DetectionPrediction, DetectionTarget
-from reslab.metrics.detection_errors import ImageOutcomes, Outcome
+from reslab.metrics.detection import DetectionPrediction, DetectionTarget, ImageOutcomes, Outcome
 from reslab.report.format import format_percent, pluralize
 from reslab.report.images import MAX_TINY_SIDE, MarkedBox, box_text, make_thumbnail, mark_boxes
 
@@ -36,7 +35,7 @@ class BoxImage:
 
 @dataclass(frozen=True)
 class ErrorImage:
-    """An image with its objects, its predictions, and what became of both (`metrics.detection_errors`)."""
+    """An image with its objects, its predictions, and what became of both (`metrics.detection`)."""
 
     image: BoxImage
     target: DetectionTarget

@@ -8,9 +8,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reslab.metrics.classification import ratio_or_nan
-from reslab.metrics.coco_ap import IOU_THRESHOLDS, RECALL_LEVELS, CocoResult
-from reslab.metrics.detection import DetectionPrediction, DetectionTarget, box_areas, pair_images, to_array
-from reslab.metrics.detection_errors import ImageOutcomes, Outcome, count_outcomes, detection_confusion, find_outcomes
+from reslab.metrics.coco import IOU_THRESHOLDS, RECALL_LEVELS, CocoResult
+from reslab.metrics.detection import (
+    DetectionPrediction,
+    DetectionTarget,
+    ImageOutcomes,
+    Outcome,
+    box_areas,
+    count_outcomes,
+    detection_confusion,
+    find_outcomes,
+    pair_images,
+    to_array,
+)
 from reslab.metrics.voc_ap import Interpolation, VocResult, best_f1_score, mean_ap
 from reslab.report.format import format_int, format_percent, pluralize
 from reslab.report.pages.classification import MAX_CLASSES_IN_TABLE, MAX_LABELED_CLASSES, confusion_context

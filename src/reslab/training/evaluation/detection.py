@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.segments import MASK_THRESHOLD
-from reslab.metrics.coco_ap import CocoResult, OverlapKind, coco_average_precision, encode_masks
-from reslab.metrics.coco_json import coco_result
+from reslab.metrics.coco import CocoResult, OverlapKind, coco_average_precision, coco_result, encode_masks
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.metrics.voc_ap import VocResult, voc_average_precision
 from reslab.report.format import format_int, format_percent

@@ -11,7 +11,7 @@ import torch
 from reslab.data.boxes import BoxImageDataset, ImageId, begin_transform
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats.box_files import open_coco_file
-from reslab.metrics.coco_ap import encode_masks, require_coco_package
+from reslab.metrics.coco import encode_masks, require_coco_package
 from reslab.metrics.detection import DetectionPrediction, Rle
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.detection import DetectedImage, DetectionEvaluation, evaluate_detections, make_target

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reslab.metrics.coco_json import encode_coco_results
+from reslab.metrics.coco import encode_coco_results
 from reslab.nn.checkpoints.read import check_zip
 from reslab.report.format import encode_csv
 from reslab.report.images import mask_image, unique_stems

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reslab.data.boxes import BoxImageDataset, without_background, without_ignored
 from reslab.data.dataset import DatasetSplits
 from reslab.data.rng import temporary_seed
-from reslab.metrics.coco_ap import require_coco_package
+from reslab.metrics.coco import require_coco_package
 from reslab.report.pages.components import TaskResults
 from reslab.report.pages.detected_images import IMAGE_SIDE, BoxImage
 from reslab.report.pages.detection import DetectionResults

@@ -13,8 +13,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from reslab.metrics import coco_ap
-from reslab.metrics.coco_ap import CocoResult, OverlapKind, coco_average_precision, encode_masks
+from reslab.metrics import coco
+from reslab.metrics.coco import CocoResult, OverlapKind, coco_average_precision, encode_masks
 from reslab.metrics.detection import DetectionPrediction, DetectionTarget
 from reslab.runtime.extras import MissingExtraError
 
@@ -93,7 +93,7 @@ def check_equal(result: CocoResult, reference: COCOeval) -> None:
 
 
 def use_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    monkeypatch.setattr(coco_ap, "_PACKAGES", {package: coco_ap._PACKAGES[package]})
+    monkeypatch.setattr(coco, "_PACKAGES", {package: coco._PACKAGES[package]})
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -151,7 +151,7 @@ def test_masks_are_decoded_to_what_was_encoded() -> None:
         warnings.simplefilter("ignore")  # of NumPy about pycocotools
         decoded = decode(encoded)
     np.testing.assert_array_equal(decoded.transpose(2, 0, 1), masks.numpy())
-    assert coco_ap.mask_areas(encoded) == masks.sum((1, 2)).tolist()
+    assert coco.mask_areas(encoded) == masks.sum((1, 2)).tolist()
     with pytest.raises(ValueError, match=r"masks of shape \(N, H, W\)"):
         encode_masks(masks[0])
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reslab.nn.checkpoints import download
-from reslab.nn.checkpoints.download import WeightsUnavailableError, fetch_weights
+from reslab.nn.checkpoints import published
+from reslab.nn.checkpoints.published import WeightsUnavailableError, fetch_weights
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -103,8 +103,8 @@ def test_a_server_that_misbehaves_is_given_up_and_leaves_no_file(
     serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     result, reason = BAD_ANSWERS[kind]
-    monkeypatch.setattr(download, "MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(published, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(published, "SLOW_SECONDS", 0.2)
     start = time.monotonic()
     with pytest.raises(WeightsUnavailableError, match=reason) as caught:
         fetch_weights(serve(result), DIGEST, "weights", tmp_path)

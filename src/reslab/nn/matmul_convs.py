@@ -1,4 +1,4 @@
-"""Convolutions of tiny maps as sums of matrix products, one for each tap of the kernel, for training on a CPU.
+"""Convolutions as products of matrices, for the time of a training step: tap by tap on a CPU, by patches on a GPU.
 
 On a map of 3x3 a third of the products of a 3x3 kernel meet nothing but padding, and the direct convolution reads wide
 kernels once for every few positions. A tap is one entry of the kernel, a matrix (out channels, in channels):
@@ -6,18 +6,58 @@ kernels once for every few positions. A tap is one entry of the kernel, a matrix
     y[n, i, j] = sum over taps (a, b) of  W[a, b] x[n, stride*i + a - padding, stride*j + b - padding]
 
 where a tap contributes only at positions whose input lies inside the map. The gradients are sums over the same taps.
+
+A convolution of one to a few input channels leaves the matrix units of a GPU mostly idle, because libraries pad the
+channels to 8. The product of the patches with the weights has no such loss:
+
+    y = P W^T        P (N H' W', channels x height x width of the kernel), W (out channels, the same)
+
+torch.compile writes P in one pass. It is as large as the patches, so that only small ones pay.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from reslab.nn.conv_exchange import exchange_convs, output_sides
+
+@contextlib.contextmanager
+def _exchange_convs(model: nn.Module, kind: type[nn.Conv2d], suits: Callable[[nn.Conv2d], bool]) -> Iterator[None]:
+    """Inside, the convolutions of the model that suit are of the class `kind`.
+
+    Only plain `nn.Conv2d` without groups and dilation, padded with a number of zeros.
+    """
+    convs = [module for module in model.modules() if type(module) is nn.Conv2d and _is_plain(module) and suits(module)]
+    for conv in convs:
+        conv.__class__ = kind
+    try:
+        yield
+    finally:
+        for conv in convs:
+            conv.__class__ = nn.Conv2d
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return (
+        conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def _output_sides(
+    x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[int, int]:
+    """Return height and width of the convolution of x (N, C, H, W) with a kernel (height, width)."""
+    height, width = ((x.shape[2 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1))
+    return height, width
+
 
 MIN_CHANNELS, CHANNELS_PER_POSITION = 128, 16
 """The rule: at least 128 channels on either side, and at least 16 for each position of the output map.
@@ -34,11 +74,11 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """
-    with exchange_convs(model, _TapConv2d, _suits) if enabled else contextlib.nullcontext():
+    with _exchange_convs(model, _TapConv2d, _suits_taps) if enabled else contextlib.nullcontext():
         yield
 
 
-def _suits(conv: nn.Conv2d) -> bool:
+def _suits_taps(conv: nn.Conv2d) -> bool:
     return (
         min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
         and conv.kernel_size[0] * conv.kernel_size[1] > 1
@@ -52,7 +92,7 @@ class _TapConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         assert not isinstance(self.padding, str)
-        sides = output_sides(input, self.kernel_size, self.stride, self.padding)
+        sides = _output_sides(input, self.kernel_size, self.stride, self.padding)
         is_tiny = 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
         if is_tiny and dtype in (torch.float32, torch.bfloat16):
             output: Tensor = _TapConv.apply(input.to(dtype), weight.to(dtype), self.stride, self.padding, sides)
@@ -131,3 +171,47 @@ def _rows(maps: Tensor) -> Tensor:
 
 def _add_product(total: Tensor, maps: Tensor, matrix: Tensor) -> None:
     total += (_rows(maps) @ matrix).view(total.shape)
+
+
+MAX_PATCH_SIZE = 64
+"""The rule: at most 64 numbers a patch, such as 7x7 of one channel or 3x3 of three."""
+_ALIGNMENT = 8
+
+
+@contextlib.contextmanager
+def patch_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Inside, convolutions of small patches whose input needs no gradient run as products of matrices.
+
+    For networks in channels-last that are compiled. Outputs and gradients equal the direct convolution's up to
+    rounding.
+    """
+    with _exchange_convs(model, _PatchConv2d, _suits_patches) if enabled else contextlib.nullcontext():
+        yield
+
+
+def _suits_patches(conv: nn.Conv2d) -> bool:
+    patch_size = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+    return conv.in_channels < patch_size <= MAX_PATCH_SIZE
+
+
+class _PatchConv2d(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.requires_grad:
+            return super()._conv_forward(input, weight, bias)
+        device = input.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+        assert not isinstance(self.padding, str)
+        output = product_conv(input.to(dtype), weight.to(dtype), self.stride, self.padding)
+        return output if bias is None else output + bias.to(dtype).view(-1, 1, 1)
+
+
+def product_conv(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """Return the convolution of x (N, C, H, W) with weight (out, C, h, w), (N, out, H', W') in channels-last."""
+    kernel = (weight.shape[2], weight.shape[3])
+    height, width = _output_sides(x, kernel, stride, padding)
+    patches = functional.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
+    matrix = weight.flatten(1)
+    missing = -matrix.shape[1] % _ALIGNMENT  # the fast kernels need rows of whole multiples
+    patches, matrix = (functional.pad(part, (0, missing)) for part in (patches, matrix))
+    output = patches.reshape(-1, matrix.shape[1]) @ matrix.T
+    return output.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
