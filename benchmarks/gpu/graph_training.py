@@ -57,13 +57,15 @@ class GraphTraining:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._error_sum = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_summed = 0
+        # Its own: the small kernels of several networks then share the GPU.
+        self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._replay: Callable[[], None] = self._make_replay()
 
     def _make_replay(self) -> Callable[[], None]:
         """Return one step as a graph, with the state as it was before the steps that warm up."""
         tensors = [*self.model.state_dict().values(), *self.momentum_buffers]
         copies = [tensor.clone() for tensor in tensors]
-        replay = capture(self._run_step)
+        replay = capture(self._run_step, stream=self._stream)
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
         for tensor in (self._start, self._loss_sum, self._error_sum):
@@ -105,21 +107,25 @@ class GraphTraining:
         """Queue steps of one epoch with one learning rate."""
         index = self.step % self.num_steps_per_epoch
         assert index + num_steps <= self.num_steps_per_epoch
-        if index == 0:
-            self._begin_epoch(self.step // self.num_steps_per_epoch)
-        self._negative_lr.fill_(-lr)
-        for _ in range(num_steps):
-            self._replay()
+        with torch.cuda.stream(self._stream):  # type: ignore[arg-type]
+            if index == 0:
+                self._begin_epoch(self.step // self.num_steps_per_epoch)
+            self._negative_lr.fill_(-lr)
+            for _ in range(num_steps):
+                self._replay()
         self.step, self._num_summed = self.step + num_steps, self._num_summed + num_steps
 
     def _begin_epoch(self, epoch: int) -> None:
-        self._order.copy_(permutation(len(self._order), self.seed, epoch))
+        order = permutation(len(self._order), self.seed, epoch)
+        # From pinned memory, so that the other networks' steps are queued meanwhile.
+        self._order.copy_(order.pin_memory() if self._stream else order, non_blocking=True)
         # The number that `hash_keys` adds to each index; mix64 is a bijection that only a tensor of keys has passed.
         self._epoch_key.fill_(key_offset(self.seed, epoch))
         self._start.zero_()
 
     def read_averages(self) -> dict[str, float]:
         """Return the mean training loss and error, %, since the last call; waits for the steps."""
+        synchronize()
         count = max(1, self._num_summed)
         averages = {
             "train_loss": float(self._loss_sum) / count,

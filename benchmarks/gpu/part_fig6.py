@@ -1,6 +1,6 @@
-"""He et al. 2015, Fig. 6: plain and residual networks of 20 and 56 layers on CIFAR-10, in turns on one GPU.
+"""He et al. 2015, Fig. 6: plain and residual networks of 20 and 56 layers on CIFAR-10, together on one GPU.
 
-Each network is one CUDA graph a step. They share a stream, without cuDNN's search: with it, replays on four streams
+Each network is one CUDA graph a step, on a stream of its own. cuDNN's search is off: with it, replays on four streams
 ended in a segmentation fault (torch 2.11, CUDA 13.0). Recipe he2015-cifar (batch 128, 64,000 steps), in TF32
 with channels-last in place of float32. If 64,000 steps do not fit into
 the time, the schedule is shortened in proportion, and the result says so. The curves are written at every evaluation.

@@ -189,3 +189,21 @@ def test_everything_is_made_on_the_device(words: str) -> None:
         next(iter(eval_loader(IN_MEMORY, 5, Preprocess(3, words, PREPROCESS.mean, PREPROCESS.std), "meta"))),
     ):
         assert [part.device.type for part in batch] == ["meta"] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_alternating_flips_are_those_of_the_epoch_in_memory_and_in_files(
+    in_files: FileImageDataset, workers: int
+) -> None:
+    expected = {}
+    for x, _, indices in islice(train(IN_MEMORY, "", batch=23).iter_from(), 1):
+        expected = dict(zip(indices.tolist(), x, strict=True))
+    is_turned = []
+    for x, _, indices in islice(train(IN_MEMORY, "alternating-flip", batch=23).iter_from(), 3):
+        turned = {i: torch.equal(image, expected[i].flip(2)) for i, image in zip(indices.tolist(), x, strict=True)}
+        assert all(turned[i] or torch.equal(image, expected[i]) for i, image in zip(turned, x, strict=True))
+        is_turned.append(turned)
+    assert all(is_turned[0][i] != is_turned[1][i] == (not is_turned[2][i]) for i in range(23))
+    assert {True, False} == set(is_turned[0].values())
+    read = list(islice(train(in_files, "alternating-flip", workers).iter_from(3), 5))
+    assert equal(read, list(islice(train(IN_MEMORY, "alternating-flip").iter_from(3), 5)))

@@ -169,9 +169,9 @@ def resnet8_fast():
 def resnet11_fast(first, second, third):
     """Two convolutions; a block at 16, 8 and 4 pixels; a convolution and a 2x2 pool ahead of the second and the third.
 
-    Convolutions have no bias.
+    Of the convolutions only the first, whose filters are fixed, has a bias, and it has no norm.
     """
-    tally = Tally(3, 32).conv(3, 32).norm().conv(3, first).norm()
+    tally = Tally(3, 32).conv(3, 24, bias=True).conv(3, first).norm()
     for stage, width in enumerate((first, second, third)):
         if stage:
             tally.conv(3, width).norm()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
+from reslab.nn.init import fit_input_layers
 from reslab.nn.registry import Site, make_conv, make_layer
 from reslab.spec.grammar import Op
 from reslab.spec.layout import ConvSpec
@@ -162,3 +163,59 @@ def test_squeeze_and_excitation_in_pre_activated_blocks(name, kernels, widths):
     ours = create_model(name, **stem_and_sizes).double()
     ours.load_state_dict(theirs.state_dict())
     assert_same(ours, theirs, images(2, 3, 16, 16))
+
+
+def airbench_filters(images: Tensor, kernel: int, eps: float) -> Tensor:
+    """github.com/KellerJordan/cifar10-airbench, legacy/airbench94.py: get_patches, get_whitening_parameters."""
+    channels = images.shape[1]
+    patches = images.unfold(2, kernel, 1).unfold(3, kernel, 1).transpose(1, 3)
+    patches = patches.reshape(-1, channels, kernel, kernel).float()
+    n, c, h, w = patches.shape
+    flat = patches.view(n, -1)
+    eigenvalues, eigenvectors = torch.linalg.eigh((flat.T @ flat) / n, UPLO="U")
+    values, vectors = eigenvalues.flip(0).view(-1, 1, 1, 1), eigenvectors.T.reshape(c * h * w, c, h, w).flip(0)
+    scaled = vectors / torch.sqrt(values + eps)
+    return torch.cat((scaled, -scaled))
+
+
+def test_whitened_filters_are_airbenchs_and_whiten_patches():
+    x = F.avg_pool2d(torch.randn(60, 3, 34, 34, generator=torch.Generator().manual_seed(0)), 3, 1)
+    model = create_model("resnet11_fast", stem="conv3(54, whitened(1e-6)) act conv3(16) norm act maxpool2")
+    torch.manual_seed(0)
+    fit_input_layers(model, lambda: model(x))
+    conv = model.conv1[0]
+    theirs = airbench_filters(x, 3, 1e-6)
+    cosines = (conv.weight[:27].flatten(1) * theirs[:27].flatten(1)).sum(1)
+    # Equal up to the sign, which no eigenvector has of its own.
+    torch.testing.assert_close(
+        conv.weight[:27], theirs[:27] * cosines.sign()[:, None, None, None], rtol=2e-3, atol=2e-3
+    )
+    assert torch.equal(conv.weight[27:], -conv.weight[:27])
+    outputs = F.conv2d(x, conv.weight[:27]).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(27), rtol=0, atol=5e-3)
+    assert not conv.weight.requires_grad
+    assert conv.bias.requires_grad
+    assert torch.equal(conv.bias, torch.zeros(54))
+    assert model.training
+
+
+def test_fewer_whitened_filters_are_those_of_the_greatest_eigenvalues():
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for count in (24, 54):
+        model = create_model("resnet11_fast", stem=f"conv3({count}, whitened) act conv3(16) norm act maxpool2")
+        fit_input_layers(model, lambda model=model: model(x))
+        weights.append(model.conv1[0].weight)
+    assert torch.equal(weights[0][:12], weights[1][:12])
+
+
+@pytest.mark.parametrize("count", [25, 56])
+def test_whitened_filters_come_in_pairs_and_are_not_more_than_twice_the_patch(count: int):
+    with pytest.raises(ValueError, match="even number of at most 54"):
+        create_model("resnet11_fast", stem=f"conv3({count}, whitened) act conv3(16) norm act maxpool2")
+
+
+@pytest.mark.parametrize("stem", ["conv3(24, whitend)", "conv3(whitened)", "conv3(24, whitened, 2)"])
+def test_wrong_kinds_of_a_stems_convolution_are_errors(stem: str):
+    with pytest.raises(ValueError, match=r"whitened|WIDTH"):
+        create_model("resnet11_fast", stem=f"{stem} norm act maxpool2")

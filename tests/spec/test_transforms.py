@@ -76,7 +76,7 @@ def test_the_error_for_a_number_alone_names_transforms() -> None:
         ("RandomGrayscale", "grayscale(0.2)"),
         ("ColorJitter(0.2,0.2)", "color-jitter(0.2,0.2)"),
         ("blur(5)", "gaussian-blur(5)"),
-        ("cutout(0.5)", "erase(0.5)"),
+        ("random-erasing(0.5)", "erase(0.5)"),
         ("TrivialAugmentWide", "trivial-augment"),
         ("RandAugment(7)", "randaugment(7)"),
         ("AugMix", "augmix"),

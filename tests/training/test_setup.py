@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
+from reslab.nn.init import fit_input_layers
 from reslab.report.drawings.network import draw
 from reslab.runtime.distributed import ProcessGroup
 from reslab.spec.config import override
@@ -19,6 +21,7 @@ from reslab.training import setup_recipe
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
 from reslab.training.run import Run
+from reslab.training.run_weights import load
 from reslab.training.setup import build_train_loop, build_train_loss, setup_run
 from reslab.training.setup_model import check_module
 from reslab.training.setup_recipe import resolve_precision
@@ -52,6 +55,26 @@ def test_one_seed_gives_one_initialization(tmp_path: Path) -> None:
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_whitened_filters_follow_from_training_images_and_stay(tmp_path: Path) -> None:
+    arch = SMALL | {"stem": "conv3(4, whitened) norm act"}
+    setup = setup_run(make_options(arch_overrides=arch), tmp_path / "run", ProcessGroup())
+    model, data = setup.loop.model, setup.data
+    train_split = data.split("train")
+    spaced = train_split.subset(torch.linspace(0, len(train_split) - 1, 512).long().tolist())
+    x, _, _ = next(iter(eval_loader(spaced, 512, data.preprocess, CPU)))
+    expected = create_model("resnet20_cifar", in_channels=1, **arch)
+    fit_input_layers(expected, lambda: expected(x))
+    filters = model.conv1.weight.clone()
+    assert torch.equal(filters, expected.conv1.weight)
+    run = train(
+        "resnet20_cifar",
+        "digits",
+        output=tmp_path / "trained",
+        overrides={f"model.{axis}": value for axis, value in arch.items()} | {"duration": "3 steps"},
+    )
+    assert torch.equal(load(run).conv1.weight, filters)
 
 
 @pytest.mark.parametrize("value", [7, b"resnet20_cifar", ["resnet20_cifar"], {}, torch.zeros(2)])

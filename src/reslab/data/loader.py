@@ -127,10 +127,13 @@ class TrainLoader:
 
     def _from_memory(self, dataset: TensorImageDataset, start_step: int) -> Iterator[Batch]:
         pixels, labels = dataset.images.to(self.device), dataset.labels.to(self.device)
+        alternates = self.transform.alternates
         for step_indices in self.iter_indices(start_step):
             indices = step_indices.indices.to(self.device, non_blocking=True)
             batch_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
-            x = self._transform_in_memory(batch_pixels, step_indices.augmentation_keys(self.seed, self.device))
+            x = self._transform_in_memory(
+                batch_pixels, step_indices.augmentation_keys(self.seed, self.device, alternates)
+            )
             yield x, labels[indices], indices
 
     def _transform_in_memory(self, pixels: Tensor, keys: Tensor) -> Tensor:
@@ -139,7 +142,8 @@ class TrainLoader:
         return self.normalize(self.transform.apply_batch(pixels, keys))
 
     def _from_workers(self, start_step: int) -> Iterator[Batch]:
-        keyed_batches = (keyed_indices(step_indices, self.seed) for step_indices in self.iter_indices(start_step))
+        all_indices, alternates = self.iter_indices(start_step), self.transform.alternates
+        keyed_batches = (keyed_indices(step_indices, self.seed, alternates) for step_indices in all_indices)
         for x, y, indices in load_batches(self.dataset, keyed_batches, self.transform, self.num_workers, self.device):
             yield _normalize_batch(self.normalize, x), y, indices
 

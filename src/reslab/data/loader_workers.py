@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from reslab.data.decode import read_image
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset, WrappedImageDataset
 from reslab.data.jpeg import has_torchvision_decoder
-from reslab.data.rng import RandomDraws, hash_keys, repeat_keys, temporary_seed
+from reslab.data.rng import RandomDraws, hash_keys, repeat_keys, set_alternating_bit, temporary_seed
 from reslab.data.sampler import StepIndices
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.transforms.pipeline import TransformPipeline
@@ -54,9 +54,9 @@ class LoadedBatch(NamedTuple):
     targets: Any = None
 
 
-def keyed_indices(step_indices: StepIndices, seed: int) -> list[KeyedIndex]:
-    """Return the index and the augmentation key of each sample of a step."""
-    keys = step_indices.augmentation_keys(seed, torch.device("cpu"))
+def keyed_indices(step_indices: StepIndices, seed: int, alternates: bool = False) -> list[KeyedIndex]:
+    """Return the index and the augmentation key (`StepIndices.augmentation_keys`) of each sample of a step."""
+    keys = step_indices.augmentation_keys(seed, torch.device("cpu"), alternates)
     return list(zip(step_indices.indices.tolist(), keys.tolist(), strict=True))
 
 
@@ -235,7 +235,10 @@ class StreamWorker(IterableDataset[LoadedBatch]):
     def _load(self, epoch: int, index: int, repeat: int, content: bytes) -> LoadedImage:
         name = self.dataset.name(index)
         try:
-            key = repeat_keys(hash_keys(self.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
+            indices = torch.tensor([index])
+            key = repeat_keys(hash_keys(self.seed, epoch, indices), torch.tensor([repeat]))
+            if self.transform.alternates:
+                key = set_alternating_bit(key, self.seed, epoch, indices)
             draws = self.transform.sample_draws(key)[0]
             choose_scale = self.transform.choose_scale(draws)
             pixels = read_image(content, self.dataset.channels, name, self.dataset.limits, choose_scale)

@@ -75,13 +75,23 @@ def permutation(n: int, *numbers: int) -> Tensor:
     return hash_keys(numbers[0], hash_key(*numbers[1:]), torch.arange(n)).argsort()
 
 
+def set_alternating_bit(keys: Tensor, seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """Replace the lowest bit of each sample's key by one that changes from epoch to epoch, (N,) int64.
+
+    It begins with a hash of (seed, sample): 0 for one half of the samples, 1 for the other.
+    """
+    return keys & -2 | (hash_keys(seed, -1, indices) + epoch) & 1
+
+
 class RandomDraws:
     """The random numbers of one operation for N samples: draw k of sample i is a function of its key, k and `op_index`.
 
-    Every method takes the number of the draw and returns one number a sample, (N, ...).
+    Every method takes the number of the draw and returns one number a sample, (N, ...); `alternating_bit` is that of
+    `set_alternating_bit`.
     """
 
     def __init__(self, keys: Tensor, op_index: int = 0) -> None:
+        self.alternating_bit = keys & 1
         self.keys = mix64(keys + _to_signed((op_index + 1) * _GOLDEN_GAMMA))
 
     def bits(self, draw: int) -> Tensor:
@@ -119,6 +129,7 @@ class _SampleDraws(RandomDraws):
 
     def __init__(self, batch_draws: RandomDraws, index: int, cache: dict[int | range, Tensor]) -> None:
         self.keys = batch_draws.keys[index : index + 1]
+        self.alternating_bit = batch_draws.alternating_bit[index : index + 1]
         self._batch_draws, self._index, self._cache = batch_draws, index, cache
 
     def bits(self, draw: int) -> Tensor:

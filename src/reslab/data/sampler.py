@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from reslab.data.rng import RandomDraws, hash_key, hash_keys, permutation, repeat_keys
+from reslab.data.rng import RandomDraws, hash_key, hash_keys, permutation, repeat_keys, set_alternating_bit
 from reslab.data.targets import TASK_OF_TARGET
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
@@ -23,12 +23,16 @@ class StepIndices:
     indices: Tensor
     repeat_index: Tensor | None = None
 
-    def augmentation_keys(self, seed: int, device: torch.device) -> Tensor:
-        """Return each sample's augmentation key, a hash of (seed, epoch, sample, copy), (batch,) int64."""
-        first_keys = hash_keys(seed, self.epoch, self.indices.to(device, non_blocking=True))
-        if self.repeat_index is None:
-            return first_keys
-        return repeat_keys(first_keys, self.repeat_index.to(device, non_blocking=True))
+    def augmentation_keys(self, seed: int, device: torch.device, alternates: bool = False) -> Tensor:
+        """Return each sample's augmentation key, a hash of (seed, epoch, sample, copy), (batch,) int64.
+
+        With `alternates` its lowest bit is another one in each epoch, for `alternating-flip`.
+        """
+        indices = self.indices.to(device, non_blocking=True)
+        keys = hash_keys(seed, self.epoch, indices)
+        if self.repeat_index is not None:
+            keys = repeat_keys(keys, self.repeat_index.to(device, non_blocking=True))
+        return set_alternating_bit(keys, seed, self.epoch, indices) if alternates else keys
 
     def slice_range(self, start: int, stop: int) -> "StepIndices":
         """Return the samples from `start` up to `stop` of the batch."""

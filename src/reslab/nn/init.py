@@ -209,3 +209,29 @@ def _init_last_norms(block: "ResidualBlock", arch: Arch) -> None:
         weight = getattr(norm, "weight", None)
         if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
             nn.init.constant_(weight, arch.last_norm_weight)
+
+
+def has_input_layers(model: nn.Module) -> bool:
+    """Return True if a layer's first weights follow from its inputs (`fit_input`)."""
+    return any(hasattr(module, "fit_input") for module in model.modules())
+
+
+def fit_input_layers(model: nn.Module, forward: Callable[[], object]) -> None:
+    """Set the weights that follow from a layer's inputs, in one evaluation by `forward`, layer after layer.
+
+    A module has such weights if it has a method `fit_input(x)`, which is called with its input.
+    """
+    was_training = model.training
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: module.fit_input(inputs[0]))  # type: ignore[operator]
+        for module in model.modules()
+        if hasattr(module, "fit_input")
+    ]
+    model.eval()
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)

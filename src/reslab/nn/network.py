@@ -20,7 +20,7 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.layout import Stages, final_ops, layout_stages, stem_channels, stem_ops
 from reslab.spec.operations import is_pool
-from reslab.spec.order import conv_width, has_global_pool
+from reslab.spec.order import conv_kind, conv_width, has_global_pool
 from reslab.spec.strides import num_positions, outer_conv, total_stride, transition_dilations, transition_strides
 
 # torchvision's names for the operations after the stem's convolution.
@@ -119,7 +119,7 @@ class ResidualNetwork(TimmMethods):
         for op in ops:
             if op.name == "conv":
                 conv = outer_conv(op, site.channels, conv_width(op), op.stride or 1)
-                module: nn.Module | None = make_conv(site, conv, site.arch.bias)
+                module: nn.Module | None = make_conv(site, conv, site.arch.bias, conv_kind(op))
                 site = site.at(conv.out_channels)
             else:
                 module = make_layer(op, site)
@@ -145,7 +145,7 @@ class ResidualNetwork(TimmMethods):
         for op in ops[:end]:
             if op.name == "conv":
                 conv = outer_conv(op, site.channels, conv_width(op), op.stride or 1)
-                layers.append(make_conv(site, conv, site.arch.stem_bias))
+                layers.append(make_conv(site, conv, site.arch.stem_bias, conv_kind(op)))
                 site = site.at(conv.out_channels)
             else:
                 layers.append(make_layer(op, site) or nn.Identity())

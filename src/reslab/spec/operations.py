@@ -166,6 +166,11 @@ _CONVS: dict[str, Operation] = {
         "diag(a) I + diag(b) W / |W|, with I the identity as a kernel, a and b learned per filter",
         "Zagoruyko and Komodakis 2017, arXiv:1706.00388, Eqs. 3 and 4",
     ),
+    "whitened": Operation(
+        "frozen filters that whiten the patches of training images, each with both signs, and a learned bias",
+        "Jordan 2024, arXiv:2404.00498, section 3.3; Page 2019, How to Train Your ResNet 8",
+        (Param("eps", float, default=5e-4, low=1e-9, example="0.01"),),
+    ),
     "res2": Operation(
         "channels in `scales` parts: each goes through a convolution, norm and activation of its own, after the part "
         "before is added; the last part goes through unchanged",

@@ -332,14 +332,24 @@ def has_global_pool(ops: Iterable[Op]) -> bool:
 
 
 def conv_width(op: Op) -> int:
-    """Return the output width of a `conv3/2(32)` of a stem or head.
+    """Return the output width of a `conv3/2(32)` or `conv3(24, whitened)` of a stem or head.
 
-    Raises ValueError without a width, or for an even kernel with another stride than its size (patches).
+    Raises ValueError without a width, for an unknown kind, or for an even kernel with another stride than its size
+    (patches).
     """
-    if len(op.args) != 1 or op.kwargs or not isinstance(op.args[0], int) or op.args[0] < 1:
-        raise invalid("a convolution of stem or head as convK/S(WIDTH)", repr(str(op)), "'conv3(16)'")
+    if len(op.args) not in (1, 2) or op.kwargs or not isinstance(op.args[0], int) or op.args[0] < 1:
+        raise invalid(
+            "a convolution of stem or head as convK/S(WIDTH) or convK/S(WIDTH, KIND)", repr(str(op)), "'conv3(16)'"
+        )
     check_kernel(op)
+    if kind := conv_kind(op):
+        parse_kind(Family.CONV, kind)
     return op.args[0]
+
+
+def conv_kind(op: Op) -> str:
+    """Return the kind of a convolution of stem or head; empty for the network's own."""
+    return str(op.args[1]) if len(op.args) > 1 else ""
 
 
 def check_kernel(op: Op) -> None:

@@ -83,7 +83,7 @@ _INTERPOLATION = TransformArg(
 _AFFINE_INTERPOLATION = TransformArg(
     "interpolation", "between pixels; masks take the nearest", str, choices=("bilinear", "nearest"), default="bilinear"
 )
-_FILL = TransformArg("fill", "value of uncovered pixels, of 0..255", int, 0, 255, default=0)
+_FILL = TransformArg("fill", "value of the new pixels, of 0..255", int, 0, 255, default=0)
 _HE2015 = "He et al. 2015, arXiv:1512.03385, section 4.2"
 _CUBUK2018 = "Cubuk et al. 2018, arXiv:1805.09501, Table 6; as torchvision"
 _G, _C, _P = TransformKind.GEOMETRIC, TransformKind.COLOR, TransformKind.POLICY
@@ -134,6 +134,14 @@ _SPECS = (
             "random-flip",
             "mirror",
         ),
+    ),
+    TransformSpec(
+        "alternating-flip",
+        _G,
+        "Flip left and right in every second epoch: one half of the images in the even ones, the others in the odd.",
+        "alternating-flip",
+        "Jordan 2024, arXiv:2404.00498, section 3.6",
+        other_names=("alternate-flip", "altflip", "alternating-mirror"),
     ),
     TransformSpec(
         "vertical-flip",
@@ -380,7 +388,16 @@ _SPECS = (
         "erase(0.1)",
         "Zhong et al. 2017, arXiv:1708.04896; as torchvision, RandomErasing",
         (_probability(),),
-        other_names=("random-erasing", "random-erase", "erasing", "cutout", "coarse-dropout"),
+        other_names=("random-erasing", "random-erase", "erasing", "coarse-dropout"),
+    ),
+    TransformSpec(
+        "cutout",
+        _C,
+        "Fill a square with one value; its center is any pixel of the image.",
+        "cutout(16)",
+        "DeVries and Taylor 2017, arXiv:1708.04552, section 3",
+        (TransformArg("size", "side of the square in pixels"), _FILL),
+        other_names=("cut-out", "random-cutout"),
     ),
     TransformSpec(
         "randaugment",

@@ -1,6 +1,7 @@
 """Training steps replayed as one CUDA graph: the processor launches one graph in place of hundreds of kernels."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,25 @@ from reslab.spec.errors import invalid
 Metrics = dict[str, Tensor]
 NUM_WARM_UP = 3
 """Steps before the capture: libraries choose their kernels and the optimizer creates its state in them."""
+
+
+ResultT = TypeVar("ResultT")
+
+
+def capture_graph(
+    function: Callable[[], ResultT], stream: torch.cuda.Stream | None
+) -> tuple[torch.cuda.CUDAGraph, ResultT]:
+    """Record what `function` runs on the GPU as a graph, which runs nothing; return it and the function's result.
+
+    Each replay fills the tensors of the result again. Graphs that are replayed at the same time need a `stream` each,
+    because the workspaces of cuBLAS belong to the stream.
+    """
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    # Only this thread is recorded: others may copy batches to the GPU meanwhile.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        result = function()
+    return graph, result
 
 
 class GraphedStep:
@@ -76,12 +96,8 @@ class GraphedStep:
 
     def _capture(self, inputs: tuple[Tensor, Tensor]) -> torch.cuda.CUDAGraph:
         """Record the step, which runs nothing; its metrics are filled in by every replay."""
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
         try:
-            # Only this thread is recorded: others may copy batches to the GPU meanwhile.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._metrics = self._step(*inputs)
+            graph, self._metrics = capture_graph(lambda: self._step(*inputs), self._stream)
         except RuntimeError as error:
             got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             required = "a training step without waiting for the GPU (.item(), .cpu(), printing) for cuda_graph"

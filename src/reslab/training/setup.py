@@ -48,7 +48,14 @@ from reslab.training.run_data import (
     open_train_data,
 )
 from reslab.training.run_weights import load
-from reslab.training.setup_model import build_model, check_finite_start, check_module, model_metadata, module_factory
+from reslab.training.setup_model import (
+    build_model,
+    check_finite_start,
+    check_module,
+    fit_first_layers,
+    model_metadata,
+    module_factory,
+)
 from reslab.training.setup_recipe import check_monitor_split, resolve_precision, resolve_recipe
 from reslab.training.tasks.registry import find_task_type
 from reslab.training.tasks.task_type import TaskType
@@ -90,6 +97,8 @@ def setup_run(
     data_messages = _data_messages(data, recipe)
     messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     check_monitor_split(recipe, data)
+    if not pretrained and model is not options.model:
+        fit_first_layers(model, data, task)
     check_finite_start(model, data)
     if model is options.model or factory is not None or options.loss is not None:  # others are built to fit
         check_module(model, options.loss, task, input_size)

@@ -11,12 +11,14 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import SPLIT_TITLES
+from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.pretrained import load_pretrained
 from reslab.nn.checkpoints.published import WeightsUnavailableError
 from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import named_weights
+from reslab.nn.init import fit_input_layers, has_input_layers
 from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
@@ -40,6 +42,8 @@ from reslab.training.options import (
     warn_about_stem,
 )
 from reslab.training.tasks.task_type import TaskType
+
+_NUM_FIT_IMAGES = 512
 
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, input_size: Sequence[int]) -> None:
@@ -139,6 +143,21 @@ def build_model(
             messages = load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
     return model, pretrained, messages
+
+
+def fit_first_layers(model: nn.Module, data: DatasetSplits, task: TaskType) -> None:
+    """Set the weights of a new network that follow from training images, such as a `whitened` convolution's.
+
+    The images are up to 512, evenly spaced in the training set, prepared as for evaluation.
+    """
+    if not has_input_layers(model):
+        return
+    images = data.split("train")
+    indices = torch.linspace(0, len(images) - 1, min(_NUM_FIT_IMAGES, len(images))).long().tolist()
+    device = next(model.parameters()).device
+    batches = eval_loader(images.subset(indices), len(indices), data.preprocess, device)
+    x, _, _ = next(iter(batches))
+    fit_input_layers(model, lambda: task.predict(model, x))
 
 
 def module_factory(options: TrainOptions, num_classes: int, input_size: tuple[int, ...]) -> ModuleFactory | None:

@@ -53,6 +53,8 @@ EXPRESSIONS = (
     "auto-augment(cifar10)",
     "augmix",
     "torchvision(GaussianNoise,sigma=0.2)",
+    "alternating-flip",
+    "cutout(5,fill=90)",
 )
 
 

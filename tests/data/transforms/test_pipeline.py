@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from reslab.data.rng import RandomDraws, hash_keys
+from reslab.data.rng import RandomDraws, hash_keys, set_alternating_bit
 from reslab.data.transforms.ops import random_crop_box, random_crop_boxes
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.data.transforms.steps import FUNCTIONS
@@ -35,6 +35,9 @@ SAME = [
     "crop(32)",
     "flip",
     "flip(0.9)",
+    "alternating-flip",
+    "cutout(9)",
+    "cutout(8,fill=90)",
     "pad(4) crop(32) flip",
     "randaugment",
     "trivial-augment",
@@ -116,6 +119,33 @@ def test_flip_turns_half() -> None:
     kept = (result == IMAGES).flatten(1).all(1)
     assert bool((turned ^ kept).all())
     assert 16 < int(turned.sum()) < 48
+
+
+def test_cutout_equals_the_authors_code() -> None:
+    """github.com/uoguelph-mlrg/Cutout, util/cutout.py, with our draws."""
+    for size in (8, 9):
+        result = TransformPipeline(f"cutout({size},fill=7)").apply_batch(IMAGES, KEYS)
+        draws = RandomDraws(KEYS)
+        for image, y, x, own in zip(IMAGES, draws.integers(0, 32), draws.integers(1, 40), result, strict=True):
+            y1, x1 = (max(0, int(center) - size // 2) for center in (y, x))
+            y2, x2 = (int(center) + (size + 1) // 2 for center in (y, x))  # the authors' sizes are even
+            expected = image.clone()
+            expected[:, y1:y2, x1:x2] = 7
+            assert torch.equal(own, expected)
+
+
+def test_alternating_flip_turns_each_image_in_every_second_epoch() -> None:
+    indices, flip = torch.arange(64), TransformPipeline("alternating-flip")
+    turned = []
+    for epoch in range(4):
+        keys = set_alternating_bit(hash_keys(5, epoch, indices), 5, epoch, indices)
+        result = flip.apply_batch(IMAGES, keys)
+        turned.append((result == IMAGES.flip(3)).flatten(1).all(1))
+        assert bool((turned[-1] ^ (result == IMAGES).flatten(1).all(1)).all())
+    assert torch.equal(turned[0], ~turned[1])
+    assert torch.equal(turned[0], turned[2])
+    assert torch.equal(turned[1], turned[3])
+    assert 16 < int(turned[0].sum()) < 48
 
 
 @pytest.mark.parametrize(

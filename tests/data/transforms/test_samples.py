@@ -106,6 +106,7 @@ SAME: dict[str, Callable[[RandomDraws], Callable[..., Any]]] = {
     "pad-to(50,fill=90)": lambda draws: v2.Pad([0, 0, 0, 10], fill=FILL),
     "crop(24)": torchvision_crop,
     "flip(0.4)": lambda draws: v2.RandomHorizontalFlip(float(draws.bernoulli(0, 0.4))),
+    "alternating-flip": lambda draws: v2.RandomHorizontalFlip(float(draws.alternating_bit)),
     "vertical-flip(0.4)": lambda draws: v2.RandomVerticalFlip(float(draws.bernoulli(0, 0.4))),
     "resize(30)": lambda draws: resampling(lambda mode: v2.Resize(30, mode)),
     "resize(30,33,bicubic)": lambda draws: resampling(
@@ -224,7 +225,7 @@ def test_a_transform_under_the_seed_of_its_sample(expression: str) -> None:
 
 def test_every_transform_is_compared_with_another_library() -> None:
     compared = {call.name for expression in (*SAME, *COLOR, *SEEDED) for call in parse_transforms(expression)}
-    elsewhere = {"randaugment", "lighting"}  # with timm, and with the covariance of the paper
+    elsewhere = {"randaugment", "lighting", "cutout"}  # timm, the covariance of the paper, the authors' code
     assert set(FUNCTIONS) == (compared | elsewhere) - {"torchvision"}
 
 

@@ -126,6 +126,7 @@ def test_flips_and_crops_are_averaged_probabilities() -> None:
     expected = {
         "": [x],
         "flip": [x, x.flip(3)],
+        "shift(2)": [x, *(functional.pad(x, (2,) * 4, "reflect")[..., k : k + 12, k : k + 14] for k in (0, 4))],
         "five-crop(8)": corners(x, 8),
         "ten-crop(8)": ten,
         "five-crop(8) flip": ten,

@@ -55,6 +55,13 @@ def flip(inpt: Any, draws: RandomDraws, _: Size, probability: float) -> Any:
     return F.horizontal_flip(inpt) if bool(draws.bernoulli(0, probability)) else inpt
 
 
+def alternating_flip(inpt: Any, draws: RandomDraws, _: Size) -> Any:
+    """Flip left and right in every second epoch."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.horizontal_flip(inpt) if bool(draws.alternating_bit) else inpt
+
+
 def resize(inpt: Any, _: RandomDraws, size: Size, side: int, *options: Any) -> Any:
     """Resize the shorter side to `side`, or to `side` x width; options are width and interpolation."""
     width, interpolation = options

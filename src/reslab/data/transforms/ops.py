@@ -64,6 +64,25 @@ def flip_image(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
     return image.flip(2) if bool(draws.bernoulli(0, probability)) else image
 
 
+def alternating_flip(images: Tensor, draws: RandomDraws) -> Tensor:
+    """Flip left and right in every second epoch: one half of the images in the even ones, the others in the odd."""
+    return torch.where(draws.alternating_bit.bool()[:, None, None, None], images.flip(3), images)
+
+
+def cutout(images: Tensor, draws: RandomDraws, size: int, fill: int) -> Tensor:
+    """Fill a square of `size` with `fill` of 0..255; its center is drawn from all pixels, so it may be cut at an edge.
+
+    A square of even size reaches from its center `size / 2` pixels up and left, and one less down and right.
+    """
+    sides, value = images.shape[-2:], fill / 255 if images.is_floating_point() else fill
+    rows, columns = (
+        (torch.arange(side, device=images.device) - draws.integers(index, side)[:, None] + size // 2)
+        for index, side in enumerate(sides)
+    )
+    rows, columns = ((offsets >= 0) & (offsets < size) for offsets in (rows, columns))
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], value)
+
+
 def resize(images: Tensor, _: RandomDraws, size: int, width: int, interpolation: str) -> Tensor:
     """Resize with antialiasing: the shorter side to `size`, the other in proportion, or both to `size` x `width`."""
     height, width = (size, width) if width else resized_size(images.shape[-2], images.shape[-1], size)

@@ -33,6 +33,11 @@ class TransformPipeline:
         self.expression = expression
         self._steps = tuple(make_step(call, functions or {}) for call in parse_transforms(expression))
 
+    @property
+    def alternates(self) -> bool:
+        """True if a transform reads `RandomDraws.alternating_bit`, which the keys then need."""
+        return any(step.functions.alternates for step in self._steps)
+
     def apply_batch(self, images: Tensor, keys: Tensor) -> Tensor:
         """Transform (N, C, H, W) to (N, C, H', W'); `keys` (N,) int64 on the same device, as of `hash_keys`."""
         for index, step in enumerate(self._steps):

@@ -34,7 +34,8 @@ class TransformFunctions:
     `batch(images, draws, *args)` takes (N, C, H, W), `image(image, draws, *args)` takes (C, H, W); a missing one
     follows from the other. `move(inpt, draws, size, *args)` moves a mask or boxes of an image of `size`, and images too
     where neither of the others does. `scale(draws, height, width, *args)` returns by how much an image may be reduced
-    when it is decoded. `color_only` requires 1 or 3 channels; `unit_range` floats from 0 to 1.
+    when it is decoded. `color_only` requires 1 or 3 channels; `unit_range` floats from 0 to 1. `alternates`: the
+    functions read `RandomDraws.alternating_bit`.
     """
 
     batch: Callable[..., Tensor] | None = None
@@ -43,6 +44,7 @@ class TransformFunctions:
     scale: Callable[..., int] | None = None
     color_only: bool = False
     unit_range: bool = False
+    alternates: bool = False
 
 
 FUNCTIONS: dict[str, TransformFunctions] = {
@@ -50,6 +52,7 @@ FUNCTIONS: dict[str, TransformFunctions] = {
     "pad-to": TransformFunctions(ops.pad_to, move=geometric.pad_to),
     "crop": TransformFunctions(ops.crop, move=geometric.crop),
     "flip": TransformFunctions(ops.flip, ops.flip_image, geometric.flip),
+    "alternating-flip": TransformFunctions(ops.alternating_flip, move=geometric.alternating_flip, alternates=True),
     "vertical-flip": TransformFunctions(move=geometric.vertical_flip),
     "resize": TransformFunctions(ops.resize, move=geometric.resize),
     "center-crop": TransformFunctions(ops.center_crop, move=geometric.center_crop),
@@ -76,6 +79,7 @@ FUNCTIONS: dict[str, TransformFunctions] = {
     "equalize": TransformFunctions(image=color.equalize, unit_range=True),
     "invert": TransformFunctions(image=color.invert, unit_range=True),
     "erase": TransformFunctions(image=third_party.erase),
+    "cutout": TransformFunctions(ops.cutout),
     "randaugment": TransformFunctions(rand_augment),
     "randaugment-torchvision": TransformFunctions(
         image=third_party.rand_augment_torchvision, color_only=True, unit_range=True

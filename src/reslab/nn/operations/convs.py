@@ -105,11 +105,51 @@ class _Dirac(_WeightedConv):
         return self.a.view(shape) * self.delta.to(self.weight.dtype) + self.b.view(shape) * direction
 
 
+class _Whitened(_WeightedConv):
+    """Frozen filters v / sqrt(lambda + eps) and their negatives, which whiten the patches of training images.
+
+    lambda and v are the greatest eigenvalues, with their eigenvectors, of the mean of p p^T over all patches p
+    (channels times kernel sides) of the images. Half of the filters are these, the others the same with a minus sign.
+    `fit_input` computes them; before it, they are random. The bias is learned.
+    """
+
+    eps = 5e-4
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight.requires_grad_(False)
+        limit = 2 * self.weight[0].numel()
+        if self.groups != 1 or len(self.weight) % 2 or len(self.weight) > limit:
+            required = (
+                f"an even number of at most {limit} filters for a whitened convolution of this kernel, in one group"
+            )
+            raise invalid(required, f"{len(self.weight)} filters", str(min(limit, len(self.weight) // 2 * 2)))
+
+    @torch.no_grad()
+    def fit_input(self, x: Tensor) -> None:
+        """Compute the filters from inputs (N, C, ...)."""
+        num_filters, channels, *kernel_size = self.weight.shape
+        # In float64: sums over up to a million patches, and eigenvalues that differ by a factor of a thousand.
+        covariance = torch.zeros((self.weight[0].numel(),) * 2, dtype=torch.float64, device=x.device)
+        num_patches = 0
+        for images in x.double().split(128):
+            for dim, size in enumerate(kernel_size, 2):
+                images = images.unfold(dim, size, 1)
+            patches = images.movedim(1, len(kernel_size) + 1).reshape(-1, len(covariance))
+            covariance += patches.T @ patches
+            num_patches += len(patches)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance / num_patches)
+        filters = (eigenvectors * (eigenvalues.clamp(min=0) + self.eps).rsqrt()).T.flip(0)[: num_filters // 2]
+        # An eigenvector has no sign of its own: its largest entry is positive.
+        filters = filters * filters.gather(1, filters.abs().argmax(1, keepdim=True)).sign()
+        self.weight.copy_(torch.cat((filters, -filters)).reshape(num_filters, channels, *kernel_size))
+
+
 def _weighted_classes() -> dict[tuple[str, int], type[nn.Module]]:
     """Return the class of each kind for maps of 1, 2 and 3 dimensions; named attributes of the module, for pickle."""
     mixins = {"": _WeightedConv, "Standardized": _Standardized, "ScaledStandardized": _ScaledStandardized}
     classes: dict[tuple[str, int], type[nn.Module]] = {}
-    for kind, mixin in (mixins | {"Dirac": _Dirac}).items():
+    for kind, mixin in (mixins | {"Dirac": _Dirac, "Whitened": _Whitened}).items():
         for dims in (1, 2, 3):
             name = f"{kind or 'Weighted'}Conv{dims}d"
             bases = (mixin, layer_class("Conv", dims))
@@ -181,3 +221,12 @@ def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, 
 def dirac_conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
     """Build a convolution with Dirac-parameterized weights."""
     return _build("Dirac", spec, site, bias)
+
+
+@builder(Family.CONV, "whitened")
+def whitened_conv(site: Site, spec: ConvSpec, bias: bool, eps: float) -> nn.Module:
+    """Build a convolution whose filters whiten patches; raises ValueError for more filters than there can be."""
+    conv = _build("Whitened", spec, site, True)
+    conv.eps = eps  # type: ignore[assignment]
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv

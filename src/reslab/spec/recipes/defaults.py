@@ -33,7 +33,7 @@ FAST_GPU = Recipe(
     schedule=ScheduleConfig("linear"),
     duration="15 epochs",
     batch_size=1000,
-    train_transform="pad(2,reflect) crop(32) flip",
+    train_transform="pad(2,reflect) crop(32) alternating-flip",
     label_smoothing=0.2,
     precision="auto",
     channels_last=True,
@@ -135,7 +135,7 @@ DEFAULTS: tuple[Recipe, ...] = (
         name="fast-gpu-96",
         reference="our own, for 96 % on CIFAR-10 on one GPU: fast-gpu with a wider network and 45 epochs",
         duration="45 epochs",
-        train_transform="pad(4,reflect) crop(32) flip",
+        train_transform="pad(4,reflect) crop(32) alternating-flip cutout(12,120)",
         model="resnet11_fast_wide",
     ),
 )

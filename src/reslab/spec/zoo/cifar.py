@@ -52,12 +52,12 @@ _SHAKE26 = replace(
 )
 _RESNET11 = replace(
     _RESNET20,
-    reference="our own, after the residual airbench96 of Jordan 2024, arXiv:2404.00498, Sec. 4.2; without whitening",
+    reference="our own, after the residual airbench96 of Jordan 2024, arXiv:2404.00498, Sec. 4.2",
     depths=(1, 1, 1),
     widths=(64, 256, 256),
     strides=(1, 1, 1),
     shortcut="project",
-    stem="conv3(32) norm act conv3(64) norm act maxpool2",
+    stem="conv3(24,whitened) act conv3(64) norm act maxpool2",
     transition="conv3 maxpool2 norm act",
     head="maxpool4(ceil) flatten fc",
     act="gelu",
@@ -131,7 +131,7 @@ CIFAR: dict[str, Arch] = {
     ),
     "resnet11_fast": _RESNET11,
     "resnet11_fast_wide": replace(
-        _RESNET11, widths=(128, 384, 512), stem="conv3(32) norm act conv3(128) norm act maxpool2"
+        _RESNET11, widths=(128, 384, 512), stem="conv3(24,whitened) act conv3(128) norm act maxpool2"
     ),
     "shake26_2x32d_cifar": _SHAKE26,
     "shake26_2x64d_cifar": replace(_SHAKE26, widths=(64, 128, 256)),

@@ -1,6 +1,6 @@
 """Test-time augmentation: the average of the probabilities over several views of each image.
 
-Views: `flip`, `five-crop(224)`, `ten-crop(224)`, `scales(224,256)`.
+Views: `flip`, `shift(1)`, `five-crop(224)`, `ten-crop(224)`, `scales(224,256)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from reslab.data.transforms.ops import resize_to, resized_size
 from reslab.spec.errors import invalid, unknown_name
@@ -18,6 +19,15 @@ ViewFn = Callable[[Tensor, list[int]], list[Tensor]]
 
 def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
     return [x, x.flip(3)]
+
+
+def _shift(x: Tensor, sizes: list[int]) -> list[Tensor]:
+    size, (height, width) = sizes[0], x.shape[-2:]
+    if size >= min(height, width):
+        nearest = f"shift({min(height, width) - 1})"
+        raise invalid(f"images with sides over {size} for shift({size})", f"{height}x{width}", nearest)
+    padded = pad(x, (size,) * 4, mode="reflect")
+    return [x, *(padded[..., start : start + height, start : start + width] for start in (0, 2 * size))]
 
 
 def _five_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
@@ -41,6 +51,7 @@ def _scales(x: Tensor, sizes: list[int]) -> list[Tensor]:
 
 TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
     "flip": ("flip", 0, _flip),
+    "shift": ("shift(1)", 1, _shift),
     "five-crop": ("five-crop(224)", 1, _five_crop),
     "ten-crop": ("ten-crop(224)", 1, _ten_crop),
     "scales": ("scales(224,256,384)", 99, _scales),
@@ -74,10 +85,12 @@ class _ViewOp:
 class TTATransforms(nn.Module):
     """Wrap a model: log of the mean over views of softmax(model(view)); (N, C, H, W) to (N, classes) or (N, C, H, W).
 
-    `flip` is the image and its mirror image; `five-crop(s)` the four corners and the center, `ten-crop(s)` these and
-    their mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)` resizes the shorter side to each of these,
-    bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the next one is applied to every view of the
-    one before. The softmax of the outputs is the averaged probabilities, so that any evaluation of logits applies.
+    `flip` is the image and its mirror image; `shift(n)` the image and two that are shifted by n pixels, down and right,
+    and up and left, with reflected edges (Jordan 2024, arXiv:2404.00498, Sec. 3.5); `five-crop(s)` the four corners and
+    the center, `ten-crop(s)` these and their mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)`
+    resizes the shorter side to each of these, bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the
+    next one is applied to every view of the one before. The softmax of the outputs is the averaged probabilities, so
+    that any evaluation of logits applies.
     Outputs at each pixel are put back before they are averaged, which only `flip` allows.
     Raises ValueError for an unknown operation (with the nearest), wrong arguments, or images that are too small.
     """
