@@ -72,7 +72,6 @@ class Goal:
     num_trial_seeds: int = 2
 
 
-_STEM = "conv3(32) norm act conv3({width}) norm act maxpool2"
 GOALS = (
     Goal(
         "fast-gpu",
@@ -82,9 +81,9 @@ GOALS = (
         "flip shift(1)",
         (
             {},
+            {"model.stem": "conv3(24,whitened) act maxpool2 conv3(64) norm act"},
+            {"model.stem": "conv3(32) norm act conv3(64) norm act maxpool2"},
             {"train_transform": "pad(2,reflect) crop(32) flip"},
-            {"optimizer.lr": "0.36"},
-            {"model.stem": _STEM.format(width=64)},
         ),
         ("8 epochs", "10 epochs", "12 epochs"),
     ),
