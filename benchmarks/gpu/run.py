@@ -54,9 +54,9 @@ PARTS = {
     "tests": Part("part_tests.py", 110, "tests on the GPU", "all pass"),
     "d2l": Part("part_steps.py", 80, "training step of resnet18_d2l, 1x96x96", "93,000 images/s", arguments=("d2l",)),
     "resnet50": Part(
-        "part_steps.py", 100, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
+        "part_steps.py", 150, "training step of resnet50, 3x224x224", "torchvision's", arguments=("resnet50",)
     ),
-    "fast": Part("part_fast.py", 240, "time to accuracy on CIFAR-10", "94 % in 5 s, 96 % in 40 s", True, "data"),
+    "fast": Part("part_fast.py", 400, "time to accuracy on CIFAR-10", "94 % in 5 s, 96 % in 40 s", True, "data"),
     "detection": Part(
         "part_detection.py", 900, "detection of blood cells", "AP50 0.87 after 15 epochs, 0.90 after 45", True, "bccd"
     ),
