@@ -11,7 +11,7 @@ from reslab.analysis.registry import run_analysis
 from reslab.analysis.shapes import CostOptions, CostResult, ShapeResult, analyze_cost, analyze_shapes
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.spec.strides import receptive_field
+from reslab.spec.shapes import receptive_field
 from reslab.spec.zoo import ARCHS
 
 

@@ -7,7 +7,7 @@ import pytest
 from reslab.spec.config import override
 from reslab.spec.layout import layout_stages, parse_width_law, stem_channels, stem_ops
 from reslab.spec.order import check_head, check_stem
-from reslab.spec.strides import total_stride
+from reslab.spec.shapes import total_stride
 from reslab.spec.zoo import ARCHS
 from tests.tiny_arch import TINY
 

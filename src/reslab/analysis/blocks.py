@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from reslab.nn.block import ResidualBlock
 from reslab.nn.cost import layer_table
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.memory import MemoryTracker
+from reslab.nn.registry import CONV_TYPES
+from reslab.runtime.device import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 
 STATISTICS = ("batch", "running", "auto")

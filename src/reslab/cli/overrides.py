@@ -170,7 +170,7 @@ def require_model_and_recipe(model: str | None, recipe: str | None, task: str | 
 
 def _is_outside_zoo(model: str) -> bool:
     """Return True for a library's network that the zoo lacks (`timm/NAME`) and a factory (`package.module:NAME`)."""
-    from reslab.spec.toml_files import is_toml
+    from reslab.spec.config import is_toml
     from reslab.spec.zoo.dense import find_dense_arch
     from reslab.spec.zoo.resolve import find_model_name
 

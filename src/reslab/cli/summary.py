@@ -23,7 +23,7 @@ from reslab.spec.arch import format_convs
 from reslab.spec.config import is_toml
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, stem_ops
-from reslab.spec.strides import receptive_field
+from reslab.spec.shapes import receptive_field
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch, override_dense_arch, require_model
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reslab.nn.dims import CONV_TYPES
+from reslab.nn.registry import CONV_TYPES
 from reslab.spec.errors import invalid
 
 _aten = torch.ops.aten

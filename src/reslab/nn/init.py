@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reslab.nn.dims import layer_class
+from reslab.nn.registry import layer_class
 from reslab.spec.arch import Arch
 from reslab.spec.errors import unknown_name
 

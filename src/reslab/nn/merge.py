@@ -13,8 +13,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, per_channel
-from reslab.nn.registry import Site, call_with_context, describe
+from reslab.nn.registry import Site, call_with_context, describe, layer_class, per_channel
 from reslab.spec.grammar import Op, signature_params
 from reslab.spec.layout import BlockSpec
 from reslab.spec.shortcut import (

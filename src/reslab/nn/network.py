@@ -21,7 +21,7 @@ from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.layout import Stages, final_ops, layout_stages, stem_channels, stem_ops
 from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_kind, conv_width, has_global_pool
-from reslab.spec.strides import num_positions, outer_conv, total_stride, transition_dilations, transition_strides
+from reslab.spec.shapes import num_positions, outer_conv, total_stride, transition_dilations, transition_strides
 
 # torchvision's names for the operations after the stem's convolution.
 _STEM_ALIASES = {"norm": "bn1", "act": "act1", "bias": "bias1"}

@@ -1,7 +1,8 @@
-"""The builders of operations by family and name, and the site that a builder is given.
+"""The builders of operations by family and name, the site that a builder is given, and layers for any number of axes.
 
 A builder returns one new module: `@builder(Family.LAYER, "se")` above `def squeeze_excite(site, ratio, ...)`. The
-arguments come checked from the operation's entry in `reslab.spec.operations`; those without a value are left out.
+arguments come checked from the operation's entry in `reslab.spec.operations`; those without a value are left out. Maps
+are signals (N C T), images (N C H W), and volumes or clips (N C D H W).
 """
 
 import inspect
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Proxy
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
@@ -206,3 +208,26 @@ def make_norm_layer(kind: str, eps: float, momentum: float, dims: int = 2) -> No
 def get_norm_layer(arch: Arch) -> NormLayer | None:
     """Return a function that builds the network's norm for a number of channels; None without norms."""
     return make_norm_layer(arch.norm, arch.norm_eps, arch.norm_momentum, arch.dims)
+
+
+CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def layer_class(name: str, dims: int) -> Any:
+    """Return the class of torch.nn for maps of 1, 2 or 3 dimensions: `Conv` and 3 give `nn.Conv3d`."""
+    return getattr(nn, f"{name}{dims}d")
+
+
+def map_axes(x: Tensor) -> tuple[int, ...]:
+    """Return the axes of the map: all but batch and channels; those of images while torch.fx traces."""
+    return (2, 3) if isinstance(x, Proxy) else tuple(range(2, x.ndim))
+
+
+def per_channel(vector: Tensor, x: Tensor) -> Tensor:
+    """Return a vector of channels in a shape that multiplies N C ..."""
+    return vector.view(1, -1, *map_ones(x))
+
+
+def map_ones(x: Tensor) -> tuple[int, ...]:
+    """Return the sides of a map of one position with as many dimensions as those of N C ..."""
+    return (1,) * len(map_axes(x))

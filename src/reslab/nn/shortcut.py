@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class
-from reslab.nn.registry import Site, call_with_context, describe, make_conv
+from reslab.nn.registry import Site, call_with_context, describe, layer_class, make_conv
 from reslab.spec.grammar import signature_params
 from reslab.spec.layout import BlockSpec, ConvSpec
 from reslab.spec.shortcut import SHORTCUTS, ShortcutType

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.dims import CONV_TYPES
 from reslab.nn.init import init_linear
 from reslab.nn.metadata import ModelMetadata
-from reslab.nn.registry import Site, get_norm_layer
+from reslab.nn.registry import CONV_TYPES, Site, get_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
@@ -20,7 +19,7 @@ from reslab.spec.library_options import with_classifier, with_global_pool
 from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_width, has_global_pool, op_stride
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.strides import transition_strides
+from reslab.spec.shapes import transition_strides
 from reslab.spec.transform_grammar import parse_transforms
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from reslab.report.format import format_duration, pluralize
-from reslab.runtime.device import hardware_info
-from reslab.runtime.memory import MemoryTracker
+from reslab.runtime.device import MemoryTracker, hardware_info
 from reslab.spec.recipe import Recipe
 from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
 from reslab.studies.resolve import ResolvedRow, build_network, model_cost, random_step_loss

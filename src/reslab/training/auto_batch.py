@@ -10,9 +10,8 @@ import torch
 
 from reslab.data.loader import TrainLoader
 from reslab.nn.recompute import batch_norms
-from reslab.runtime.device import choose_num_threads, deterministic_mode, limit_threads
+from reslab.runtime.device import MemoryTracker, choose_num_threads, deterministic_mode, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from reslab.runtime.memory import MemoryTracker
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.checkpoint import has_train_checkpoint

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from reslab.nn.dims import layer_class
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.operations.convs import WEIGHTED_CONVS
+from reslab.nn.registry import layer_class
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 _COMPUTED_KERNELS = frozenset(conv_class for (kind, _), conv_class in WEIGHTED_CONVS.items() if kind)

@@ -39,8 +39,8 @@ from reslab.nn.checkpoints.match_keys import (
     match_by_order,
 )
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.registry import CONV_TYPES
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import ChannelOrder, Preprocess
 

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, map_axes, map_ones
-from reslab.nn.registry import Site, builder, make_activation
+from reslab.nn.registry import Site, builder, layer_class, make_activation, map_axes, map_ones
 from reslab.spec.operations import Family
 
 

@@ -5,8 +5,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class
-from reslab.nn.registry import Site, builder
+from reslab.nn.registry import Site, builder, layer_class
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import ACT_GAINS, Family

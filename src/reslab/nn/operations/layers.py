@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, map_axes
-from reslab.nn.registry import BUILDERS, Site, builder, make_activation, make_norm_layer
+from reslab.nn.registry import BUILDERS, Site, builder, layer_class, make_activation, make_norm_layer, map_axes
 from reslab.spec.grammar import evaluate
 from reslab.spec.operations import Family
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.dims import layer_class, map_axes, per_channel
-from reslab.nn.registry import Site, builder
+from reslab.nn.registry import Site, builder, layer_class, map_axes, per_channel
 from reslab.spec.errors import invalid
 from reslab.spec.operations import Family
 

@@ -1,17 +1,13 @@
 """All studies by name: tables and figures of papers and tutorials as data, each with its source."""
 
 from reslab.spec.errors import unknown_name
-from reslab.spec.papers.goyal2017 import GOYAL2017
+from reslab.spec.papers.analyses import LI2018, VEIT2016
 from reslab.spec.papers.he2015 import HE2015
-from reslab.spec.papers.he2015_detection import HE2015_DETECTION
-from reslab.spec.papers.he2015_imagenet import HE2015_IMAGENET
+from reslab.spec.papers.he2015_imagenet import HE2015_DETECTION, HE2015_IMAGENET
 from reslab.spec.papers.he2016 import HE2016
 from reslab.spec.papers.he2016_deep import HE2016_DEEP
-from reslab.spec.papers.huang2016 import HUANG2016
-from reslab.spec.papers.li2018 import LI2018
 from reslab.spec.papers.textbooks import D2L, STEVENS2020
-from reslab.spec.papers.veit2016 import VEIT2016
-from reslab.spec.papers.zagoruyko2016 import ZAGORUYKO2016
+from reslab.spec.papers.variants import GOYAL2017, HUANG2016, ZAGORUYKO2016
 from reslab.spec.study import Study
 
 _PAPERS = (
