@@ -191,7 +191,9 @@ def train_backbone(job: Job, cifar10: Path, output: Path, small: bool) -> dict[s
     )
     assert run.result is not None
     device = run.metadata["hardware"]["device_name"]
-    return {"accuracy": run.result["top1"], "train s": run.result["train_seconds"], "device": device}
+    num_images = run.metadata["data"]["num_images"]["train"]
+    values = {"accuracy": run.result["top1"], "train s": run.result["train_seconds"], "device": device}
+    return values | {"training images": num_images}
 
 
 def make_small(folder: Path) -> Path:

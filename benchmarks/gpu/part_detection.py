@@ -72,8 +72,8 @@ class DetectionRun:
             return
         self.values.setdefault(job.group, []).append((job, values))
         if job.group is Group.BACKBONE:
-            self.result.note(f"{job.group}, {job.epochs:g} epochs: accuracy {values['accuracy']:.4f}, "
-                             f"{values['train s']:.0f} s on {values['device']}")  # fmt: skip
+            text = f"{job.group}, {job.epochs:g} epochs of {values['training images']:,} images: accuracy "
+            self.result.note(f"{text}{values['accuracy']:.4f}, {values['train s']:.0f} s on {values['device']}")
             return
         if not self.small:
             self.seconds_per_cost = max(self.seconds_per_cost, values["s"] / job.cost)

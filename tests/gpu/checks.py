@@ -203,6 +203,21 @@ def check_muon(device: torch.device, folder: Path) -> None:
     require_learned(train_small(device, folder / "run", overrides=overrides))
 
 
+def check_detection(device: torch.device, folder: Path) -> None:
+    """Detectors train in bf16, and boxes of a run on the device are those on the CPU; needs a package for COCO's AP."""
+    tiny = {"model.depths": "1,1,1,1", "model.widths": "8,16,16,16", "model.min_size": "128", "model.max_size": "128",
+            "batch_size": "4", "precision": "bf16"}  # fmt: skip
+    for name in ("retinanet_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320"):
+        run = train(name, "drawn-shapes", "detection-small", num_images=40, epochs=1, seed=0, device=device,
+                    overrides=tiny, output=folder / name, on_log=lambda record: None)  # fmt: skip
+        result, expected = (evaluate(run, device=where) for where in (device, torch.device("cpu")))
+        for metric in ("ap", "ap50", "voc_map"):
+            value, other = result.metrics[metric], expected.metrics[metric]
+            require(abs(value - other) < 0.02, f"{name}: {metric} {value:.4f} against {other:.4f}")
+        scores = [[float(image.prediction.scores.sum()) for image in one.images] for one in (result, expected)]
+        require_close([torch.tensor(scores[0])], [torch.tensor(scores[1])], 1e-2)
+
+
 def check_process_group(device: torch.device, folder: Path) -> None:
     """A group of one process (NCCL on a GPU, else gloo) averages gradients, sums and gathers as no group does."""
     with socket.socket() as probe:
@@ -286,6 +301,7 @@ CHECKS: dict[str, Check] = {
     "graph": check_graph,
     "graph, resume": check_graph_resume,
     "compile": check_compile,
+    "detection": check_detection,
     "process group": check_process_group,  # the last: where NCCL hangs, nothing but the limit of time ends it
 }
 NEEDS_CUDA = ("graph", "graph, resume", "fp16")

@@ -55,7 +55,7 @@ class InstantPool:
 
 def measured(job: Job, ap50: float = 0.5) -> dict[str, Any]:
     values = {"AP50": ap50, "AP": 0.25, "AP75": 0.2, "VOC mAP": 0.5, "images": "72 test", "train s": 1.0, "s": 2.0}
-    return {"accuracy": 0.9, "device": "a GPU", **values}
+    return {"accuracy": 0.9, "training images": 50000, "device": "a GPU", **values}
 
 
 def run_jobs(tmp_path: Path, run: Callable[[Job], dict[str, Any]], seconds: float = 1e6) -> tuple[Any, list[Job]]:
@@ -77,7 +77,7 @@ def test_the_long_training_takes_the_transform_that_is_best_on_validation_images
     assert counts == expected
     assert "recipe retinanet_resnet18_fpn_320: AP50 0.5 (standard deviation 0), AP 0.250, 3 seeds" in values["line"]
     assert "choice" not in values["line"]
-    assert values["notes"][0].startswith("ResNet-18 on CIFAR-10, 15 epochs: accuracy 0.9000")
+    assert values["notes"][0].startswith("ResNet-18 on CIFAR-10, 15 epochs of 50,000 images: accuracy 0.9000")
 
 
 def test_a_training_that_fails_costs_itself_and_what_needs_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from reslab.cli.options import DataDir, Device, JsonFlag, MaxPixels, Panel, complete_study, limit_pixels, output_option
 from reslab.cli.output import echo_err, print_json, print_table
-from reslab.report.format import format_duration, format_metric, pluralize
+from reslab.report.format import format_duration, format_metric, format_percent, pluralize
 from reslab.runtime.allocator import keep_freed_memory
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
@@ -139,7 +139,7 @@ class _EvalPrinter:
     def __call__(self, record: dict[str, Any]) -> None:
         if record["kind"] != "eval":
             return
-        value = f"error {100 * (1 - record['top1']):.2f} %" if "top1" in record else _main_metric(record)
+        value = f"error {format_percent(1 - record['top1'])}" if "top1" in record else _main_metric(record)
         echo_err(f"  step {record['step']:,}: {record['split']} {value}")
 
 

@@ -28,14 +28,19 @@ def format_si(value: float) -> str:
 
 
 def format_percent(fraction: float | None, decimals: int = 2) -> str:
-    """Format a fraction as `98.06 %`, never rounded up to 100 or down to 0; `–` for None and NaN."""
+    """Format a fraction as `98.06 %`, never rounded up to 100 or down to 0; `–` for None and NaN.
+
+    Up to two more decimals tell it from both; what they do not is `< 0.0001 %` or `> 99.9999 %`.
+    """
     if fraction is None or not math.isfinite(fraction):
         return "–"
-    text = f"{100 * fraction:.{decimals}f}"
-    while decimals < 6 and ((fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)):
-        decimals += 1
-        text = f"{100 * fraction:.{decimals}f}"
-    return f"{text} %"
+    for digits in range(decimals, decimals + 3):
+        text = f"{100 * fraction:.{digits}f}"
+        is_rounded = (fraction < 1 and float(text) == 100) or (fraction > 0 and float(text) == 0)
+        if not is_rounded:
+            return f"{text} %"
+    step = 10.0**-digits
+    return f"< {step:.{digits}f} %" if fraction < 0.5 else f"> {100 - step:.{digits}f} %"
 
 
 def format_metric_spread(metric: Metric, mean: float, std: float | None, num_seeds: int) -> str:
@@ -124,7 +129,7 @@ def is_numeric_cell(cell: object) -> bool:
     """Return True for a cell that holds a number or is empty; columns of such cells are aligned right."""
     if cell in (None, "", "–"):
         return True
-    text = str(cell).replace(",", "").replace("−", "-").removesuffix("%").removesuffix("x").strip()
+    text = str(cell).replace(",", "").replace("−", "-").removesuffix("%").removesuffix("x").lstrip("<> ").strip()
     try:
         float(text)
     except ValueError:

@@ -10,7 +10,7 @@ from PIL import Image
 from reslab.data import cache as scanning
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import FileImageDataset
-from reslab.data.registry import open_dataset
+from reslab.data.registry import list_dataset, open_dataset
 from reslab.runtime.files import cache_dir
 
 
@@ -156,6 +156,23 @@ def test_classes_that_differ(tmp_path: Path) -> None:
     message = refused(tmp_path)
     assert f"ants/ only in {tmp_path / 'train'}; ant/, wasps/ only in {tmp_path / 'val'}" in message
     assert "ants for ant" in message
+
+
+def test_validation_images_may_lack_classes_in_folders_as_in_a_csv_file(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    fill(root / "train", "abcd"), fill(root / "val", "bd", num=2), fill(root / "test", "c", num=1)
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}" for path in sorted(root.rglob("*.png"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    for data in (open_dataset(root), open_dataset(tmp_path / "list.csv")):
+        assert data.classes == ("a", "b", "c", "d")
+        assert data.splits["val"].labels.tolist() == [1, 1, 3, 3]
+        assert data.splits["test"].labels.tolist() == [2]
+        assert data.messages[-2:] == (
+            "no validation image has the classes a, c, of 4 classes",
+            "no test image has the classes a, b, d, of 4 classes",
+        )
+    assert list_dataset(root).layout_error == ""
+    assert list_dataset(root).splits["val"].labels.tolist() == [1, 1, 3, 3]
 
 
 def test_two_validation_folders_or_no_training(tmp_path: Path) -> None:

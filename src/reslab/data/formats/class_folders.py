@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -187,14 +187,19 @@ def list_labeled_splits(
 ) -> tuple[dict[str, LabeledFiles], IgnoredFiles]:
     """List the images of the class folders of every split, each real file once, and what is ignored.
 
-    Raises ValueError as `list_labeled_files`, and if a split has only links to the images of another one.
+    Raises ValueError as `list_labeled_files`, and if a split has only links to the images of another one; splits other
+    than training may have a single class.
     """
     class_folders = {split: subfolders(folder) for split, folder in split_folders.items()}
     for split, folder in split_folders.items():
         if not class_folders[split]:
             raise _no_class_folders(folder)
     images_by_split, ignored = list_class_images(split_folders, unique_files=unique_files)
-    return {split: _label_files(split_folders[split], images) for split, images in images_by_split.items()}, ignored
+    files = {
+        split: _label_files(split_folders[split], images, min_classes=2 if split == "train" else 1)
+        for split, images in images_by_split.items()
+    }
+    return files, ignored
 
 
 def list_class_images(
@@ -215,7 +220,7 @@ def list_class_images(
     return by_split, ignored + IgnoredFiles(system_folders=system_folders)
 
 
-def _label_files(folder: Path, files: Mapping[str, list[Path]]) -> LabeledFiles:
+def _label_files(folder: Path, files: Mapping[str, list[Path]], min_classes: int) -> LabeledFiles:
     if not files:
         required = f"images of its own in {folder}"
         raise invalid(required, "only links to folders that other splits have", next_step="remove the folder")
@@ -227,7 +232,7 @@ def _label_files(folder: Path, files: Mapping[str, list[Path]]) -> LabeledFiles:
         required = f"at least one image ({extensions}) in every class folder of {folder}"
         next_step = "add images to these folders or remove them"
         raise invalid(required, f"none in {_join_folders(empty)}", next_step=next_step)
-    if len(files) < 2:
+    if len(files) < min_classes:
         got = f"a single class, {next(iter(files))!r}"
         raise invalid(f"at least 2 class folders in {folder}", got, next_step="add a folder for a second class")
     paths = tuple(path for class_paths in files.values() for path in class_paths)
@@ -249,6 +254,35 @@ def check_same_classes(splits: dict[str, LabeledFiles]) -> tuple[str, ...]:
             required = f"the same class folders for training and {SPLIT_TITLES[split]}"
             raise invalid(required, "; ".join(differences), suggestions, "rename, add or remove folders")
     return train.classes
+
+
+def align_classes(splits: Mapping[str, LabeledFiles]) -> dict[str, LabeledFiles]:
+    """Return the splits with labels that number the classes of the training images, of which others may lack some.
+
+    Raises ValueError naming the classes that only another split has.
+    """
+    train = splits["train"]
+    label_of = {name: label for label, name in enumerate(train.classes)}
+    aligned = {}
+    for split, files in splits.items():
+        if not label_of.keys() >= set(files.classes):
+            check_same_classes({"train": train, split: files})
+        labels = tuple(label_of[files.classes[label]] for label in files.labels if isinstance(label, int))
+        aligned[split] = replace(files, classes=train.classes, labels=labels)
+    return aligned
+
+
+def missing_class_messages(splits: Mapping[str, LabeledFiles]) -> tuple[str, ...]:
+    """Return a message for each split other than training without images of some classes."""
+    messages = []
+    for split, files in splits.items():
+        present = set(files.labels)
+        names = [name for label, name in enumerate(files.classes) if label not in present]
+        if split != "train" and names:
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            noun = "class" if len(names) == 1 else "classes"
+            messages.append(f"no {SPLIT_TITLES[split]} image has the {noun} {shown}, of {len(files.classes)} classes")
+    return tuple(messages)
 
 
 def subfolders(folder: Path) -> list[Path]:

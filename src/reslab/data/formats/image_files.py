@@ -15,14 +15,15 @@ from reslab.data.dataset_names import readable_class_names
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
+    align_classes,
     any_image_below,
     check_folder,
     check_not_nested,
-    check_same_classes,
     find_split_folders,
     list_class_images,
     list_image_files,
     list_labeled_splits,
+    missing_class_messages,
     split_of_folder,
     subfolders,
 )
@@ -51,7 +52,7 @@ from reslab.data.splits import (
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.task import find_task
+from reslab.spec.task import TargetKind, find_task
 
 
 def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
@@ -61,8 +62,9 @@ def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
     """
     root = root.resolve()
     files_by_split, ignored, messages = _list_splits(root)
-    check_same_classes(files_by_split)
-    return _open_files(root, root, files_by_split, options, (*ignored.messages(root), *messages))
+    files_by_split = align_classes(files_by_split)
+    messages = (*ignored.messages(root), *messages, *missing_class_messages(files_by_split))
+    return _open_files(root, root, files_by_split, options, messages)
 
 
 def _list_splits(root: Path) -> tuple[dict[str, LabeledFiles], IgnoredFiles, tuple[str, ...]]:
@@ -114,6 +116,8 @@ def open_labeled_files(
         has_class_list=True,
         target_kind=find_task(train.task).target,
     )
+    if find_task(train.task).target is TargetKind.CLASS:
+        messages += missing_class_messages(files_by_split)
     data = _open_files(location, root, files_by_split, options, messages)
     if not columns:
         return data
@@ -131,7 +135,8 @@ def open_listed_images(
     """
     path = path.resolve()
     root = path if path.is_dir() else path.parent
-    return _open_files(path, root, label_images(path, images), options)
+    files_by_split = label_images(path, images)
+    return _open_files(path, root, files_by_split, options, missing_class_messages(files_by_split))
 
 
 def label_images(path: Path, images: Mapping[str, Sequence[tuple[Path | str, str]]]) -> dict[str, LabeledFiles]:
@@ -158,7 +163,7 @@ def _open_files(
     options: SplitOptions,
     messages: tuple[str, ...] = (),
 ) -> DatasetSplits:
-    """Open listed files, of the same classes in every split; names are relative to `root`."""
+    """Open listed files, whose labels number the classes of the training images; names are relative to `root`."""
     scanned = scan_images(location, root, [path for files in files_by_split.values() for path in files.paths])
     unreadable = {name: file.error for name, file in scanned.items() if file.error}
     missing = [name for name, file in scanned.items() if file.num_bytes < 0]
@@ -215,7 +220,8 @@ def list_image_folder(root: Path) -> DatasetListing:
     layout_error = ""
     try:
         labeled, ignored, messages = _list_splits(root)
-        classes = check_same_classes(labeled)
+        labeled = align_classes(labeled)
+        classes, messages = labeled["train"].classes, (*messages, *missing_class_messages(labeled))
         splits = {split: files.to_dataset(root) for split, files in labeled.items()}
     except ValueError as error:
         layout_error = str(error)
