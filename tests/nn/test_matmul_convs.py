@@ -107,6 +107,27 @@ def test_bfloat16_rounds_like_the_convolution() -> None:
         assert (own - truth).norm() <= 2 * (expected - truth).norm()
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("stride", "width"), [(2, 1), (3, 2), (4, 3)])
+def test_maps_narrower_than_the_stride_have_the_gradient_of_float32_in_bfloat16(
+    stride: int, width: int, memory_format: torch.memory_format
+) -> None:
+    """oneDNN's gradient of the weights has values of memory that was freed: here of tensors of 1e20."""
+    conv = nn.Conv2d(16, 64, 3, stride, 1, bias=False).to(memory_format=memory_format)
+    x = torch.randn(4, 16, 3, width)
+    reference = run(conv, x)
+    for _ in range(5):
+        freed = [torch.full((size,), 1e20) for size in (64, 1024, 4096, 16384, 65536)]
+        del freed
+        with tap_convs(conv):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert is_tapped(conv, x)
+                actual = run(conv, x)
+            assert not is_tapped(conv, x)
+        for own, expected in zip(actual, reference, strict=True):
+            assert (own - expected).norm() <= 0.02 * expected.norm()
+
+
 def test_a_bias_is_added_and_has_its_gradient() -> None:
     conv, x = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last), torch.randn(2, 256, 2, 2)
     assert conv.bias is not None

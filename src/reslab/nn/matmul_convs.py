@@ -7,6 +7,9 @@ kernels once for every few positions. A tap is one entry of the kernel, a matrix
 
 where a tap contributes only at positions whose input lies inside the map. The gradients are sums over the same taps.
 
+In bfloat16 they also stand in for convolutions of maps that are narrower than the stride (a width of 1 at stride 2): in
+the gradient of the weights of those, oneDNN reads memory that nothing has written (torch 2.14.1, AVX-512 with bf16).
+
 A convolution of one to a few input channels leaves the matrix units of a GPU mostly idle, because libraries pad the
 channels to 8. The product of the patches with the weights has no such loss:
 
@@ -70,7 +73,7 @@ convolution: 512 channels on 4x4 maps 1.8 times as fast, on 3x3 2.7, on 1x1 17; 
 
 @contextlib.contextmanager
 def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Inside, convolutions of tiny maps run tap by tap; for networks on a CPU, in channels-last.
+    """Inside, convolutions of tiny maps run tap by tap; for networks on a CPU, and for speed in channels-last alone.
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """
@@ -79,22 +82,25 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
 
 def _suits_taps(conv: nn.Conv2d) -> bool:
-    return (
-        min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
-        and conv.kernel_size[0] * conv.kernel_size[1] > 1
-        and conv.weight.is_contiguous(memory_format=torch.channels_last)
+    return conv.kernel_size[0] * conv.kernel_size[1] > 1 and (_is_wide(conv) or conv.stride[1] > 1)
+
+
+def _is_wide(conv: nn.Conv2d) -> bool:
+    return min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS and conv.weight.is_contiguous(
+        memory_format=torch.channels_last
     )
 
 
 class _TapConv2d(nn.Conv2d):
-    """A convolution that chooses tap by tap or direct by the size of its maps."""
+    """A convolution that chooses tap by tap or direct by the size of its maps and the precision."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         assert not isinstance(self.padding, str)
         sides = _output_sides(input, self.kernel_size, self.stride, self.padding)
-        is_tiny = 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
-        if is_tiny and dtype in (torch.float32, torch.bfloat16):
+        is_tiny = _is_wide(self) and 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
+        is_misread = dtype == torch.bfloat16 and input.shape[3] < self.stride[1] and min(sides) > 0
+        if is_misread or (is_tiny and dtype in (torch.float32, torch.bfloat16)):
             output: Tensor = _TapConv.apply(input.to(dtype), weight.to(dtype), self.stride, self.padding, sides)
             return output if bias is None else output + bias.to(dtype).view(-1, 1, 1)
         return super()._conv_forward(input, weight, bias)

@@ -55,8 +55,8 @@ class TrainStep:
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
-    With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`),
-    and compiled on a GPU those of few channels (`patch_convs`).
+    On a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`); with `channels_last`,
+    compiled on a GPU, those of few channels (`patch_convs`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -102,7 +102,7 @@ class TrainStep:
         )
         losses: list[Tensor] = []
         outputs: list[Any] = []
-        is_tapped = self.channels_last and self.compiled_model is None and x[0].device.type == "cpu"
+        is_tapped = self.compiled_model is None and x[0].device.type == "cpu"
         is_compiled_on_gpu = self.channels_last and self.compiled_model is not None and x[0].device.type == "cuda"
         with tap_convs(model, is_tapped), patch_convs(model, is_compiled_on_gpu):
             for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
