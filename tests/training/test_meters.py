@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reslab.data.boxes import BoxImageDataset, make_box_table
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.torchrun import DistributedEnv
@@ -22,7 +23,7 @@ from reslab.training.meters import (
     throughput_without_loading,
     waiting_fraction,
 )
-from reslab.training.run_data import advise_num_workers
+from reslab.training.run_data import advise_num_workers, choose_num_workers
 from reslab.training.train import train
 
 
@@ -206,3 +207,16 @@ def test_workers_are_advised_where_a_run_waited_for_files(tmp_path: Path, monkey
     assert advise_num_workers(0.1, 0, data) is None
     assert advise_num_workers(None, 0, data) is None
     assert advise_num_workers(0.3, 0, SimpleNamespace(splits={"train": in_memory})) is None
+
+
+def test_images_in_files_are_read_by_workers_with_boxes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reslab.training.run_data.os.cpu_count", lambda: 4)
+    labels = torch.zeros(1, dtype=torch.int64)
+    table = make_box_table(["a"], [(8, 8)], [[]])
+    files = FileImageDataset((tmp_path / "a.jpg",), labels)
+    in_memory = TensorImageDataset(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), labels)
+    numbers = [
+        choose_num_workers(None, SimpleNamespace(splits={"train": images}))
+        for images in (files, BoxImageDataset(files, table), in_memory, BoxImageDataset(in_memory, table))
+    ]
+    assert numbers == [4, 4, 0, 0]

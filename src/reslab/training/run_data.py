@@ -19,6 +19,7 @@ from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.named import DATASETS
 from reslab.data.registry import open_dataset
 from reslab.data.splits import stratified_subset
+from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.webdataset.remote import is_url
 from reslab.runtime.torchrun import DistributedEnv
 from reslab.spec.config import from_dict, to_dict
@@ -209,9 +210,10 @@ def advise_num_workers(waited: float | None, num_workers: int, data: DatasetSpli
 
     None if it did not, if every processor has a worker already, or for images in memory, which no worker reads.
     """
-    is_read = any(isinstance(images, FileImageDataset | ShardImageDataset) for images in data.splits.values())
     num_advised = min(8, os.cpu_count() or 1)
-    return num_advised if is_read and (waited or 0) >= _MIN_ADVISED_WAIT and num_workers < num_advised else None
+    return (
+        num_advised if _reads_files(data) and (waited or 0) >= _MIN_ADVISED_WAIT and num_workers < num_advised else None
+    )
 
 
 def choose_num_workers(requested: int | None, data: DatasetSplits, local_world_size: int = 1) -> int:
@@ -221,10 +223,17 @@ def choose_num_workers(requested: int | None, data: DatasetSplits, local_world_s
     """
     if requested is not None:
         return requested
-    if not any(isinstance(images, FileImageDataset | ShardImageDataset) for images in data.splits.values()):
+    if not _reads_files(data):
         return 0
     max_workers = max(1, (os.cpu_count() or 1) // local_world_size)
     train = data.splits.get("train")
     if isinstance(train, ShardImageDataset) and train.is_remote:
         max_workers = min(max_workers, len({location.shard for location in train.locations}) // local_world_size)
     return min(8, max_workers)
+
+
+def _reads_files(data: DatasetSplits) -> bool:
+    """Return True if images are read from files, also those with masks or boxes."""
+    splits = data.splits.values()
+    sources = (images.images if isinstance(images, TargetImageDataset) else images for images in splits)
+    return any(isinstance(images, FileImageDataset | ShardImageDataset) for images in sources)
