@@ -24,8 +24,7 @@ from torchvision.models import resnet50
 from reslab.data.registry import open_dataset
 from reslab.deploy.backends.registry import can_compile, open_backend
 from reslab.deploy.benchmark import backend_precision_pairs, default_backends, default_precisions
-from reslab.deploy.export.comparison import compare_outputs
-from reslab.deploy.export.verify import load_verification_data
+from reslab.deploy.export.verification import compare_outputs, load_verification_data
 from reslab.deploy.predictor import model_task
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

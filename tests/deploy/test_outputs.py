@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from reslab.deploy.inputs import InputItem
-from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, format_csv
+from reslab.deploy.outputs import PredictionFile
 from reslab.deploy.prediction import ClassScore, Prediction
+from reslab.deploy.prediction_formats import PREDICTION_FORMATS, format_csv
 from reslab.runtime.files import DiskFullError
 from tests.full_disk import largest_file
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from reslab.data.decode import read_image
 from reslab.deploy.inputs import InputItem
-from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile
+from reslab.deploy.outputs import PredictionFile
 from reslab.deploy.predict import predict
 from reslab.deploy.prediction import ClassScore, Prediction, prediction_from_dict
+from reslab.deploy.prediction_formats import PREDICTION_FORMATS
 from reslab.deploy.prediction_images import GradCam, draw_grad_cam
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model

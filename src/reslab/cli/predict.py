@@ -314,7 +314,7 @@ def _report(predicted: _Predicted, network: "Model", options: "PredictOptions", 
     if output.as_json:
         print_json({"predictions": [prediction.to_dict() for prediction in predicted.rows], **summary})
     elif output.as_csv:
-        from reslab.deploy.outputs import format_csv
+        from reslab.deploy.prediction_formats import format_csv
 
         print(format_csv(predicted.rows), end="")
     elif output.output is None:
@@ -337,11 +337,12 @@ def _shown_boxes(prediction: "Prediction", min_score: float) -> "Prediction":
 
 def _calibration_images(choice: ModelChoice, network: "Model", precision: str) -> "Tensor | None":
     """Return the images that int8 needs; an exported graph has its scales already."""
-    from reslab.deploy.export.verify import load_calibration_images
     from reslab.nn.module_network import GraphModel
 
     if precision != "int8" or isinstance(network, GraphModel):
         return None
+    from reslab.deploy.export.verification import load_calibration_images
+
     return load_calibration_images(choice.run, network)
 
 

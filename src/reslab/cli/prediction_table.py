@@ -16,7 +16,7 @@ _Lines = Callable[["Prediction"], Sequence[Sequence[str]]]
 
 def print_prediction_table(predictions: "Sequence[Prediction]", max_shown: int | None = None) -> None:
     """Print one row per image, of boxes one a box; of ranked classes the first 3, of boxes 10, or `max_shown`."""
-    from reslab.deploy.layouts import choose_layout
+    from reslab.deploy.prediction_formats import choose_layout
 
     columns, lines = _TABLES[choose_layout(predictions).name](predictions, max_shown)
     rows: list[Sequence[str]] = []

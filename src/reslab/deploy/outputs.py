@@ -1,25 +1,26 @@
-"""Prediction files, their format by the ending of the name: JSON, CSV, Parquet, of boxes COCO or PASCAL VOC.
-
-They are written atomically, and an interrupted command can resume them.
-"""
+"""Prediction files: their format by the ending of the name, written atomically, resumed after an interruption."""
 
 import contextlib
-import csv
 import difflib
-import io
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.box_results import BOX_FORMATS, BoxResultFormat, ResultIds, find_ids, write_folder
 from reslab.deploy.inputs import InputItem
-from reslab.deploy.layouts import LAYOUTS, choose_layout
 from reslab.deploy.prediction import Prediction, prediction_from_dict
-from reslab.report.format import encode_csv, original_cell
+from reslab.deploy.prediction_formats import (
+    BOX_FORMATS,
+    PREDICTION_FORMATS,
+    BoxResultFormat,
+    PredictionFormat,
+    PredictionMetadata,
+    ResultIds,
+    encode_text,
+    find_ids,
+    write_folder,
+)
 from reslab.runtime.extras import require_extra
 from reslab.runtime.files import DiskFullError, atomic_path, disk_full_guard
 from reslab.spec.errors import invalid
@@ -65,7 +66,7 @@ class PartialResults:
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row. Raises DiskFullError, with the number of rows that are in the file."""
         with self._disk_full_guard(), self.path.open("ab") as file:
-            file.write(_encode(json.dumps(row, ensure_ascii=False) + "\n"))
+            file.write(encode_text(json.dumps(row, ensure_ascii=False) + "\n"))
         self.num_rows += 1
 
     def _disk_full_guard(self) -> contextlib.AbstractContextManager[None]:
@@ -76,16 +77,6 @@ class PartialResults:
         os.unlink(self.path)
 
 
-def _encode(text: str) -> bytes:
-    """Return UTF-8, with the bytes of a file name that is none as escapes `\\udcff`, which JSON has too."""
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _original_path(path: str) -> str:
-    """Return the path that `_encode` has written."""
-    return re.sub(r"\\udc[89a-f][0-9a-f]", lambda match: chr(int(match[0][2:], 16)), path)
-
-
 _RESUME_STEP = "run the same command again with --resume"
 
 
@@ -93,139 +84,6 @@ def _saved_rows(num_rows: int, path: Path) -> str:
     return f"the {num_rows} rows written so far are in {path}"
 
 
-PredictionMetadata = Mapping[str, Any]
-# Further columns in files where they are not empty, with the fields of `Prediction` that they hold.
-_OPTIONAL_COLUMNS = {
-    "mask": "mask_path",
-    "overlay": "overlay_path",
-    "embedding": "embedding",
-    "grad_cam": "grad_cam",
-    "warning": "warning",
-}
-
-
-def format_csv(predictions: Iterable[Prediction]) -> str:
-    """Return one line per class, target, share or box: path, rank, class, probability, error in classification.
-
-    If any row has the file of a mask, an embedding, a Grad-CAM path or a warning, the first line of each image has them
-    in further columns. Texts that a spreadsheet would read as formulas begin with an apostrophe.
-    """
-    rows = list(predictions)
-    layout = choose_layout(rows)
-    optional = [name for name, field in _OPTIONAL_COLUMNS.items() if any(getattr(row, field) for row in rows)]
-    lines: list[list[object]] = []
-    for row in rows:
-        optional_cells = [_format_cell(getattr(row, _OPTIONAL_COLUMNS[name])) for name in optional]
-        entries = layout.entries(row) or [("",) * len(layout.columns)]
-        for rank, entry in enumerate(entries, 1):
-            cells = [value if isinstance(value, str) else f"{value:.6g}" for value in entry]
-            ranks = [rank if entry[0] else ""] if layout.has_rank else []
-            further = optional_cells if rank == 1 else [""] * len(optional)
-            lines.append([row.path, *ranks, *cells, row.error, *further])
-    return encode_csv([*layout.csv_columns, *optional], lines)
-
-
-def _format_cell(value: str | tuple[float, ...]) -> str:
-    return value if isinstance(value, str) else " ".join(f"{number:.7g}" for number in value)
-
-
-def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> str:
-    """Return one JSON object with `predictions` and `metadata`."""
-    payload = {"predictions": [prediction.to_dict() for prediction in predictions], "metadata": dict(metadata)}
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
-    """Return one row per image, with lists of classes and probabilities, targets and values, shares, or boxes.
-
-    Further columns are embedding, the paths of mask, overlay and Grad-CAM, warning and error. The metadata is under the
-    key `reslab`.
-    """
-    require_extra("parquet", "a .parquet file")
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = list(predictions)
-    layout = choose_layout(rows)
-    types = {str: pyarrow.string(), float: pyarrow.float64()}
-    columns = {"path": pyarrow.array([_encode(row.path) for row in rows], pyarrow.string())}
-    for i, column in enumerate(layout.columns):
-        lists = [[entry[i] for entry in layout.entries(row)] for row in rows]
-        columns[column.list_name] = pyarrow.array(lists, _list_type(types[column.parse]))
-    columns["embedding"] = pyarrow.array([list(row.embedding) for row in rows], _list_type(pyarrow.float32()))
-    for name, field in {**_OPTIONAL_COLUMNS, "error": "error"}.items():
-        if name != "embedding":
-            columns[name] = pyarrow.array([_encode(getattr(row, field)) for row in rows], pyarrow.string())
-    table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def _list_type(value_type: Any) -> Any:
-    import pyarrow
-
-    return pyarrow.list_(value_type)
-
-
-def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
-    rows: dict[str, dict[str, Any]] = {}
-    entries: dict[str, list[tuple[Any, ...]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or ()
-        layout = next((layout for layout in LAYOUTS if set(layout.csv_columns) <= set(header)), None)
-        if layout is None:
-            raise ValueError(f"columns {', '.join(header)}")
-        for line in reader:
-            record = {name: original_cell(cell or "") for name, cell in line.items() if name is not None}
-            record["path"] = _original_path(record["path"])
-            row = rows.setdefault(record["path"], {"path": record["path"], "error": record["error"]})
-            entry = [record[column.name] for column in layout.columns]
-            image_entries = entries.setdefault(record["path"], [])
-            if entry[0]:
-                pairs = zip(layout.columns, entry, strict=True)
-                image_entries.append(tuple(column.parse(cell) for column, cell in pairs))
-            if record.get("embedding"):
-                row["embedding"] = [float(number) for number in record["embedding"].split()]
-            for name in _OPTIONAL_COLUMNS.keys() - {"embedding"}:
-                row[name] = row.get(name) or record.get(name) or ""
-    return [prediction_from_dict({**row, **layout.fields(entries[name])}) for name, row in rows.items()], None
-
-
-def _read_json(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
-    payload = json.loads(path.read_text(encoding="utf-8"))
-    return [prediction_from_dict(row) for row in payload["predictions"]], payload.get("metadata")
-
-
-def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
-    require_extra("parquet", "a .parquet file")
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path)
-    metadata = (table.schema.metadata or {}).get(b"reslab")
-    layout = next(layout for layout in LAYOUTS if set(layout.list_columns) <= set(table.column_names))
-    rows = []
-    for row in table.to_pylist():
-        entries = list(zip(*(row.pop(name) for name in layout.list_columns), strict=True))
-        row["path"] = _original_path(row["path"])
-        rows.append(prediction_from_dict({**row, **layout.fields(entries)}))
-    return rows, json.loads(metadata) if metadata else None
-
-
-@dataclass(frozen=True)
-class PredictionFormat:
-    """A file format of predictions: `encode` returns the bytes of a file, `read` the rows and metadata of one."""
-
-    encode: Callable[[Iterable[Prediction], PredictionMetadata], bytes]
-    read: Callable[[Path], tuple[list[Prediction], PredictionMetadata | None]]
-
-
-PREDICTION_FORMATS = {
-    ".json": PredictionFormat(lambda rows, metadata: _encode(format_json(rows, metadata)), _read_json),
-    ".csv": PredictionFormat(lambda rows, metadata: _encode(format_csv(rows)), _read_csv),
-    ".parquet": PredictionFormat(format_parquet, _read_parquet),
-}
 _FORMATS: dict[str, PredictionFormat | BoxResultFormat] = {**PREDICTION_FORMATS, **BOX_FORMATS}
 
 

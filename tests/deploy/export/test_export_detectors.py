@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.deploy.backends.onnx_detector import build_onnx_detector, graph_detector
-from reslab.deploy.export.comparison import compare_detections, failed_checks
+from reslab.deploy.backends.graph_backends import build_onnx_detector, graph_detector
 from reslab.deploy.export.export import export
 from reslab.deploy.export.formats import torch_detect
 from reslab.deploy.export.graphs import BOX_GRAPH, detector_graphs, file_name, graph_names
+from reslab.deploy.export.verification import compare_detections, failed_checks
 from reslab.deploy.predict import predict
 from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.safetensors_io import save_weights

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
-from reslab.deploy.export.comparison import compare_outputs, failed_checks
 from reslab.deploy.export.export import export
+from reslab.deploy.export.verification import compare_outputs, failed_checks
 from reslab.deploy.predict import predict
 from reslab.deploy.predictor import model_task
 from reslab.nn.factory import create_model

@@ -9,7 +9,7 @@ from reslab.deploy.backends.graph_backends import build_graph
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.deploy.export.graphs import to_onnx
 from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_of_modules, quantized_blocks
-from reslab.deploy.export.verify import choose_num_calibration_images, load_verification_data
+from reslab.deploy.export.verification import choose_num_calibration_images, load_verification_data
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
 

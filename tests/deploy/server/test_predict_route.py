@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from reslab.deploy.export.verify import load_calibration_images
+from reslab.deploy.export.verification import load_calibration_images
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings

@@ -40,7 +40,7 @@ def _build_torch(network: DenseNetwork, device: torch.device) -> DetectFn:
 
 
 def _build_onnxruntime(network: DenseNetwork, device: torch.device) -> DetectFn:
-    from reslab.deploy.backends.onnx_detector import build_onnx_detector
+    from reslab.deploy.backends.graph_backends import build_onnx_detector
 
     return build_onnx_detector(copy.deepcopy(network).cpu().float(), torch.get_num_threads())
 
@@ -96,7 +96,7 @@ def open_detection_backend(
 
 
 def _open_graph(graph: GraphModel, arch: DetectionArch) -> DetectFn:
-    from reslab.deploy.backends.onnx_detector import open_onnx_detector
+    from reslab.deploy.backends.graph_backends import open_onnx_detector
 
     return open_onnx_detector(graph.path, arch, torch.get_num_threads())
 

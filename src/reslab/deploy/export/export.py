@@ -17,10 +17,16 @@ from torch import nn
 
 from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
-from reslab.deploy.export.comparison import ExportComparison, compare_detections, compare_outputs, failed_checks
 from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat, torch_detect
 from reslab.deploy.export.quantization import check_int8
-from reslab.deploy.export.verify import VerificationData, load_verification_data
+from reslab.deploy.export.verification import (
+    ExportComparison,
+    VerificationData,
+    compare_detections,
+    compare_outputs,
+    failed_checks,
+    load_verification_data,
+)
 from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.read import read_checkpoint

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from reslab.deploy.backends.backend import DetectFn, ForwardFn
+from reslab.deploy.backends.graph_backends import open_onnx_detector
 from reslab.deploy.export import writers
 from reslab.deploy.export.graphs import detector_to_onnx, file_name
 from reslab.deploy.export.writers import WEIGHTS_FILE, ExportJob, graph_metadata
@@ -27,8 +28,6 @@ def write_detector_onnx(job: ExportJob, path: Path) -> None:
 
 def load_detector_onnx(job: ExportJob, path: Path) -> DetectFn:
     """Load the graphs in ONNX Runtime."""
-    from reslab.deploy.backends.onnx_detector import open_onnx_detector
-
     assert isinstance(job.network.arch, DetectionArch)
     return open_onnx_detector(path, job.network.arch, job.num_threads)
 

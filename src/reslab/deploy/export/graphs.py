@@ -4,7 +4,7 @@ Of detectors the graphs are the networks alone, without the selection of boxes b
 one graph: images (N, C, H, W), resized and normalized, to class logits and box regressions of each level. Of a two-
 stage detector the first graph returns the maps of the levels, with objectness and box regressions of the anchors; a
 second takes pooled regions (R, C, h, w) to class logits and box regressions, and of Mask R-CNN a third to mask logits.
-Resizing, anchors, decoding and non-maximum suppression stay with torchvision (`reslab.deploy.backends.onnx_detector`).
+Resizing, anchors, decoding and non-maximum suppression stay with torchvision (`reslab.deploy.backends.graph_backends`).
 All sizes are free.
 """
 

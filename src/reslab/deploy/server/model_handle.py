@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from reslab.deploy.export.verify import load_calibration_images
+from reslab.deploy.export.verification import load_calibration_images
 from reslab.deploy.inputs import InferenceTransform, PreparedImage
 from reslab.deploy.predict import image_transform
 from reslab.deploy.prediction import OutputForm
 from reslab.deploy.prediction_images import GradCam
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor, class_names
-from reslab.deploy.server.ablation import AnalysisModel
-from reslab.deploy.server.box_ablation import DetectorAnalysis
+from reslab.deploy.server.ablation import AnalysisModel, DetectorAnalysis
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import read_header

@@ -15,13 +15,14 @@ from reslab.deploy.server.ablation import (
     AblationRequest,
     AblationResult,
     AnalysisModel,
+    BoxAblationResult,
+    DetectorAnalysis,
     ablation_curve,
     apply_ablation,
     finite_or_none,
     parse_ablation,
     run_ablation,
 )
-from reslab.deploy.server.box_ablation import BoxAblationResult, DetectorAnalysis
 from reslab.deploy.server.decoding import png_data_uri
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.model_handle import LoadedModel

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.deploy.backends import torch_backend
-from reslab.deploy.backends.torch_backend import PackedConv2d, can_pack, pack_convolutions
+from reslab.deploy.backends import registry
+from reslab.deploy.backends.registry import PackedConv2d, can_pack, pack_convolutions
 
 CPU = torch.device("cpu")
 CONVS = [
@@ -76,4 +76,4 @@ def test_nothing_is_packed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_pack(torch.float32, torch.device("meta"))
     assert not can_pack(torch.float16, CPU)
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert not torch_backend.can_pack(torch.float32, CPU)
+    assert not registry.can_pack(torch.float32, CPU)

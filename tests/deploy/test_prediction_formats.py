@@ -10,10 +10,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from reslab.data.segments import encode_mask
-from reslab.deploy.box_results import ResultIds
 from reslab.deploy.inputs import InputItem
-from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, check_output_format, check_output_path
+from reslab.deploy.outputs import PredictionFile, check_output_format, check_output_path
 from reslab.deploy.prediction import DetectedBox, Prediction, prediction_from_dict
+from reslab.deploy.prediction_formats import PREDICTION_FORMATS, ResultIds
 from reslab.metrics.coco import OverlapKind, evaluate_coco_json
 from reslab.spec.task import find_task
 
