@@ -14,7 +14,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from reslab.cli.options import Panel, complete_recipe
+from reslab.spec.config import is_toml
 from reslab.spec.errors import invalid
+from reslab.spec.task import find_task
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -154,7 +156,6 @@ def require_model_and_recipe(model: str | None, recipe: str | None, task: str | 
     by the libraries themselves, and so later.
     """
     from reslab.spec.recipes import find_recipe
-    from reslab.spec.task import find_task
     from reslab.spec.zoo.dense import find_dense_arch, require_model
     from reslab.spec.zoo.resolve import get_arch
 
@@ -170,7 +171,6 @@ def require_model_and_recipe(model: str | None, recipe: str | None, task: str | 
 
 def _is_outside_zoo(model: str) -> bool:
     """Return True for a library's network that the zoo lacks (`timm/NAME`) and a factory (`package.module:NAME`)."""
-    from reslab.spec.config import is_toml
     from reslab.spec.zoo.dense import find_dense_arch
     from reslab.spec.zoo.resolve import find_model_name
 

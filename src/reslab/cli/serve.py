@@ -20,12 +20,13 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json
 from reslab.deploy.examples import example_runs
+from reslab.deploy.server.settings import ServerSettings
+from reslab.runtime.extras import require_extra
 from reslab.spec.errors import invalid
 from reslab.training.model_forms import check_model_source
 
 if TYPE_CHECKING:
     from reslab.deploy.server.model_handle import ServedModel
-    from reslab.deploy.server.settings import ServerSettings
     from reslab.training.run import Run
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -155,11 +156,7 @@ def serve(
     _check_token(token, host, token_text, insecure)
     for run in runs or []:
         check_model_source(run)
-    from reslab.runtime.extras import require_extra
-
     require_extra("serve", "reslab serve")
-    from reslab.deploy.server.settings import ServerSettings
-
     settings = ServerSettings(
         allow_code=model.allow_code,
         backend=backend,

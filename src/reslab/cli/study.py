@@ -12,6 +12,7 @@ from reslab.cli.options import DataDir, Device, JsonFlag, MaxPixels, Panel, comp
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, format_metric, format_percent, pluralize
 from reslab.runtime.allocator import keep_freed_memory
+from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
 from reslab.spec.task import TASKS
@@ -166,7 +167,6 @@ def _run_task(options: "StudyOptions", task: int) -> None:
 
 
 def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> None:
-    from reslab.runtime.files import write_atomic
     from reslab.studies.run_study import estimate_cost, plan_study, worker_command
     from reslab.studies.runner import make_slurm_script
 

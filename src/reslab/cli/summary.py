@@ -20,14 +20,18 @@ from reslab.cli.overrides import ModelOverrides, parse_model_overrides
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.runtime.files import write_atomic
 from reslab.spec.arch import format_convs
-from reslab.spec.config import is_toml
+from reslab.spec.config import is_toml, to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, stem_ops
 from reslab.spec.shapes import receptive_field
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch, override_dense_arch, require_model
+from reslab.spec.zoo.resolve import resolve_arch
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from reslab.nn.cost import LayerSummary
     from reslab.report.stage_table import StageTable
     from reslab.spec.arch import Arch
     from reslab.spec.dense import DenseArch
@@ -144,13 +148,19 @@ def _write_stages(table: "StageTable", output: Path) -> None:
 
 
 def _count_macs(arch: "Arch") -> int:
+    _, layers = _measure(arch, arch.input_size)
+    return sum(layer.macs for layer in layers)
+
+
+def _measure(arch: "Arch | DenseArch", input_shape: tuple[int, ...]) -> "tuple[nn.Module, list[LayerSummary]]":
+    """Return the network, built on the meta device without memory, and the costs of its layers."""
     from reslab.nn.cost import layer_table
     from reslab.nn.factory import create_model
     from reslab.nn.init import init_empty_weights
 
     with init_empty_weights():
         model = create_model(arch)
-    return sum(layer.macs for layer in layer_table(model, arch.input_size))
+    return model, layer_table(model, input_shape)
 
 
 def _print_summary(info: dict[str, Any], as_json: bool) -> None:
@@ -171,8 +181,6 @@ def resolve_arch_and_input(
     name: str, input_size: str | None, num_classes: int | None, overrides: list[str] | None
 ) -> tuple["Arch", tuple[int, ...]]:
     """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
-    from reslab.spec.zoo.resolve import resolve_arch
-
     arch_overrides = parse_model_overrides(overrides)
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)
@@ -207,14 +215,8 @@ def parse_input_size(text: str) -> tuple[int, ...]:
 
 
 def summarize_arch(arch: "Arch", input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return everything that `reslab summary` prints. The network is built on the meta device, without memory."""
-    from reslab.nn.cost import layer_table
-    from reslab.nn.factory import create_model
-    from reslab.nn.init import init_empty_weights
-
-    with init_empty_weights():
-        model = create_model(arch)
-    layers = layer_table(model, input_shape)
+    """Return everything that `reslab summary` prints."""
+    model, layers = _measure(arch, input_shape)
     return {
         "name": arch.name,
         "reference": arch.reference,
@@ -267,18 +269,11 @@ def summarize_dense_arch(arch: "DenseArch") -> dict[str, Any]:
 
     A detector is counted with as many regions as it evaluates at most.
     """
-    from reslab.nn.cost import layer_table
-    from reslab.nn.factory import create_model
-    from reslab.nn.init import init_empty_weights
-    from reslab.spec.config import to_dict
-
-    with init_empty_weights():
-        model = create_model(arch)
+    model, layers = _measure(arch, arch.input_size)
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         parts[_part(name)] = parts.get(_part(name), 0) + parameter.numel()
     macs: dict[str, int] = {}
-    layers = layer_table(model, arch.input_size)
     for layer in layers:
         macs[_part(layer.name)] = macs.get(_part(layer.name), 0) + layer.macs
     return {
