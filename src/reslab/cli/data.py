@@ -12,7 +12,9 @@ from reslab.data.dataset_names import require_dataset_name
 from reslab.report.format import format_int, format_percent
 
 if TYPE_CHECKING:
-    from reslab.data.check.check import DataCheck
+    from collections.abc import Sequence
+
+    from reslab.data.check.check import DataCheck, Finding
 
 data_app = typer.Typer(help="Check a dataset before training.")
 
@@ -45,43 +47,47 @@ def check(
     Exit code 1 if there are errors, which would stop training.
     """
     require_dataset_name(path)
-    from reslab.cli.data_check_page import build_data_check_page, value_rows
+    from reslab.cli.data_check_page import build_data_check_page
     from reslab.data.check.check import Severity, check_data
     from reslab.data.check.findings import list_findings
 
     with limit_pixels(max_pixels):
-        check_result = check_data(path, data_dir, **labels.arguments())
-    issues = list_findings(check_result)
-    output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
-    transform = default_train_transform(check_result) if train_transform is None else train_transform
-    write_page(output_path, build_data_check_page(check_result, issues, transform, seed))
-    exit_code = int(any(issue.severity is Severity.ERROR for issue in issues))
+        result = check_data(path, data_dir, **labels.arguments())
+    findings = list_findings(result)
+    output_path = html_path or Path(f"data-check-{result.listing.name}.html")
+    transform = default_train_transform(result) if train_transform is None else train_transform
+    write_page(output_path, build_data_check_page(result, findings, transform, seed))
     if as_json:
-        print_json(
-            {
-                **check_result.to_dict(),
-                "findings": [{"severity": issue.severity, "kind": issue.kind, "text": issue.text} for issue in issues],
-                "html": str(output_path),
-            }
-        )
-        raise typer.Exit(exit_code)
+        texts = [{"severity": one.severity, "kind": one.kind, "text": one.text} for one in findings]
+        print_json({**result.to_dict(), "findings": texts, "html": str(output_path)})
+    else:
+        print_table(*_count_table(result))
+        print()
+        _print_findings(result, findings)
+    raise typer.Exit(int(any(finding.severity is Severity.ERROR for finding in findings)))
+
+
+def _count_table(check_result: "DataCheck") -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of what is counted in the images of each split, by the form of their labels."""
+    from reslab.cli.data_check_page import value_rows
+
     if check_result.masks:
         titles = [f"{split} {unit}" for split in check_result.masks for unit in ("images", "pixels")]
-        print_table(["class", *titles], _mask_rows(check_result))
-    elif check_result.boxes:
+        return ["class", *titles], _mask_rows(check_result)
+    if check_result.boxes:
         titles = [title for split in check_result.boxes for title in (f"{split} images", "boxes")]
-        print_table(["class", *titles], _box_rows(check_result))
-    elif check_result.labels.values:
-        print_table(["value", "split", "images", "min", "mean", "std", "max"], value_rows(check_result))
-    else:
-        print_table(["class", *check_result.counts], _class_rows(check_result))
-    print()
-    for issue in issues:
-        print(f"{issue.severity}: {issue.text}")
-    if not issues:
+        return ["class", *titles], _box_rows(check_result)
+    if check_result.labels.values:
+        return ["value", "split", "images", "min", "mean", "std", "max"], value_rows(check_result)
+    return ["class", *check_result.counts], _class_rows(check_result)
+
+
+def _print_findings(check_result: "DataCheck", findings: "Sequence[Finding]") -> None:
+    for finding in findings:
+        print(f"{finding.severity}: {finding.text}")
+    if not findings:
         balance = ", the classes are balanced" if any(check_result.counts.values()) else ""
         print(f"no problems found: all files are readable, no image is duplicated{balance}")
-    raise typer.Exit(exit_code)
 
 
 def default_train_transform(check_result: "DataCheck") -> str:

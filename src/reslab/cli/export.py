@@ -1,5 +1,6 @@
 """`reslab export`: write a trained network in another format and verify it there."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,21 +15,17 @@ if TYPE_CHECKING:
     from reslab.deploy.export.export import ExportResult
 
 
-def export(
-    *,
-    to: Annotated[
-        str,
-        typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino."),
-    ],
-    run: Annotated[str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
-    model: ModelOptions,
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is written, and the images that it is verified on, by the names of `export`."""
+
     output: Annotated[
         Path | None,
         output_option("PATH", "File or folder to write.", "export/ beside the weights"),
-    ] = None,
+    ] = None
     precision: Annotated[
         str, typer.Option("--precision", metavar="NAME", help="float32; bf16 with openvino; int8 with onnx.")
-    ] = "float32",
+    ] = "float32"
     data: Annotated[
         str | None,
         typer.Option(
@@ -38,8 +35,8 @@ def export(
             help="Dataset to verify the exported network on.",
             show_default="the run's own",
         ),
-    ] = None,
-    data_dir: DataDir = None,
+    ] = None
+    data_dir: DataDir = None
     num_images: Annotated[
         int | None,
         typer.Option(
@@ -50,7 +47,7 @@ def export(
             help="Number of images to verify on.",
             show_default="256 with float32, else all",
         ),
-    ] = None,
+    ] = None
     max_drop: Annotated[
         float,
         typer.Option(
@@ -58,29 +55,28 @@ def export(
             metavar="FLOAT",
             help="Largest accepted drop of the metric with bf16 and int8, in points (of an error: rise in percent).",
         ),
-    ] = 1.0,
-    force: Annotated[
-        bool, typer.Option("--force", rich_help_panel=Panel.OUTPUT, help="Overwrite existing files.")
-    ] = False,
+    ] = 1.0
+    force: Annotated[bool, typer.Option("--force", rich_help_panel=Panel.OUTPUT, help="Overwrite existing files.")] = (
+        False
+    )
+
+
+def export(
+    *,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino."),
+    ],
+    run: Annotated[str | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
+    model: ModelOptions,
+    options: ExportOptions,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a network, reload it in the target runtime and verify it against the original on real images."""
     choice, _ = model.choose([run] if run else [])
     from reslab.deploy.export.export import export as export_network
 
-    result = export_network(
-        choice.source,
-        to,
-        output,
-        data=data,
-        data_dir=data_dir,
-        precision=precision,
-        max_drop=max_drop,
-        num_images=num_images,
-        force=force,
-        weights=choice.weights,
-        allow_code=choice.allow_code,
-    )
+    result = export_network(choice.source, to, weights=choice.weights, allow_code=choice.allow_code, **vars(options))
     print_result(result.to_dict(), _export_rows(result), as_json=as_json)
 
 

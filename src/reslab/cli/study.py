@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from reslab.studies.run_study import StudyOptions
 
 
-def study(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="Study; `reslab studies` lists them.", autocompletion=complete_study),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The trainings of the study, and where they run, by the names of `StudyOptions`."""
+
     scale: Annotated[
         str,
         typer.Option(
@@ -34,19 +34,23 @@ def study(
             metavar="smoke|short|full",
             help="smoke takes seconds, short minutes per row, full is the paper's procedure.",
         ),
-    ] = "smoke",
-    rows: Annotated[
-        str | None, typer.Option("--rows", metavar="NAME,...", help="Rows to run.", show_default="all")
-    ] = None,
+    ] = "smoke"
     seeds: Annotated[
         int | None,
         typer.Option("--seeds", metavar="INTEGER", min=1, help="Number of seeds per row.", show_default="the study's"),
-    ] = None,
+    ] = None
     store: Annotated[
         Path,
         typer.Option("--store", metavar="DIR", rich_help_panel=Panel.OUTPUT, help="Folder of the finished trainings."),
-    ] = Path("studies/store"),
-    jobs: Annotated[
+    ] = Path("studies/store")
+    output: Annotated[
+        Path | None,
+        output_option("DIR", "Folder of the report.", "studies/NAME-SCALE"),
+    ] = None
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of what the store has, and train nothing.")
+    ] = False
+    num_jobs: Annotated[
         int,
         typer.Option(
             "--jobs",
@@ -55,7 +59,22 @@ def study(
             rich_help_panel=Panel.COMPUTE,
             help="Number of parallel processes, with one thread each.",
         ),
-    ] = 1,
+    ] = 1
+    device: Device = "auto"
+    data_dir: DataDir = None
+
+
+def study(
+    *,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Study; `reslab studies` lists them.", autocompletion=complete_study),
+    ],
+    training: TrainingOptions,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="NAME,...", help="Rows to run.", show_default="all")
+    ] = None,
+    max_pixels: MaxPixels = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and what it would cost, and run nothing.")
     ] = False,
@@ -65,16 +84,6 @@ def study(
             "--slurm", metavar="FILE", rich_help_panel=Panel.COMPUTE, help="Write an sbatch array script; run nothing."
         ),
     ] = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Write the report of what the store has, and train nothing.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        output_option("DIR", "Folder of the report.", "studies/NAME-SCALE"),
-    ] = None,
-    data_dir: DataDir = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
     task: Annotated[
         int | None, typer.Option("--task", metavar="INTEGER", hidden=True, help="Run one job, write no report.")
     ] = None,
@@ -85,8 +94,8 @@ def study(
     Exit code 1 if trainings failed. Claims that fail or stay undecided, and rows that cannot run here, are no errors.
     """
     keep_freed_memory()
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, SCALES)
+    if training.scale not in SCALES:
+        raise unknown_name("scale", training.scale, SCALES)
     from reslab.spec.papers import get_study
 
     study_spec = get_study(name)
@@ -95,18 +104,7 @@ def study(
         study_spec.get_row(row)
     from reslab.studies.run_study import StudyOptions
 
-    options = StudyOptions(
-        study_spec,
-        scale,
-        selected_rows,
-        seeds,
-        store=store,
-        data_dir=data_dir,
-        device=device,
-        num_jobs=jobs,
-        output=output,
-        report_only=report_only,
-    )
+    options = StudyOptions(study_spec, rows=selected_rows, **vars(training))
     with limit_pixels(max_pixels):
         if task is not None:
             _run_task(options, task)
