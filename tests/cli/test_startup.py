@@ -43,6 +43,7 @@ EXIT_CODES = {
     "lr-find nosuch": 1,
     "lr-find --set lr=fast": 1,
     "analyze nosuch": 1,
+    "analyze gradients nosuch": 1,
     "analyze gradients resnet20_cifar --html page.txt": 1,
     "predict nosuch a.jpg": 1,
     "predict . a.jpg": 1,

@@ -147,6 +147,7 @@ def analyze(
     if name is not None and name not in ANALYSIS_NAMES:
         raise unknown_name("analysis", name, ANALYSIS_NAMES, "`reslab analyze` lists them all")
     output.check()
+    _check_names(names or [])
     arch_overrides, analysis_options = split_model_prefix(parse_overrides(overrides))
     from reslab.analysis.open_targets import open_targets
     from reslab.analysis.registry import ANALYSES, override_options, run_each
@@ -165,6 +166,15 @@ def analyze(
         results, skipped = run_each(name, targets, analysis_options)
     analyzed = [one for one in targets if one.name not in skipped]
     print_results(analysis, analyzed, [to_dict(result) for result in results], skipped, output)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise ValueError for a name that no model has, before torch is imported; paths and other forms are left."""
+    from reslab.spec.zoo.dense import require_model
+
+    for name in names:
+        if not set(name) & set("/@:") and not Path(name).suffix and not Path(name).exists():
+            require_model(name)
 
 
 def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:

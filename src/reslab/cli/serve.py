@@ -102,16 +102,16 @@ class RequestLimits:
     ] = 30.0
 
 
-def serve(
-    *,
-    runs: Annotated[list[str] | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
-    model: ModelOptions,
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """The address to listen on, and who may send requests."""
+
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 is every interface.")
-    ] = "127.0.0.1",
+    ] = "127.0.0.1"
     port: Annotated[
         int, typer.Option("--port", metavar="INTEGER", min=0, max=65535, help="Port; 0 picks a free one.")
-    ] = 8000,
+    ] = 8000
     token: Annotated[
         str | None,
         typer.Option(
@@ -120,10 +120,10 @@ def serve(
             help="Bearer token that clients must send.",
             show_default=f"${_TOKEN_VARIABLE}, else none",
         ),
-    ] = None,
+    ] = None
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow a --host that other machines reach without a token.")
-    ] = False,
+    ] = False
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,7 +132,7 @@ def serve(
             help="Host name to answer to, such as that of a proxy; repeatable.",
             show_default="this machine's names",
         ),
-    ] = None,
+    ] = None
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,7 +141,28 @@ def serve(
             help="Origin whose web pages may send requests, such as https://example.org; repeatable.",
             show_default="the server's own",
         ),
-    ] = None,
+    ] = None
+
+    def check(self) -> str:
+        """Return the token, which may be that of the environment. Raises ValueError where one is missing."""
+        if self.token is not None and not self.token.strip():
+            raise invalid("a token of at least one character", repr(self.token), next_step="leave --token out for none")
+        token = os.environ.get(_TOKEN_VARIABLE, "") if self.token is None else self.token
+        if _is_loopback(self.host) or token:
+            return token
+        if not self.insecure:
+            required = "a token for a server that other machines reach"
+            step = f"add --token TOKEN (or {_TOKEN_VARIABLE}), or --insecure if every machine there may use it"
+            raise invalid(required, f"--host {self.host} without one", nearest="--host 127.0.0.1", next_step=step)
+        echo_err(f"warning: {self.host} is reachable from other machines, and requests need no token (--insecure)")
+        return token
+
+
+def serve(
+    *,
+    runs: Annotated[list[str] | None, typer.Argument(metavar=MODEL_METAVAR, help=MODEL_HELP)] = None,
+    model: ModelOptions,
+    access: AccessOptions,
     backend: InferenceBackend = "auto",
     precision: InferencePrecision = "float32",
     device: Device = "auto",
@@ -152,8 +173,7 @@ def serve(
 
     Without a run, two example networks are served: a residual one for 8x8 digits and its plain twin.
     """
-    token_text = os.environ.get(_TOKEN_VARIABLE, "") if token is None else token
-    _check_token(token, host, token_text, insecure)
+    token = access.check()
     for run in runs or []:
         check_model_source(run)
     require_extra("serve", "reslab serve")
@@ -162,13 +182,13 @@ def serve(
         backend=backend,
         precision=precision,
         device=device,
-        token=token_text,
-        allowed_hosts=(*_own_hosts(host), *(name.lower() for name in allow_host or ())),
-        allowed_origins=tuple(origin.rstrip("/").lower() for origin in allow_origin or ()),
+        token=token,
+        allowed_hosts=(*_own_hosts(access.host), *(name.lower() for name in access.allow_host or ())),
+        allowed_origins=tuple(origin.rstrip("/").lower() for origin in access.allow_origin or ()),
         max_bytes_in_flight=max(16 * limits.max_bytes, 256 << 20),
         **vars(limits),
     )
-    _serve(_served_models(runs or [], model), settings, host, port, as_json)
+    _serve(_served_models(runs or [], model), settings, access.host, access.port, as_json)
 
 
 def _serve(
@@ -216,14 +236,3 @@ def _own_hosts(host: str) -> tuple[str, ...]:
         return LOOPBACK_HOSTS
     names = (socket.gethostname(), socket.getfqdn(), *([] if host in _ANY_ADDRESSES else [host]))
     return (*LOOPBACK_HOSTS, *dict.fromkeys(name.lower() for name in names))
-
-
-def _check_token(token_option: str | None, host: str, token: str, insecure: bool) -> None:
-    if token_option is not None and not token_option.strip():
-        raise invalid("a token of at least one character", repr(token_option), next_step="leave --token out for none")
-    if not _is_loopback(host) and not token:
-        if not insecure:
-            required = "a token for a server that other machines reach"
-            step = f"add --token TOKEN (or {_TOKEN_VARIABLE}), or --insecure if every machine there may use it"
-            raise invalid(required, f"--host {host} without one", nearest="--host 127.0.0.1", next_step=step)
-        echo_err(f"warning: {host} is reachable from other machines, and requests need no token (--insecure)")
