@@ -12,6 +12,7 @@ import typer
 from reslab.cli.options import DataDir, Device, JsonFlag, MaxPixels, Panel, complete_study, limit_pixels, output_option
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, format_metric, format_percent, pluralize
+from reslab.report.pages.study_results import StudyPage, StudyRow, format_metric_value, reported_text
 from reslab.runtime.allocator import keep_freed_memory
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid, unknown_name
@@ -19,7 +20,6 @@ from reslab.spec.study import SCALES
 from reslab.spec.task import TASKS
 
 if TYPE_CHECKING:
-    from reslab.report.pages.study_results import StudyPage, StudyRow
     from reslab.studies.run_study import StudyOptions
 
 
@@ -191,7 +191,7 @@ def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> N
         echo_err(f"{len(cost.pending)} tasks in {path}: sbatch {shlex.quote(str(path))}")
 
 
-def study_payload(page: "StudyPage") -> dict[str, Any]:
+def study_payload(page: StudyPage) -> dict[str, Any]:
     """Return the value of `reslab study --json`."""
     return {
         "study": page.study.name,
@@ -209,7 +209,7 @@ def study_payload(page: "StudyPage") -> dict[str, Any]:
     }
 
 
-def _row_payload(row: "StudyRow") -> dict[str, Any]:
+def _row_payload(row: StudyRow) -> dict[str, Any]:
     return {
         "name": row.row.name,
         "arch": row.arch_text,
@@ -226,9 +226,7 @@ def _row_payload(row: "StudyRow") -> dict[str, Any]:
     }
 
 
-def _print_page(page: "StudyPage") -> None:
-    from reslab.report.pages.study_results import format_metric_value, reported_text
-
+def _print_page(page: StudyPage) -> None:
     print(f"{page.study.title} ({page.study.reference}), scale {page.scale}")
     cells = [
         (

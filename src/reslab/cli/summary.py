@@ -18,6 +18,7 @@ from reslab.cli.options import (
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table, write_page
 from reslab.cli.overrides import ModelOverrides, parse_model_overrides
 from reslab.report.format import format_int, format_shape, format_si
+from reslab.report.stage_table import StageTable, StageTablePage, render_markdown, render_text, stage_table
 from reslab.runtime.files import write_atomic
 from reslab.spec.arch import format_convs
 from reslab.spec.config import is_toml, to_dict
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reslab.nn.cost import LayerSummary
-    from reslab.report.stage_table import StageTable
     from reslab.spec.arch import Arch
     from reslab.spec.dense import DenseArch
 
@@ -122,8 +122,6 @@ def _draw(arch: "Arch", path: Path, block: str, as_json: bool) -> None:
 
 def _print_stages(archs: "list[Arch]", output: Path | None, as_json: bool) -> None:
     """Print the stage table, or write it to a file whose ending says how."""
-    from reslab.report.stage_table import render_text, stage_table
-
     table = stage_table(archs, [_count_macs(arch) for arch in archs])
     if output is not None:
         _write_stages(table, output)
@@ -134,14 +132,10 @@ def _print_stages(archs: "list[Arch]", output: Path | None, as_json: bool) -> No
         print(render_text(table, width), end="")
 
 
-def _write_stages(table: "StageTable", output: Path) -> None:
+def _write_stages(table: StageTable, output: Path) -> None:
     if output.suffix.lower() == ".html":
-        from reslab.report.stage_table import StageTablePage
-
         write_page(output, StageTablePage(table))
         return
-    from reslab.report.stage_table import render_markdown, render_text
-
     render = render_markdown if output.suffix.lower() == ".md" else render_text
     write_atomic(output, render(table).encode())
     echo_err(f"table: {output}")
