@@ -73,20 +73,7 @@ class Goal:
 
 
 GOALS = (
-    Goal(
-        "fast-gpu",
-        0.94,
-        5.0,
-        5,
-        "flip shift(1)",
-        (
-            {},
-            {"model.stem": "conv3(24,whitened) act maxpool2 conv3(64) norm act"},
-            {"model.stem": "conv3(32) norm act conv3(64) norm act maxpool2"},
-            {"train_transform": "pad(2,reflect) crop(32) flip"},
-        ),
-        ("8 epochs", "10 epochs", "12 epochs"),
-    ),
+    Goal("fast-gpu", 0.94, 5.0, 5, "flip shift(1)", ({},), ("8 epochs", "10 epochs")),
     Goal(
         "fast-gpu-96",
         0.96,
@@ -95,8 +82,8 @@ GOALS = (
         "flip shift(1)",
         (
             {},
-            {"train_transform": "pad(4,reflect) crop(32) alternating-flip"},
-            {"optimizer.weight_decay": "0.2"},
+            {"train_transform": "pad(4,reflect) crop(32) alternating-flip cutout(14,120)"},
+            {"optimizer.lr": "0.18"},
         ),
         num_trial_seeds=1,
     ),

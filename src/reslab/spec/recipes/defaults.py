@@ -31,7 +31,7 @@ FAST_GPU = Recipe(
         kwargs="scale=original adamw_lr_factor=0.03",
     ),
     schedule=ScheduleConfig("linear"),
-    duration="15 epochs",
+    duration="12 epochs",
     batch_size=1000,
     train_transform="pad(2,reflect) crop(32) alternating-flip",
     label_smoothing=0.2,
