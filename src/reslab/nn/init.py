@@ -223,7 +223,7 @@ def fit_input_layers(model: nn.Module, forward: Callable[[], object]) -> None:
     """
     was_training = model.training
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: module.fit_input(inputs[0]))  # type: ignore[operator]
+        module.register_forward_pre_hook(lambda module, inputs: module.fit_input(inputs[0]))
         for module in model.modules()
         if hasattr(module, "fit_input")
     ]
