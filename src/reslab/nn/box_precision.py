@@ -41,6 +41,11 @@ def keep_boxes_precise(module: nn.Module) -> None:
             anchors.register_forward_pre_hook(_convert_maps)
 
 
+def has_known_boxes(module: nn.Module) -> bool:
+    """Return True if `keep_boxes_precise` knows where a detector computes boxes: if it is built of torchvision's."""
+    return next(_find_parts(module, _HEADS), None) is not None
+
+
 def _find_parts(module: nn.Module, names_by_owner: _NamesByOwner) -> Iterator[nn.Module]:
     for owner in module.modules():
         for types, names in names_by_owner.items():

@@ -93,9 +93,16 @@ def setup_run(
     factory = module_factory(options, data.num_classes, input_size)
     data = task.prepare_data(_use_pretrained_preprocess(data, model), model)
     recipe, recipe_messages = resolve_recipe(options, data, task.spec, input_size, bool(pretrained), image_size)
-    recipe = resolve_precision(recipe, device)
+    recipe, precision_messages = _resolve_precision(recipe, device, task.float32_reason(model))
     data_messages = _data_messages(data, recipe)
-    messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
+    messages = (
+        *default_messages,
+        *data_messages,
+        *image_size.messages,
+        *messages,
+        *recipe_messages,
+        *precision_messages,
+    )
     check_monitor_split(recipe, data)
     if not pretrained and model is not options.model:
         fit_first_layers(model, data, task)
@@ -135,6 +142,14 @@ def setup_run(
     }
     path = Path(output) if output is not None else make_run_path(metadata["model"]["name"], data.name)
     return TrainSetup(Run.create(path, metadata), data, recipe, input_size, loop, task, messages)
+
+
+def _resolve_precision(recipe: Recipe, device: torch.device, float32_reason: str) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe with `auto` replaced, and a message where that is float32 for a reason of the network."""
+    resolved = resolve_precision(recipe, device)
+    if not float32_reason or recipe.precision == resolved.precision or resolved.precision == "float32":
+        return resolved, ()
+    return replace(resolved, precision="float32"), (float32_reason,)
 
 
 def _with_image_size(data: DatasetSplits, options: TrainOptions) -> tuple[DatasetSplits, ImageSize]:

@@ -29,6 +29,7 @@ from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.factory import create_model
 from reslab.spec.zoo.dense import dense_arch_for
+from reslab.training import setup_recipe
 from reslab.training.evaluation.detection import DetectionEvaluation
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.loop import TrainStep
@@ -233,6 +234,35 @@ def test_a_module_of_torchvision_is_trained_in_bf16_with_anchors_in_float32(voc:
     assert evaluate(run, module=model).to_dict() == pytest.approx(
         {name: run.result[name] for name in ("ap", "ap50", "ap75", "voc_map", "mask_ap", "loss", "num_samples")}
     )
+
+
+class ForeignDetector(nn.Module):
+    """Predicts one box of the same size in each image; its loss pulls the side to that of the first object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        if targets is not None:
+            sides = [target["boxes"][:1, 2] for target in targets]
+            return {"side": (self.side - torch.cat(sides)).abs().sum()}
+        box = torch.stack([self.side * 0, self.side * 0, self.side, self.side])[None]
+        return [{"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)} for _ in images]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "float32"), ("bf16", "bf16")])
+def test_a_detector_of_other_classes_is_trained_in_float32_unless_bf16_is_required(
+    precision: str, expected: str, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup_recipe, "has_fast_bf16", lambda device: True)
+    run = train(
+        ForeignDetector(), voc, epochs=1, batch_size=2, output=tmp_path / "run", device="cpu", workers=0,
+        overrides={"precision": precision, "optimizer.name": "sgd"}, on_log=lambda line: None,
+    )  # fmt: skip
+    assert run.metadata["precision"] == expected
+    messages = [text for text in run.metadata["messages"] if "ForeignDetector is not built of torchvision's" in text]
+    assert len(messages) == (precision == "auto")
 
 
 def test_a_batch_without_any_object_trains(tmp_path: Path) -> None:

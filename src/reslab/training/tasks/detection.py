@@ -65,6 +65,20 @@ class Detection(TaskType):
 
         keep_boxes_precise(model)
 
+    def float32_reason(self, model: nn.Module) -> str:
+        """Return that boxes of a detector that is not built of torchvision's cannot be kept in float32."""
+        from reslab.nn.box_precision import has_known_boxes  # here: torchvision takes a second to import
+
+        if has_known_boxes(model):
+            return ""
+        text = (
+            f"precision=auto is float32: {type(model).__name__} is not built of torchvision's detectors, and in bf16 "
+        )
+        return (
+            f"{text}boxes from 256 pixels on would be rounded to even numbers; if it computes them in float32 itself, "
+            "set precision=bf16"
+        )
+
     def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> dict[str, Tensor]:
         """Return the losses by name. Crowds and difficult objects are left out. Raises ValueError for other outputs."""
         targets = [without_ignored(target) for target in y]

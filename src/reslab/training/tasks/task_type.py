@@ -61,6 +61,10 @@ class TaskType(ABC):
     def prepare_model(self, model: nn.Module) -> None:  # noqa: B027, as most tasks change nothing
         """Change the network as its training needs it; by default not at all. Another call changes nothing."""
 
+    def float32_reason(self, model: nn.Module) -> str:
+        """Return why `precision=auto` is float32 for this network on every device; empty if the device decides."""
+        return ""
+
     def training_forward(self, model: Callable[..., Any], x: Any, y: Any) -> Any:
         """Return what the network returns in training, on a batch of images x and targets y."""
         return model(x)
