@@ -12,7 +12,6 @@ from reslab.cli.evaluation_report import EvaluationReport
 from reslab.cli.option_groups import AllowCode, ComputeOptions, DatasetOptions
 from reslab.cli.options import (
     AllowExtra,
-    BatchSize,
     DataDir,
     ImageSize,
     ModelName,
@@ -238,7 +237,10 @@ def evaluate(
     models: EvaluatedModelOptions,
     inputs: InputOptions,
     report: EvaluationReport,
-    batch_size: BatchSize = None,
+    batch_size: Annotated[
+        int,
+        typer.Option("-b", "--batch-size", metavar="INTEGER", min=1, rich_help_panel=Panel.COMPUTE, help="Batch size."),
+    ] = 256,
     compute: ComputeOptions,
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""

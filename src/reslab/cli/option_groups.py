@@ -20,8 +20,6 @@ from reslab.cli.options import (
     ModelName,
     Panel,
     Pretrained,
-    ValFraction,
-    Workers,
     complete_model,
     limit_pixels,
     parse_pretrained,
@@ -105,7 +103,15 @@ class LabelOptions:
 class DatasetOptions:
     """How the images and labels of a dataset are read and split."""
 
-    val_fraction: ValFraction = None
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--val-fraction",
+            metavar="FLOAT",
+            rich_help_panel=Panel.DATA,
+            help="Fraction of the training images to hold out for validation, stratified by class.",
+        ),
+    ] = None
     skip_bad_images: Annotated[
         bool,
         typer.Option("--skip-bad-images", rich_help_panel=Panel.DATA, help="Skip unreadable images and list them."),
@@ -179,7 +185,18 @@ class ComputeOptions:
     """Where a network is computed, and the processes that load its images."""
 
     device: Device = "auto"
-    workers: Workers = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "-j",
+            "--workers",
+            metavar="INTEGER",
+            min=0,
+            rich_help_panel=Panel.COMPUTE,
+            help="Number of data loading processes.",
+            show_default="chosen automatically",
+        ),
+    ] = None
 
 
 NamedModel = Annotated[

@@ -69,15 +69,6 @@ DataDir = Annotated[
         help="Directory of the dataset, also for downloads.",
     ),
 ]
-ValFraction = Annotated[
-    float | None,
-    typer.Option(
-        "--val-fraction",
-        metavar="FLOAT",
-        rich_help_panel=Panel.DATA,
-        help="Fraction of the training images to hold out for validation, stratified by class.",
-    ),
-]
 MaxPixels = Annotated[
     int | None,
     typer.Option(
@@ -149,10 +140,6 @@ NumClasses = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed.")]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("-b", "--batch-size", metavar="INTEGER", min=1, rich_help_panel=Panel.COMPUTE, help="Batch size."),
-]
 Device = Annotated[
     str,
     typer.Option(
@@ -160,18 +147,6 @@ Device = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.COMPUTE,
         help="auto (the first available of cuda, mps, cpu), or a device such as cuda:1.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "-j",
-        "--workers",
-        metavar="INTEGER",
-        min=0,
-        rich_help_panel=Panel.COMPUTE,
-        help="Number of data loading processes.",
-        show_default="chosen automatically",
     ),
 ]
 InferenceBackend = Annotated[
