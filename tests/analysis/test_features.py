@@ -8,12 +8,10 @@ import torchvision
 from torch import nn
 
 from reslab.analysis.attribution import AttributionOptions, analyze_attribution, grad_cam
-from reslab.analysis.features import FeatureOptions, analyze_features
+from reslab.analysis.features import FeatureOptions, analyze_features, analyze_similarity
 from reslab.analysis.layers import block_names, default_layers, layer_outputs, pool_features
-from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
-from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
 from reslab.analysis.open_targets import open_targets, target_from_module
-from reslab.analysis.similarity import analyze_similarity
+from reslab.analysis.probes import LinearProbeOptions, NeighborOptions, analyze_neighbors, analyze_probes
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.nn.factory import create_model
 from reslab.report.images import decode_data_uri

@@ -8,7 +8,6 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from reslab.analysis.blocks import decompose_block, shortcut_gradients
 from reslab.analysis.gradients import (
     DECADES_LIMIT,
     GradientOptions,
@@ -16,6 +15,7 @@ from reslab.analysis.gradients import (
     block_gradient_norms,
     fit_log_slope,
 )
+from reslab.analysis.layers import decompose_block, shortcut_gradients
 from reslab.analysis.open_targets import target_from_module
 from reslab.analysis.target import AnalysisTarget
 from reslab.nn.factory import create_model

@@ -9,11 +9,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from reslab.analysis.layers import layer_outputs, pool_features
-from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
-from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
-from reslab.analysis.open_targets import open_targets, target_from_module
-from reslab.analysis.similarity import (
+from reslab.analysis.features import (
     SimilarityOptions,
     analyze_similarity,
     cka,
@@ -21,6 +17,9 @@ from reslab.analysis.similarity import (
     hsic_biased,
     hsic_unbiased,
 )
+from reslab.analysis.layers import layer_outputs, pool_features
+from reslab.analysis.open_targets import open_targets, target_from_module
+from reslab.analysis.probes import LinearProbeOptions, NeighborOptions, analyze_neighbors, analyze_probes
 from reslab.analysis.target import AnalysisTarget, match_shape, sample_images
 from reslab.nn.factory import create_model
 

@@ -14,14 +14,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional
 
-from reslab.analysis.blocks import find_blocks
 from reslab.analysis.gradients import GradientOptions, analyze_gradients
-from reslab.analysis.landscape.evaluator import LandscapeOptions, random_direction
-from reslab.analysis.landscape.landscape import analyze_landscape
-from reslab.analysis.layers import layer_outputs, pool_features
+from reslab.analysis.landscape import LandscapeOptions, analyze_landscape
+from reslab.analysis.landscape_evaluator import random_direction
+from reslab.analysis.layers import find_blocks, layer_outputs, pool_features
 from reslab.analysis.lesion import LesionOptions, analyze_lesion
-from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.open_targets import open_targets, target_from_module
+from reslab.analysis.probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.registry import ANALYSES, run_analysis, run_each
 from reslab.analysis.shapes import CostOptions, analyze_cost
 from reslab.analysis.target import AnalysisTarget, EvalBatches, score_model

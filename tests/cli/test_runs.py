@@ -13,7 +13,7 @@ from PIL import Image
 
 from reslab.cli.app import main
 from reslab.cli.train import train_rows
-from reslab.training.evaluation.predictions_file import load_correctness
+from reslab.training.evaluation.prediction_files import load_correctness
 from reslab.training.run import Run
 from tests.cli.conftest import Command
 

@@ -12,8 +12,7 @@ from reslab.spec.papers import STUDIES
 from reslab.studies import job as work
 from reslab.studies import runner
 from reslab.studies.job import JobContext
-from reslab.studies.plan import StudyJob
-from reslab.studies.store import StoreEntry
+from reslab.studies.plan import StoreEntry, StudyJob
 
 from .conftest import Command
 

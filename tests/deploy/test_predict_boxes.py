@@ -19,7 +19,7 @@ from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import create_model
 from reslab.report.images import box_color
 from reslab.spec.preprocess import Preprocess
-from reslab.training.evaluation.detection import pair_targets
+from reslab.training.tasks.detection import pair_targets
 from tests.deploy.detectors import CLASSES, NAMES, PREPROCESS, build_detector
 
 

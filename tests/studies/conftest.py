@@ -9,7 +9,7 @@ import pytest
 
 from reslab.spec.study import AnalysisRequest, Claim, RowSpec, ScalePreset, ScalePresets, Study
 from reslab.studies.job import JobContext
-from reslab.studies.store import StudyStore
+from reslab.studies.plan import StudyStore
 
 TINY = (
     "model.depths=1,1,1",

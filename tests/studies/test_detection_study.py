@@ -12,11 +12,10 @@ from reslab.nn.factory import create_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.papers import get_study
 from reslab.spec.study import Claim, RowSpec, ScalePreset, ScalePresets, Study
-from reslab.studies.plan import make_study_plan
+from reslab.studies.plan import EntryStatus, make_study_plan, training_identity
 from reslab.studies.resolve import model_cost, random_step_loss, resolve_row
 from reslab.studies.run_metrics import entry_metrics, evaluation_metrics
 from reslab.studies.run_study import run_study
-from reslab.studies.store import EntryStatus, training_identity
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from box_files import write_voc

@@ -23,10 +23,9 @@ from reslab.studies.cost import (
     total_macs,
 )
 from reslab.studies.job import JobContext, run_job
-from reslab.studies.plan import make_study_plan
+from reslab.studies.plan import StudyStore, make_study_plan
 from reslab.studies.resolve import model_cost, resolve_row, row_analyses, source_arch
 from reslab.studies.runner import format_ranges, make_slurm_script
-from reslab.studies.store import StudyStore
 
 from .conftest import StudyFactory
 

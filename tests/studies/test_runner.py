@@ -15,10 +15,9 @@ from reslab.spec.papers import get_study
 from reslab.spec.study import Study
 from reslab.studies import runner
 from reslab.studies.job import JobContext
-from reslab.studies.plan import is_done, make_study_plan, missing_jobs
+from reslab.studies.plan import StudyStore, is_done, make_study_plan, missing_jobs
 from reslab.studies.run_study import run_study
 from reslab.studies.runner import run_jobs, run_jobs_in_processes
-from reslab.studies.store import StudyStore
 
 NAME = "he2015/degradation"
 

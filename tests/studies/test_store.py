@@ -10,15 +10,22 @@ from pathlib import Path
 
 import pytest
 
-import reslab.studies.store as store_module
-from reslab.analysis import blocks
+import reslab.studies.plan as plan_module
+from reslab.analysis import layers
 from reslab.runtime import locks
 from reslab.runtime.locks import LockHeldError
 from reslab.spec.study import AnalysisRequest, Study
 from reslab.studies.job import JobContext, run_job
-from reslab.studies.plan import StudyPlan, make_study_plan, missing_jobs
+from reslab.studies.plan import (
+    EntryStatus,
+    StudyPlan,
+    StudyStore,
+    entry_key,
+    make_study_plan,
+    missing_jobs,
+    training_identity,
+)
 from reslab.studies.runner import run_jobs
-from reslab.studies.store import EntryStatus, StudyStore, entry_key, training_identity
 
 from .conftest import StudyFactory
 
@@ -96,7 +103,7 @@ def test_an_entry_of_older_numerics_is_kept_and_marked(
     context, messages = recorded
     old = plan_of(study).jobs[0]
     run_job(old, context)
-    monkeypatch.setattr(store_module, "NUMERICS_VERSION", 2)
+    monkeypatch.setattr(plan_module, "NUMERICS_VERSION", 2)
     monkeypatch.setattr(entry_key, "__defaults__", (2,))
     new = plan_of(study).jobs[0]
     assert new.key != old.key
@@ -213,8 +220,8 @@ def test_insufficient_memory_is_not_recorded_as_a_failed_analysis(
 ) -> None:
     job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     with monkeypatch.context() as short:
-        short.setattr(blocks.MemoryTracker, "free_bytes", lambda memory: 1000)
-        with pytest.raises(blocks.InsufficientMemoryError, match="fit in memory"):
+        short.setattr(layers.MemoryTracker, "free_bytes", lambda memory: 1000)
+        with pytest.raises(layers.InsufficientMemoryError, match="fit in memory"):
             run_job(job, context)
     entry = run_job(job, context)
     assert entry.metadata.failed_analyses == {}

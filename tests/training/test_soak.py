@@ -24,7 +24,7 @@ import reslab.training.train as train_module
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import Evaluator
-from reslab.training.evaluation.predictions_file import load_correctness
+from reslab.training.evaluation.prediction_files import load_correctness
 from reslab.training.run import Run, is_non_empty
 from reslab.training.run_log import DamagedLogWarning
 from reslab.training.train import train

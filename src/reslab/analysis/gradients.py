@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import (
+from reslab.analysis.layers import (
     BlockCall,
     check_memory,
     group_by_stage,

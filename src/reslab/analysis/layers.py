@@ -1,17 +1,261 @@
-"""Layers of any module by name, and their recorded outputs."""
+"""The residual blocks and the layers of any network: find them by name, record their calls and outputs.
 
+A block's call is split into shortcut and branch.
+"""
+
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import call_label, find_blocks
+from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load import first_conv_name
+from reslab.nn.cost import layer_table
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.network import ResidualNetwork
+from reslab.nn.registry import CONV_TYPES
+from reslab.runtime.device import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
+
+STATISTICS = ("batch", "running", "auto")
+WEIGHTED_LAYERS = (*CONV_TYPES, nn.Linear)
+_GIB = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCall:
+    """One call of a block: its `index` in the order of the calls, its input and its output (N, C, H, W).
+
+    `label` distinguishes the calls of a shared block: `layer1.0`, `layer1.0 (2)`, ...
+    """
+
+    index: int
+    name: str
+    label: str
+    block: nn.Module
+    input: Tensor
+    output: Tensor
+
+
+def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks with their names, first to last.
+
+    In a third-party module these are the modules with several weighted parts in its innermost Sequentials. Where there
+    is no such block (as in `book_net`), every child with weights of the outermost Sequential counts. A shared block
+    comes once. Raises ValueError if there are none.
+    """
+    blocks = find_composite_blocks(model) or _weighted_layers(model)
+    if not blocks:
+        required = "a network with blocks: a reslab network, or blocks in an nn.Sequential"
+        raise invalid(required, type(model).__name__, next_step="put the blocks into an nn.Sequential")
+    return blocks
+
+
+def find_composite_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks, or an empty list where `find_blocks` would fall back to single layers.
+
+    Those of a network for segmentation or detection are the blocks of its backbone (`backbone.layer1.0`).
+    """
+    if isinstance(model, DenseNetwork):
+        return [
+            (f"{prefix}.{name}", block)
+            for prefix, part in named_backbone_parts(model)
+            for name, block in find_composite_blocks(part)
+        ]
+    return list(model.blocks()) if isinstance(model, ResidualNetwork) else _nested_blocks(model, "")
+
+
+def named_backbone_parts(network: DenseNetwork) -> list[tuple[str, nn.Module]]:
+    """Return the modules that hold the backbone, with their names in the network, in the order they run."""
+    names = {module: name for name, module in network.named_modules()}
+    return [(names[part], part) for part in network.backbone_parts]
+
+
+def _nested_blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    """Return the composite children of Sequentials; where these hold blocks themselves, the inner blocks instead."""
+    blocks = []
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        nested = _nested_blocks(child, path)
+        is_sequence = isinstance(module, nn.Sequential | nn.ModuleList)
+        if nested:
+            blocks += nested
+        elif is_sequence and _is_block(child):
+            blocks.append((path, child))
+    return blocks
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Return whether a module has weighted parts and is more than a plain sequence of layers."""
+    children = list(module.children())
+    is_layer_sequence = isinstance(module, nn.Sequential) and not any(list(child.children()) for child in children)
+    return bool(children) and not is_layer_sequence and _has_weights(module)
+
+
+def _weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    sequentials = [
+        (name, sequential) for name, sequential in model.named_modules() if isinstance(sequential, nn.Sequential)
+    ]
+    children = [
+        (f"{name}.{child_name}".lstrip("."), child)
+        for name, sequential in sequentials[:1]
+        for child_name, child in sequential.named_children()
+    ]
+    return [(name, child) for name, child in children if _has_weights(child)]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(isinstance(child, WEIGHTED_LAYERS) for child in module.modules())
+
+
+@contextmanager
+def record_block_calls(model: nn.Module) -> Iterator[list[BlockCall]]:
+    """Yield a list that collects every call of a block while the model runs; the hooks are removed at the end."""
+    calls: list[BlockCall] = []
+    handles = [block.register_forward_hook(_recording_hook(name, calls)) for name, block in find_blocks(model)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def call_label(name: str, index: int) -> str:
+    """Return the label of a module's call number `index`, from 0: `layer1.0`, `layer1.0 (2)`, ..."""
+    return f"{name} ({index + 1})" if index else name
+
+
+def _recording_hook(name: str, calls: list[BlockCall]) -> Any:
+    def record(block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        label = call_label(name, sum(call.name == name for call in calls))
+        calls.append(BlockCall(len(calls), name, label, block, input=arguments[0], output=output))
+
+    return record
+
+
+def group_by_stage(calls: list[BlockCall]) -> list[list[BlockCall]]:
+    """Return the calls, in order, grouped by stage: `layer1.0` and `layer1.1` belong together."""
+    stages: list[list[BlockCall]] = []
+    for call in calls:
+        stage = call.name.rpartition(".")[0]
+        if not stages or stages[-1][-1].name.rpartition(".")[0] != stage:
+            stages.append([])
+        stages[-1].append(call)
+    return stages
+
+
+def use_batch_statistics(model: nn.Module) -> nn.Module:
+    """Put the norms of the model into training mode, and all else into eval mode, where nothing is random."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.train()
+    return model
+
+
+def with_statistics(model: nn.Module, statistics: str) -> nn.Module:
+    """Return a copy whose norms use the statistics of the `batch`, as in training, or the `running` ones, as in eval.
+
+    `auto` is `batch` before any training, when running statistics would normalize nothing, else `running`. Nothing is
+    random in either mode. Raises ValueError for another value.
+    """
+    if statistics not in STATISTICS:
+        raise unknown_name("statistics", statistics, STATISTICS)
+    use_batch = statistics == "batch" or (statistics == "auto" and is_untrained(model))
+    model = copy.deepcopy(model)
+    return use_batch_statistics(model) if use_batch else model.eval()
+
+
+def is_untrained(model: nn.Module) -> bool:
+    """Return whether the running statistics of every norm still have their initial values."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm for norm in norms if norm.running_mean is not None and norm.running_var is not None]
+    return all(not norm.running_mean.any() and bool((norm.running_var == 1).all()) for norm in tracked)  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockParts:
+    """The parts of one block: output = post(shortcut + branch), each (N, C, H, W) with factors and gates applied.
+
+    `fork` is the input of both paths. The shortcut of a plain block is zeros.
+    """
+
+    fork: Tensor
+    shortcut: Tensor
+    branch: Tensor
+    output: Tensor
+
+
+def decompose_block(block: ResidualBlock, x: Tensor) -> BlockParts:
+    """Return the parts of a block's output for the input x.
+
+    The merge is linear in both paths, so each part is the merge with the other path set to zero. The block must be
+    deterministic: randomly dropped elements would differ between the two merges, and the parts would not add up.
+    """
+    fork = block.pre(x)
+    branch = block.branch(fork)
+    shortcut = torch.zeros_like(branch)
+    if block.merge is not None and block.downsample is not None:
+        projected = block.downsample(fork)
+        branch, shortcut = block.merge(fork, shortcut, branch), block.merge(fork, projected, torch.zeros_like(branch))
+    return BlockParts(fork, shortcut, branch, block.post(shortcut + branch))
+
+
+def shortcut_gradients(block: ResidualBlock, x: Tensor, *gradients: Tensor) -> list[Tensor]:
+    """Return, for gradients at the block's output, what reaches its input x through the shortcut alone.
+
+    The branch and the values of a gate count as constants: dL/dx = J_shortcut^T J_post^T dL/dy. Zeros in a plain block.
+    """
+    if block.merge is None or block.downsample is None:
+        return [torch.zeros_like(x) for _ in gradients]
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        fork = block.pre(x)
+        branch = block.branch(fork.detach()).detach()
+        output = block.post(block.merge(fork.detach(), block.downsample(fork), branch))
+    return [torch.autograd.grad(output, x, gradient, retain_graph=True)[0] for gradient in gradients]
+
+
+def is_identity_block(block: ResidualBlock) -> bool:
+    """Return whether the block is x + F(x) from its fork on (He et al. 2016, Eq. 3).
+
+    The shortcut is the identity, the merge a plain sum, and nothing follows it.
+    """
+    unchanged = not block.post_names and block.spec.has_identity_shortcut
+    return unchanged and block.merge is not None and block.merge.is_plain_sum
+
+
+class InsufficientMemoryError(ValueError):
+    """There is too little free memory at the moment; a later try may succeed."""
+
+
+def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> None:
+    """Raise InsufficientMemoryError, with the need, if `fraction` of all layer outputs exceeds the free memory.
+
+    Measured on resnet56_cifar and resnet50: a pass with gradients holds at most 0.9 and 1.2 times all outputs, a pass
+    that keeps the block outputs alone 0.3 and 0.6 times.
+    """
+    try:
+        num_values = sum(prod(layer.output_shape) for layer in layer_table(model, tuple(images.shape[1:])))
+    except (RuntimeError, TypeError, ValueError):
+        # The shapes of a third-party module may depend on its values, which the meta device lacks: run it unchecked.
+        return
+    bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
+    free_bytes = MemoryTracker(images.device).free_bytes()
+    if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
+        return
+    max_images = free_bytes // bytes_per_image
+    needed_gib, free_gib = len(images) * bytes_per_image / _GIB, free_bytes / _GIB
+    got = f"{len(images)} images, which need about {needed_gib:.1f} GiB of {free_gib:.1f} GiB free"
+    suggestion = f"--num-images {max_images}" if max_images >= 2 else ""
+    raise InsufficientMemoryError(invalid("images that fit in memory all at once", got, suggestion))
+
 
 # The name of a layer, or the label of one of its calls.
 _LAYER_LABEL = re.compile(r"(.+?)(?: \(\d+\))?")

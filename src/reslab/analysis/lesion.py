@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.blocks import find_composite_blocks
+from reslab.analysis.layers import find_composite_blocks
 from reslab.analysis.surgery import (
     BlockSlot,
     block_shape,

@@ -6,14 +6,12 @@ from typing import Any
 
 from reslab.analysis.attribution import AttributionOptions, analyze_attribution
 from reslab.analysis.compare import CompareOptions, compare_models
-from reslab.analysis.features import FeatureOptions, analyze_features
+from reslab.analysis.features import FeatureOptions, SimilarityOptions, analyze_features, analyze_similarity
 from reslab.analysis.gradients import GradientOptions, analyze_gradients
 from reslab.analysis.inputs import RANDOM_IMAGES
-from reslab.analysis.landscape.evaluator import LandscapeOptions
-from reslab.analysis.landscape.landscape import analyze_landscape
+from reslab.analysis.landscape import LandscapeOptions, analyze_landscape
 from reslab.analysis.lesion import LesionOptions, analyze_lesion
-from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
-from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
+from reslab.analysis.probes import LinearProbeOptions, NeighborOptions, analyze_neighbors, analyze_probes
 from reslab.analysis.responses import ResponseOptions, analyze_responses
 from reslab.analysis.shapes import CostOptions, LayerOptions, analyze_cost, analyze_shapes
 from reslab.analysis.signal import (
@@ -24,7 +22,6 @@ from reslab.analysis.signal import (
     analyze_scaling,
     analyze_telescope,
 )
-from reslab.analysis.similarity import SimilarityOptions, analyze_similarity
 from reslab.analysis.target import AnalysisTarget
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import call_label, with_statistics
+from reslab.analysis.layers import call_label, with_statistics
 from reslab.analysis.target import AnalysisTarget
 from reslab.nn.operations.layers import Bias, Scale
 from reslab.spec.errors import invalid

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import call_label, find_composite_blocks
+from reslab.analysis.layers import call_label, find_composite_blocks
 from reslab.analysis.target import AnalysisTarget
 from reslab.nn.cost import LayerSummary, layer_table
 from reslab.nn.dense import DenseNetwork

@@ -12,7 +12,14 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import (
+from reslab.analysis.gradients import (
+    SCALING_RULE,
+    DepthVerdict,
+    backward_with_block_gradients,
+    depth_verdict,
+    grad_or_zeros,
+)
+from reslab.analysis.layers import (
     BlockCall,
     check_memory,
     decompose_block,
@@ -22,13 +29,6 @@ from reslab.analysis.blocks import (
     record_block_calls,
     shortcut_gradients,
     with_statistics,
-)
-from reslab.analysis.gradients import (
-    SCALING_RULE,
-    DepthVerdict,
-    backward_with_block_gradients,
-    depth_verdict,
-    grad_or_zeros,
 )
 from reslab.analysis.target import AnalysisTarget, as_block_network, backbone_of
 from reslab.nn.block import ResidualBlock

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import find_blocks, named_backbone_parts
+from reslab.analysis.layers import find_blocks, named_backbone_parts
 from reslab.nn.block import ResidualBlock
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork, SharedStage

@@ -76,7 +76,7 @@ class EvaluationReport:
     def check(self) -> None:
         """Raise ValueError for a file of predictions that cannot be written."""
         if self.predictions is not None:
-            from reslab.training.evaluation.predictions_file import check_predictions_path
+            from reslab.training.evaluation.prediction_files import check_predictions_path
 
             check_predictions_path(self.predictions)
 
@@ -96,7 +96,7 @@ class EvaluationReport:
             print_table(*evaluation.per_class_table())
 
     def _write_files(self, evaluation: "Evaluation", val_evaluation: "Evaluation | None", names: Sequence[str]) -> None:
-        from reslab.training.evaluation.predictions_file import save_predictions
+        from reslab.training.evaluation.prediction_files import save_predictions
         from reslab.training.run_report import build_evaluation_page
         from reslab.training.tasks.registry import find_task_type
 

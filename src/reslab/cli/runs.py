@@ -325,7 +325,7 @@ def _compared_runs(selected: Sequence["Run"]) -> list["ComparedRun"]:
 
 def _compared_run(run: "Run", name: str, group: str) -> "ComparedRun":
     from reslab.report.pages.compare import ComparedRun
-    from reslab.training.evaluation.predictions_file import load_correctness
+    from reslab.training.evaluation.prediction_files import load_correctness
 
     payload, data = run_payload(run), run.metadata["data"]
     return ComparedRun(

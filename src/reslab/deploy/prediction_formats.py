@@ -24,7 +24,7 @@ from reslab.metrics.detection import ImageId
 from reslab.report.format import encode_csv, original_cell
 from reslab.report.images import unique_stems
 from reslab.runtime.extras import require_extra
-from reslab.training.evaluation.result_files import VOC_RESULT_FILE
+from reslab.training.evaluation.prediction_files import VOC_RESULT_FILE
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
 

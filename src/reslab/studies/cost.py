@@ -17,9 +17,8 @@ import torch
 from reslab.report.format import format_duration, pluralize
 from reslab.runtime.device import MemoryTracker, hardware_info
 from reslab.spec.recipe import Recipe
-from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
+from reslab.studies.plan import StudyJob, StudyPlan, StudyStore, is_done, missing_jobs, training_identity
 from reslab.studies.resolve import ResolvedRow, build_network, model_cost, random_step_loss
-from reslab.studies.store import StudyStore, training_identity
 
 # One forward pass, and a backward pass for inputs and weights.
 PASSES_PER_STEP = 3

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from reslab.analysis.blocks import InsufficientMemoryError
 from reslab.analysis.inputs import ImageOptions, labels_to, load_inputs
+from reslab.analysis.layers import InsufficientMemoryError
 from reslab.analysis.open_targets import init_network, open_targets
 from reslab.analysis.registry import get_analysis, run_analysis
 from reslab.analysis.target import AnalysisTarget
@@ -23,10 +23,19 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
 from reslab.studies.cost import processor_clock, total_macs
-from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
+from reslab.studies.plan import (
+    EntryMetadata,
+    EntryStatus,
+    StoreEntry,
+    StudyJob,
+    StudyPlan,
+    StudyStore,
+    evaluated_metrics,
+    is_done,
+    training_identity,
+)
 from reslab.studies.resolve import ResolvedRow, locate_data, model_cost
 from reslab.studies.run_metrics import evaluation_metrics, last_step_model, measure_run
-from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore, training_identity
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run

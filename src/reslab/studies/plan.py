@@ -1,15 +1,252 @@
-"""A study expanded at a scale: one job for each seed of each row, and which of them the store already has."""
+"""A study expanded at a scale, one job for each seed of each row; and the store, one folder for each training.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+A training is found in the store by a hash of what determines it; one worker at a time trains it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import torch
 
+from reslab.runtime.files import write_atomic
+from reslab.runtime.locks import FileLock
+from reslab.spec.config import non_default_fields, to_dict
+from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
 from reslab.spec.study import AnalysisRequest, Study
-from reslab.studies.resolve import ResolvedRow, resolve_row, row_analyses
-from reslab.studies.store import EntryStatus, StoreEntry, StudyStore, entry_key, training_identity
+from reslab.studies.resolve import AnyArch, ResolvedRow, resolve_row, row_analyses
+from reslab.training.run import Run
+
+# Raised when the same description no longer gives the same results.
+NUMERICS_VERSION = 1
+
+_HASHED_FILES = ("run/model.safetensors", "run/log.jsonl")
+_NON_IDENTITY_FIELDS = ("name", "reference", "notes", "model", "arch", "data")
+
+
+def training_identity(row: ResolvedRow, seed: int) -> dict[str, Any]:
+    """Return everything that determines a training: network, recipe, data and seed, but no names or references.
+
+    Fields with their default value are left out, so that a new field does not change the identity of every entry. When
+    a default changes, NUMERICS_VERSION is raised.
+    """
+    assert row.arch is not None
+    recipe = None if row.recipe is None else _drop_non_identity(non_default_fields(row.recipe))
+    return {
+        "arch": arch_identity(row.arch),
+        "recipe": recipe,
+        "data": {"name": row.data, "fingerprint": row.fingerprint},
+        "num_images": row.num_images,
+        "seed": seed,
+    }
+
+
+def arch_identity(arch: AnyArch | None) -> dict[str, Any]:
+    """Return what determines a network, as plain data."""
+    if arch is None:
+        return {}
+    fields = _drop_non_identity(non_default_fields(arch))
+    return {**fields, "backbone": arch_identity(arch.backbone)} if isinstance(arch, DenseArch) else fields
+
+
+def _drop_non_identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in _NON_IDENTITY_FIELDS}
+
+
+def entry_key(identity: Mapping[str, Any], numerics_version: int = NUMERICS_VERSION) -> str:
+    """Return the first 24 digits of the SHA-256 of an identity and the numerics version."""
+    text = json.dumps({**identity, "numerics_version": numerics_version}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class EntryStatus(StrEnum):
+    """The outcome of a finished training."""
+
+    DONE = "done"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class EntryMetadata:
+    """The content of entry.json: what determines the training, its outcome, and how it was produced.
+
+    `values` are the metrics that the log does not hold. `error` is the message of a training that diverged,
+    `failed_analyses` the errors of analyses that the network does not support, by the name of the result, and `notes`
+    what happened on the way. `processor_seconds` is None if the training was interrupted or diverged. `files` are the
+    hashes of the files of the run.
+    """
+
+    key: str
+    status: EntryStatus
+    identity: Mapping[str, Any]
+    values: Mapping[str, float]
+    macs: int
+    params: int
+    total_macs: float
+    seconds: float
+    processor_seconds: float | None
+    hardware: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str
+    commit: str | None
+    created: str
+    error: str = ""
+    failed_analyses: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    superseded_by: str = ""
+    numerics_version: int = NUMERICS_VERSION
+    format: int = 1
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "EntryMetadata":
+        """Read the JSON object of entry.json. Raises TypeError or ValueError if it is none."""
+        known = {name: record[name] for name in (item.name for item in dataclasses.fields(cls)) if name in record}
+        metadata = cls(**known)
+        return replace(metadata, status=EntryStatus(metadata.status), notes=tuple(metadata.notes))
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One folder of the store: `entry.json`, `run/` and the analysis results in `results/`."""
+
+    path: Path
+
+    @property
+    def run_path(self) -> Path:
+        """The folder of the training."""
+        return self.path / "run"
+
+    @property
+    def metadata(self) -> EntryMetadata | None:
+        """The content of entry.json; None if the file is missing or unreadable."""
+        try:
+            return EntryMetadata.from_json(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The measured metrics; empty for an unfinished entry."""
+        metadata = self.metadata
+        return {} if metadata is None else metadata.values
+
+    @property
+    def run(self) -> Run | None:
+        """The training, finished or not; None for a network at initialization."""
+        return Run(self.run_path) if (self.run_path / "run.json").is_file() else None
+
+    def write(self, metadata: EntryMetadata) -> None:
+        """Write entry.json, with the hashes of the files that belong to it."""
+        files = {name: _hash(self.path / name) for name in _HASHED_FILES if (self.path / name).is_file()}
+        self._write_json(replace(metadata, files=files))
+
+    def mark_superseded(self, metadata: EntryMetadata, key: str) -> None:
+        """Record that the entry `key` of a newer numerics version replaces this one."""
+        self._write_json(replace(metadata, superseded_by=key))
+
+    def _write_json(self, metadata: EntryMetadata) -> None:
+        text = json.dumps(to_dict(metadata), indent=2, allow_nan=False)
+        write_atomic(self.path / "entry.json", text.encode())
+
+    def find_damage(self) -> str | None:
+        """Return what is wrong with a finished entry, as a text; None if nothing is, or if it is not finished."""
+        if not (self.path / "entry.json").is_file():
+            return None
+        metadata = self.metadata
+        if metadata is None:
+            return "entry.json is unreadable"
+        if metadata.key != self.path.name:
+            return f"entry.json belongs to the entry {metadata.key}"
+        for name, expected_hash in metadata.files.items():
+            file = self.path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if _hash(file) != expected_hash:
+                return f"{name} has changed"
+        return None
+
+    def clear(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def result_path(self, request: AnalysisRequest) -> Path:
+        """Return the path of an analysis result."""
+        request_text = json.dumps(to_dict(request) | {"rows": None}, sort_keys=True)
+        digest = hashlib.sha256(request_text.encode()).hexdigest()[:8]
+        suffix = "" if request.weights == "final" else f"@{request.weights}"
+        return self.path / "results" / f"{request.analysis}{suffix}-{digest}.json"
+
+    def read_result(self, request: AnalysisRequest) -> dict[str, Any] | None:
+        """Return an analysis result; None if the analysis was not run, or if its file is unreadable."""
+        try:
+            record = json.loads(self.result_path(request).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record["result"] if isinstance(record, dict) and "result" in record else None
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class StudyStore:
+    """The entries in a folder, each locked by the worker that changes it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._locks: dict[str, FileLock] = {}  # kept from one try to the next, as FileLock requires
+
+    def check_writable(self) -> None:
+        """Create the folder if necessary. Raises ValueError if it cannot be written to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.path) as file:
+                file.write(b"test")
+        except OSError as error:
+            got, hint = f"{self.path} ({error.strerror})", "choose another with --store"
+            raise invalid("a writable folder for the store", got, next_step=hint) from None
+
+    def entry(self, key: str) -> StoreEntry:
+        """Return the entry of a key, which need not exist yet."""
+        return StoreEntry(self.path / key)
+
+    def entries(self) -> list[StoreEntry]:
+        """Return every entry that is finished and readable."""
+        folders = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        return [entry for entry in map(StoreEntry, folders) if entry.metadata is not None]
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold the lock of an entry inside the block. Raises LockHeldError if another worker holds it.
+
+        The lock of a dead process is free; see `FileLock`.
+        """
+        with self._locks.setdefault(key, FileLock(self.path / f"{key}.lock")).hold():
+            yield
+
+    def mark_superseded(self, identity: Mapping[str, Any], key: str) -> list[str]:
+        """Mark the entries of the same training with an older numerics version as superseded; return their keys."""
+        marked_keys = []
+        for version in range(NUMERICS_VERSION):
+            old_entry = self.entry(entry_key(identity, version))
+            metadata = old_entry.metadata
+            if metadata is None:
+                continue
+            if metadata.superseded_by != key:
+                old_entry.mark_superseded(metadata, key)
+            marked_keys.append(old_entry.path.name)
+        return marked_keys
+
 
 # Metrics that neither the log nor the result of a run contains.
 EVALUATED_METRICS = frozenset({"train_error_eval", "train_loss_eval", "gap", "train_error_batch", "test_error_batch"})

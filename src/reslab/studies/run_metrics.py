@@ -16,8 +16,7 @@ from reslab.nn.recompute import batch_norms, frozen_bn_stats
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.dense import DenseArch
 from reslab.spec.errors import invalid
-from reslab.studies.plan import StudyJob
-from reslab.studies.store import EntryMetadata, EntryStatus
+from reslab.studies.plan import EntryMetadata, EntryStatus, StudyJob
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import evaluate_batches

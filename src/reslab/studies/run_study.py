@@ -16,11 +16,19 @@ from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import AnalysisRequest, Claim, Study, StudyMetric, get_metric
 from reslab.studies.cost import SecondsPerMac, StudyCost, describe_recipe, estimate_seconds, estimate_study_cost
 from reslab.studies.job import JobContext, MessageCallback, evaluate_ensembles, row_ensembles
-from reslab.studies.plan import StudyJob, StudyPlan, is_done, make_study_plan
+from reslab.studies.plan import (
+    EntryMetadata,
+    EntryStatus,
+    StoreEntry,
+    StudyJob,
+    StudyPlan,
+    StudyStore,
+    is_done,
+    make_study_plan,
+)
 from reslab.studies.resolve import ResolvedRow, source_arch
 from reslab.studies.run_metrics import DEFAULT_TRAIN_ERROR, entry_metrics, result_value
 from reslab.studies.runner import JobOutcomes, reslab_command, run_jobs, run_jobs_in_processes
-from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore
 from reslab.studies.verdicts import ClaimVerdict, evaluate_claim
 from reslab.training.run_data import changed_max_pixels
 from reslab.training.run_logger import LogCallback

@@ -27,7 +27,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
 from reslab.training.evaluation.evaluation import Evaluation
-from reslab.training.evaluation.predictions_file import save_predicted_labels
+from reslab.training.evaluation.prediction_files import save_predicted_labels
 from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading, waiting_fraction
 from reslab.training.model_source import GRAPH_FILE

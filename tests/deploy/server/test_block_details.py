@@ -9,7 +9,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.analysis.blocks import decompose_block, record_block_calls
+from reslab.analysis.layers import decompose_block, record_block_calls
 from reslab.nn.network import ResidualNetwork
 from reslab.report.drawings.block import draw_block
 from reslab.report.drawings.canvas import render_svg

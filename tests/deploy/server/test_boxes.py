@@ -12,8 +12,8 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.analysis.blocks import decompose_block, record_block_calls
 from reslab.analysis.box_attribution import box_grad_cam
+from reslab.analysis.layers import decompose_block, record_block_calls
 from reslab.analysis.surgery import disabled_blocks
 from reslab.data.decode import read_image
 from reslab.deploy.predict import predict

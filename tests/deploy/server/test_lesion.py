@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.layers import record_block_calls
 from reslab.analysis.surgery import disabled_blocks, scaled_branches, swapped_blocks
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings

@@ -13,12 +13,11 @@ from torchvision.models.detection import MaskRCNN
 
 from reslab.data.segments import RunLengths
 from reslab.metrics.coco import evaluate_coco_json
-from reslab.training.evaluation import result_files
-from reslab.training.evaluation.detection import DetectionEvaluation
+from reslab.training.evaluation import prediction_files
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.evaluate_results import evaluate_results
-from reslab.training.evaluation.predictions_file import save_predictions
-from reslab.training.evaluation.result_files import read_results
+from reslab.training.evaluation.prediction_files import read_results, save_predictions
+from reslab.training.tasks.detection import DetectionEvaluation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "data"))
 from box_files import CLASSES, OBJECTS, VAL, write_coco, write_voc, write_yolo
@@ -258,7 +257,7 @@ def test_a_folder_of_voc_is_complete_or_an_error(tmp_path: Path) -> None:
 
 
 def test_too_large_a_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_files, "MAX_RESULT_BYTES", 1 << 20)
+    monkeypatch.setattr(prediction_files, "MAX_RESULT_BYTES", 1 << 20)
     with (tmp_path / "boxes.json").open("wb") as file:
         file.truncate(5 << 20)
     with pytest.raises(ValueError, match=r"at most 1 MiB, as evaluating takes .*boxes\.json of 5 MiB; keep"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reslab.training.optim.lamb import Lamb, trust_ratio
+from reslab.training.optim.optimizers import Lamb, trust_ratio
 
 timm_optim = pytest.importorskip("timm.optim")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reslab.training.optim.muon import Muon, orthogonalize
+from reslab.training.optim.optimizers import Muon, orthogonalize
 
 TORCH_SCALE = {"rms": "match_rms_adamw", "original": "original"}
 

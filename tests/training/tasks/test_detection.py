@@ -30,12 +30,11 @@ from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.factory import create_model
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training import setup_recipe
-from reslab.training.evaluation.detection import DetectionEvaluation
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.loop import TrainStep
 from reslab.training.losses import build_loss
 from reslab.training.run import Run
-from reslab.training.tasks.detection import Detection
+from reslab.training.tasks.detection import Detection, DetectionEvaluation
 from reslab.training.train import train
 
 pytestmark = pytest.mark.real_plots

@@ -14,7 +14,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.evaluation.predictions_file import save_predictions
+from reslab.training.evaluation.prediction_files import save_predictions
 from reslab.training.tasks.regression import Regression
 from reslab.training.train import train
 

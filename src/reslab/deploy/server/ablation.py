@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.box_attribution import BoxGradCam, box_grad_cam
+from reslab.analysis.layers import record_block_calls
 from reslab.analysis.surgery import (
     BlockSlot,
     block_slots,

@@ -14,9 +14,9 @@ from reslab.data.formats.box_files import open_coco_file
 from reslab.metrics.coco import encode_masks, require_coco_package
 from reslab.metrics.detection import DetectionPrediction, Rle
 from reslab.spec.errors import invalid
-from reslab.training.evaluation.detection import DetectedImage, DetectionEvaluation, evaluate_detections, make_target
-from reslab.training.evaluation.result_files import VOC_RESULT_FILE, ResultFile, ResultRow, read_results
+from reslab.training.evaluation.prediction_files import VOC_RESULT_FILE, ResultFile, ResultRow, read_results
 from reslab.training.run_data import DataOptions, open_train_data
+from reslab.training.tasks.detection import DetectedImage, DetectionEvaluation, evaluate_detections, make_target
 
 _TASK = "detection"
 

@@ -10,8 +10,7 @@ from torch import nn
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.optim import OPTIMIZERS, TIMM_PREFIX, TORCH_OPTIMIZERS, OptimizerConfig, parse_optimizer_kwargs
-from reslab.training.optim.lamb import Lamb
-from reslab.training.optim.muon import Muon
+from reslab.training.optim.optimizers import Lamb, Muon
 
 ParamGroups = list[dict[str, Any]]
 OptimizerFactory = Callable[..., torch.optim.Optimizer]

@@ -1,26 +1,229 @@
-"""Segmentation: the class of each pixel."""
+"""Segmentation: the class of each pixel, evaluated by the confusion matrix of pixels and the scores of each image."""
 
-from collections.abc import Sequence
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from reslab.data.check.statistics import count_mask_pixels
-from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset import DatasetSplits, EvalTransform
 from reslab.data.masks import VOID
 from reslab.data.target_datasets import MaskImageDataset
+from reslab.metrics.segmentation import SegmentationMetrics, segmentation_confusion, segmentation_metrics
+from reslab.report.format import format_int, format_percent
 from reslab.report.pages.segmentation import SegmentationResults, SegmentedImage
 from reslab.spec.dense import ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.loss import parse_class_weights
 from reslab.spec.recipe import Recipe
-from reslab.spec.task import TaskByName
-from reslab.training.evaluation.segmentation import BatchResult, SegmentationEvaluation, merge_batches, score_batch
+from reslab.spec.task import TASKS, Task, TaskByName
+from reslab.training.evaluation.evaluation import Evaluation, thin_out
 from reslab.training.losses import LossFn, compute_class_weights
 from reslab.training.tasks.task_type import TaskType
+
+MAX_SHOWN_SIDE = 384
+
+
+class MaskPair(NamedTuple):
+    """A predicted and a true mask of an image, (H, W) uint8, compressed: usually to less than a hundredth."""
+
+    predicted: bytes
+    true: bytes
+    shape: tuple[int, int]
+
+    @classmethod
+    def compress(cls, predicted: Tensor, true: Tensor) -> "MaskPair":
+        """Return the pair of masks (H, W) of classes from 0 to 255."""
+        masks = [mask.to(torch.uint8).contiguous().numpy() for mask in (predicted, true)]
+        height, width = masks[0].shape
+        predicted_bytes, true_bytes = (zlib.compress(mask.tobytes(), level=1) for mask in masks)
+        return cls(predicted_bytes, true_bytes, (height, width))
+
+    def decompress(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the predicted and the true mask, (H, W) uint8."""
+        return self._read(self.predicted), self._read(self.true)
+
+    def decompress_predicted(self) -> np.ndarray:
+        """Return the predicted mask, (H, W) uint8."""
+        return self._read(self.predicted)
+
+    def _read(self, mask: bytes) -> np.ndarray:
+        return np.frombuffer(zlib.decompress(mask), dtype=np.uint8).reshape(self.shape)
+
+    def shown(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return both masks for a report: of large ones every k-th row and column, at most `MAX_SHOWN_SIDE` of each."""
+        stride = math.ceil(max(self.shape) / MAX_SHOWN_SIDE)
+        predicted, true = (mask[::stride, ::stride].copy() for mask in self.decompress())
+        return predicted, true
+
+
+class ImageScores(NamedTuple):
+    """The scores of n images: mean IoU over the classes that are true or predicted there, pixel accuracy, loss (n,).
+
+    NaN for an image without a pixel that counts (its loss is 0). `masks` is empty unless predictions are kept.
+    """
+
+    miou: Tensor
+    pixel_accuracy: Tensor
+    loss: Tensor
+    masks: tuple[MaskPair, ...] = ()
+
+
+class BatchResult(NamedTuple):
+    """The confusion matrix of a batch (C, C) int64, and the scores of its images."""
+
+    confusion: Tensor
+    images: ImageScores
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SegmentationEvaluation(Evaluation):
+    """The scores of a segmentation.
+
+    `confusion_matrix[i][j]` counts the pixels of class i that were predicted as class j, over all images; void does not
+    count. `miou` is the mean of IoU = TP / (TP + FP + FN) over the classes that are true or predicted anywhere,
+    `pixel_accuracy` the share of the pixels that are predicted correctly. `images` has the scores of each image, with
+    its masks if predictions were kept.
+    """
+
+    spec: ClassVar[Task] = TASKS["segmentation"]
+
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    images: ImageScores
+
+    @cached_property
+    def class_scores(self) -> SegmentationMetrics:
+        """The metrics of each class and of all."""
+        return segmentation_metrics(torch.tensor(self.confusion_matrix, dtype=torch.int64))
+
+    @property
+    def miou(self) -> float | None:
+        """The mean IoU; None if no pixel counts."""
+        return _defined(self.class_scores.mean_iou)
+
+    @property
+    def pixel_accuracy(self) -> float | None:
+        """The share of correct pixels; None if no pixel counts."""
+        return _defined(self.class_scores.pixel_accuracy)
+
+    @property
+    def has_predictions(self) -> bool:
+        """True if the masks of each image were kept."""
+        return len(self.images.masks) == self.num_samples
+
+    def require_masks(self) -> tuple[MaskPair, ...]:
+        """Return the masks of each image. Raises ValueError if the evaluation kept none."""
+        if not self.has_predictions:
+            raise invalid("an evaluation that kept its predictions", "one that did not", "keep_predictions=True")
+        return self.images.masks
+
+    def worst_images(self, max_images: int) -> list[int]:
+        """Return the images of the lowest mean IoU, lowest first, of equal ones those of the highest loss.
+
+        Images without a pixel that counts, and those without a mistake, are left out.
+        """
+        miou, loss = self.images.miou.tolist(), self.images.loss.tolist()
+        imperfect = [i for i in range(self.num_samples) if miou[i] < 1]
+        return sorted(imperfect, key=lambda i: (miou[i], -loss[i]))[:max_images]
+
+    def preview(self, i: int) -> np.ndarray:
+        """Return image i as uint8 (H, W, 3) or (H, W), resized and cropped as it was evaluated with its mask."""
+        assert isinstance(self.dataset, MaskImageDataset), "evaluate with keep_predictions"
+        image, transform = self.dataset.preview(i), self.dataset.input_transform
+        if isinstance(transform, EvalTransform):
+            image = transform.resize(image, i)
+        stride = math.ceil(max(image.shape[-2:]) / MAX_SHOWN_SIDE)
+        return thin_out(image, stride)
+
+    def per_class(self) -> Mapping[str, Any]:
+        """Return `classes`, each with name, iou, dice, accuracy (null where undefined) and num_pixels, and
+        `confusion_matrix`, with one row per true class."""
+        scores = self.class_scores
+        rows = zip(self.class_names, scores.iou, scores.dice, scores.accuracy, scores.num_pixels, strict=True)
+        names = ("name", "iou", "dice", "accuracy", "num_pixels")
+        return {
+            "classes": [dict(zip(names, row, strict=True)) for row in rows],
+            "confusion_matrix": self.confusion_matrix,
+        }
+
+    def per_class_table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Return columns and rows: each class, then the mean of the classes."""
+        scores = self.class_scores
+        values = zip(scores.iou, scores.dice, scores.accuracy, strict=True)
+        rows = [
+            (name, *(format_percent(value, 1) for value in row), format_int(num_pixels))
+            for name, row, num_pixels in zip(self.class_names, values, scores.num_pixels, strict=True)
+        ]
+        means = (format_percent(value, 1) for value in (scores.mean_iou, scores.mean_dice, scores.mean_accuracy))
+        last_row = ("mean", *means, format_int(sum(scores.num_pixels)))
+        return ["class", "IoU", "Dice", "accuracy", "pixels"], [*rows, last_row]
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes, or their numbers."""
+        return self.classes or [str(number) for number in range(len(self.confusion_matrix))]
+
+    def prediction_table(self) -> tuple[list[str], list[list[str]]]:
+        """Return name, mean IoU, pixel accuracy and loss of each image; empty where no pixel counts."""
+        rows = [
+            [name, *("" if math.isnan(value) else f"{value:.7g}" for value in values)]
+            for name, *values in zip(self.names, *(scores.tolist() for scores in self.images[:3]), strict=True)
+        ]
+        return ["name", *ImageScores._fields[:3]], rows
+
+    def predicted_masks(self) -> Iterator[np.ndarray]:
+        """Yield the predicted mask of each image, (H, W) uint8, at the size of the evaluation."""
+        return (pair.decompress_predicted() for pair in self.require_masks())
+
+    def prediction_arrays(self) -> dict[str, np.ndarray]:
+        """Return `miou`, `pixel_accuracy` and `loss` of each image, (N,) float64."""
+        return {name: getattr(self.images, name).numpy() for name in ImageScores._fields[:3]}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def score_batch(logits: Tensor, targets: Tensor, losses: Tensor, keep_masks: bool) -> BatchResult:
+    """Return the result of a batch: logits (N, C, H, W), targets (N, H, W), the loss of each image (N,)."""
+    num_classes = logits.shape[1]
+    predicted = logits.argmax(1)
+    confusions = [segmentation_confusion(*masks, num_classes).cpu() for masks in zip(predicted, targets, strict=True)]
+    scores = [segmentation_metrics(confusion) for confusion in confusions]
+    images = ImageScores(
+        torch.tensor([score.mean_iou for score in scores], dtype=torch.float64),
+        torch.tensor([score.pixel_accuracy for score in scores], dtype=torch.float64),
+        losses.double().cpu(),
+        tuple(map(MaskPair.compress, predicted.cpu(), targets.cpu())) if keep_masks else (),
+    )
+    return BatchResult(torch.stack(confusions).sum(0), images)
+
+
+def merge_batches(results: Sequence[BatchResult], loss: float, split: str) -> SegmentationEvaluation:
+    """Return the evaluation of all batches. Counts are integers, so that it does not depend on how they were split."""
+    parts = [result.images for result in results]
+    images = ImageScores(
+        torch.cat([part.miou for part in parts]),
+        torch.cat([part.pixel_accuracy for part in parts]),
+        torch.cat([part.loss for part in parts]),
+        tuple(pair for part in parts for pair in part.masks),
+    )
+    confusion = torch.stack([result.confusion for result in results]).sum(0)
+    return SegmentationEvaluation(
+        num_samples=len(images.loss),
+        loss=loss,
+        split=split,
+        confusion_matrix=tuple(tuple(row) for row in confusion.tolist()),
+        images=images,
+    )
+
 
 AUX_WEIGHT = 0.5
 """The weight of the auxiliary head's loss (torchvision, references/segmentation/train.py)."""

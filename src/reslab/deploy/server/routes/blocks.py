@@ -8,7 +8,7 @@ import torch
 from fastapi import APIRouter, Query, Request
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import BlockParts, decompose_block
+from reslab.analysis.layers import BlockParts, decompose_block
 from reslab.analysis.surgery import BlockSlot, block_slots
 from reslab.deploy.server.ablation import (
     ABLATION_FIELDS,

@@ -10,7 +10,7 @@ import torch
 from fastapi import APIRouter, Path, Response
 from torch import nn
 
-from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.layers import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
 from reslab.data.mask_colors import Color
 from reslab.deploy.prediction import OutputForm, result_rules

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.landscape.evaluator import (
-    LandscapeOptions,
+from reslab.analysis.landscape import LandscapeOptions, LandscapeProgress, analyze_landscape, non_convex_fraction
+from reslab.analysis.landscape_evaluator import (
     WeightPlane,
     clone_parameters,
     filter_norms,
+    hessian_vector_product,
+    lanczos_spectrum,
     random_direction,
     trajectory_directions,
 )
-from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
-from reslab.analysis.landscape.landscape import LandscapeProgress, analyze_landscape, non_convex_fraction
 from reslab.analysis.open_targets import target_from_module
 from reslab.analysis.target import AnalysisTarget, progress_callback, report_progress
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -196,7 +196,7 @@ def test_points_are_cached_and_an_analysis_continues(tmp_path: Path, monkeypatch
         )
         == 11
     )
-    monkeypatch.setattr("reslab.analysis.landscape.evaluator.score_model", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("reslab.analysis.landscape_evaluator.score_model", lambda *_: pytest.fail("measured again"))
     assert analyze_landscape(target(), options) == whole
 
 
@@ -297,7 +297,7 @@ def test_progress_without_a_callback_is_dropped(capsys: pytest.CaptureFixture[st
 
 def test_the_remaining_time_weighs_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0, 60.0])
-    monkeypatch.setattr("reslab.analysis.landscape.landscape.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("reslab.analysis.landscape.time.monotonic", lambda: next(clock))
     messages: list[str] = []
     with progress_callback(messages.append):
         step = LandscapeProgress("tiny", [1.0, 1.0, 4.0])

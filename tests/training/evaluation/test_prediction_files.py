@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reslab.training.evaluation.classification import ClassificationEvaluation
-from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
+from reslab.training.evaluation.prediction_files import check_predictions_path, save_predictions
 
 CLASSES = ("cat", 'a "big", dog')
 

@@ -1,14 +1,14 @@
-"""Evaluate loss, error and curvature of a network at points of a plane in weight space; cache the points in a file.
+"""Loss, error and curvature of a network at points of a plane in weight space, each point kept in a file.
 
-The plane is spanned by filter-normalized random directions, or the principal ones of a training trajectory.
+The plane is spanned by filter-normalized random directions, or the principal ones of a training trajectory. The
+curvature is given by the extreme eigenvalues of the Hessian, from its products with vectors.
 """
 
-import copy
 import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
-from reslab.analysis.target import AnalysisTarget, EvalBatches, EvalScore, Labels, score_model
-from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.analysis.target import BatchLoss, EvalBatches, EvalScore, Labels, cross_entropy_loss, score_model
 from reslab.spec.errors import invalid
-from reslab.spec.task import TargetKind
 
 Direction = dict[str, Tensor]
 
@@ -106,40 +103,8 @@ def trajectory_directions(
     return directions, deltas @ components[:num_directions].T, tuple(float(fraction) for fraction in explained_variance)
 
 
-DIRECTION_KINDS = ("random", "trajectory")
-
 Point = tuple[float, ...]
 PointValues = tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class LandscapeOptions:
-    """The grid of points, the directions it lies in, and the curvature to measure.
-
-    The grid has `points_per_axis` from -`radius` to `radius`, in units of the filters' own norms. `directions` are
-    `random`, or the principal ones of the run's `trajectory`. The extreme eigenvalues of the Hessian are measured with
-    `lanczos_iterations` on `num_hessian_images` images, at `curvature_points` a side (0: none), and the
-    `num_eigenvalues` largest at the weights themselves. `cache_file` stores every point, so that an interrupted
-    analysis can continue. A landscape that would take more than `max_minutes` is an error.
-    """
-
-    dimensions: int = 2
-    points_per_axis: int = 11
-    radius: float = 1.0
-    directions: str = "random"
-    split: str = ""
-    curvature_points: int = 3
-    lanczos_iterations: int = 12
-    num_hessian_images: int = 64
-    num_eigenvalues: int = 3
-    cache_file: str = ""
-    max_minutes: float = 30.0
-    seed: int = 0
-
-    @property
-    def eigenvalue_iterations(self) -> int:
-        """Lanczos iterations for the largest eigenvalues at the weights: several of them need more than one does."""
-        return max(self.lanczos_iterations, 4 * self.num_eigenvalues)
 
 
 @dataclass(frozen=True)
@@ -309,78 +274,102 @@ class LandscapeEvaluator:
         return time.perf_counter() - start_time
 
 
-def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> LandscapeEvaluator:
-    """Return an evaluator for the plane that the options ask for, through the target's weights.
+HessianVectorProduct = Callable[[Tensor], Tensor]
 
-    Raises ValueError for a detector of two stages, if a trajectory is requested for a target that is no run, and for a
-    run with too few snapshots.
+_CONVERGENCE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class HessianSpectrum:
+    """The largest eigenvalues in descending and the smallest ones in ascending order, with bounds on their errors.
+
+    `num_products` is the number of Hessian-vector products that were computed.
     """
-    _require_continuous_loss(target)
-    model = copy.deepcopy(target.model).requires_grad_().eval()
-    origin = clone_parameters(model)
-    trajectory: tuple[TrajectoryPoint, ...] = ()
-    explained_variance: tuple[float, ...] = ()
-    if options.directions == "random":
-        generator = torch.Generator().manual_seed(options.seed)
-        plane = WeightPlane(origin, tuple(random_direction(origin, generator) for _ in range(options.dimensions)))
-    else:
-        plane, trajectory, explained_variance = _trajectory_plane(target, origin, options.dimensions)
-    num_hessian_images = options.num_hessian_images
-    tensors = {**model.state_dict(), "images": target.images, **_label_tensors(target.labels)}
-    settings = [
-        options.directions,
-        options.dimensions,
-        options.seed,
-        options.split,
-        options.lanczos_iterations,
-        num_hessian_images,
-    ]
-    return LandscapeEvaluator(
-        model=model,
-        plane=plane,
-        batches=EvalBatches(target, options.split),
-        hessian_batch=(target.images[:num_hessian_images], target.labels[:num_hessian_images]),
-        cache=PointCache(Path(options.cache_file) if options.cache_file else None, cache_key(tensors, settings)),
-        trajectory=trajectory,
-        explained_variance=explained_variance,
+
+    largest: tuple[float, ...]
+    smallest: tuple[float, ...]
+    largest_errors: tuple[float, ...]
+    smallest_errors: tuple[float, ...]
+    num_products: int
+
+
+def hessian_vector_product(
+    model: nn.Module, x: Tensor, y: Any, loss_fn: BatchLoss = cross_entropy_loss
+) -> tuple[HessianVectorProduct, int]:
+    """Return the function v -> H v and the length of v; H is the Hessian of the batch's mean loss.
+
+    H v is the gradient of (gradient . v) (Pearlmutter 1994), which takes two backward passes and no matrix. The model
+    keeps its mode: in eval mode norms use their running statistics. Parameters that the loss does not depend on are
+    left out.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        loss = loss_fn(model, x, y)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    used_parameters = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad]
+    flat_gradient = torch.cat([gradient.flatten() for _, gradient in used_parameters])
+
+    def multiply(vector: Tensor) -> Tensor:
+        second_gradients = torch.autograd.grad(
+            flat_gradient, [p for p, _ in used_parameters], vector, retain_graph=True, allow_unused=True
+        )
+        parts = [
+            torch.zeros_like(p) if part is None else part
+            for (p, _), part in zip(used_parameters, second_gradients, strict=True)
+        ]
+        return torch.cat([part.detach().flatten() for part in parts])
+
+    return multiply, len(flat_gradient)
+
+
+def lanczos_spectrum(
+    hvp: HessianVectorProduct,
+    dim: int,
+    num_iterations: int,
+    num_eigenvalues: int = 1,
+    start_vector: Tensor | None = None,
+) -> HessianSpectrum:
+    """Return the largest and smallest eigenvalues of a symmetric matrix of size `dim`, given by its vector products.
+
+    The Lanczos method, started from `start_vector` (dim,) and with full reorthogonalization; it stops early once the
+    Krylov space is exhausted. The bound on an error is the last residual times the last entry of the Ritz vector, and
+    at least the rounding of float32. Raises ArithmeticError if a product is infinite or NaN.
+    """
+    vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)) if start_vector is None else start_vector
+    basis = [vector / vector.norm()]
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    for _ in range(min(num_iterations, dim)):
+        residual = hvp(basis[-1].to(vector))
+        if not bool(residual.isfinite().all()):
+            raise ArithmeticError("the Hessian-vector product is not finite")
+        diagonal.append(float(residual @ basis[-1]))
+        for _ in range(2):  # one pass leaves rounding errors that grow into copies of converged eigenvalues
+            for previous in basis:
+                residual = residual - (residual @ previous) * previous
+        off_diagonal.append(float(residual.norm()))
+        if off_diagonal[-1] <= _CONVERGENCE_TOLERANCE * max(1e-12, max(map(abs, diagonal))):
+            break
+        basis.append(residual / off_diagonal[-1])
+    return _extreme_eigenvalues(diagonal, off_diagonal, num_eigenvalues)
+
+
+def _extreme_eigenvalues(
+    diagonal: Sequence[float], off_diagonal: Sequence[float], num_eigenvalues: int
+) -> HessianSpectrum:
+    num_products = len(diagonal)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    for i, value in enumerate(off_diagonal[: num_products - 1]):
+        matrix[i, i + 1] = matrix[i + 1, i] = value
+    ritz_values, ritz_vectors = torch.linalg.eigh(matrix)
+    rounding = torch.finfo(torch.float32).eps * float(ritz_values.abs().max())
+    errors = (abs(off_diagonal[-1]) * ritz_vectors[-1].abs()).clamp_min(rounding).tolist()
+    eigenvalues = ritz_values.tolist()
+    num_eigenvalues = min(num_eigenvalues, num_products)
+    return HessianSpectrum(
+        largest=tuple(reversed(eigenvalues[num_products - num_eigenvalues :])),
+        smallest=tuple(eigenvalues[:num_eigenvalues]),
+        largest_errors=tuple(reversed(errors[num_products - num_eigenvalues :])),
+        smallest_errors=tuple(errors[:num_eigenvalues]),
+        num_products=num_products,
     )
-
-
-def _require_continuous_loss(target: AnalysisTarget) -> None:
-    """Raise ValueError for a detector that selects regions: its loss jumps where the weights select others."""
-    if target.task.spec.target is not TargetKind.BOXES:
-        return
-    from torchvision.models.detection.rpn import RegionProposalNetwork  # here: torchvision takes a second to import
-
-    if any(isinstance(module, RegionProposalNetwork) for module in target.model.modules()):
-        required = "a detector of one stage, such as RetinaNet: the loss of two jumps where other regions are selected"
-        raise invalid(required, target.name, next_step="`reslab analyze gradients` and `lesion` take any detector")
-
-
-def _label_tensors(labels: Labels) -> dict[str, Tensor]:
-    """Return the targets as tensors by name."""
-    if isinstance(labels, Tensor):
-        return {"labels": labels}
-    entries = {f"labels.{i}.{key}": value for i, label in enumerate(labels) for key, value in label.items()}
-    return {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-
-
-def _trajectory_plane(
-    target: AnalysisTarget, origin: dict[str, Tensor], dimensions: int
-) -> tuple[WeightPlane, tuple[TrajectoryPoint, ...], tuple[float, ...]]:
-    """Return the plane in which the run moved most, and the run's trajectory in it."""
-    if target.run is None:
-        raise invalid("a run with snapshots for directions=trajectory", target.name, "directions=random")
-    snapshots = [(step, read_tensors(path)) for step, path in target.run.snapshots()]
-    # Snapshots that equal the final weights have no direction.
-    moved_snapshots = [
-        (step, weights)
-        for step, weights in snapshots
-        if any(not torch.equal(weights[name], origin[name].cpu()) for name in origin)
-    ]
-    directions, coordinates, explained_variance = trajectory_directions(
-        [weights for _, weights in moved_snapshots], origin, dimensions
-    )
-    points = [(step, [*row.tolist(), 0.0]) for (step, _), row in zip(moved_snapshots, coordinates, strict=True)]
-    trajectory = tuple(TrajectoryPoint(step, coords[0], coords[1]) for step, coords in points)
-    return WeightPlane(origin, directions), trajectory, explained_variance

@@ -1,28 +1,38 @@
 """The loss landscape around a network's weights: a line or a surface, and its curvature."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
-from reslab.analysis.landscape.evaluator import (
-    DIRECTION_KINDS,
+import torch
+from torch import Tensor
+
+from reslab.analysis.landscape_evaluator import (
     LandscapeEvaluator,
-    LandscapeOptions,
     Point,
+    PointCache,
     PointKind,
     PointValues,
     TrajectoryPoint,
-    build_evaluator,
+    WeightPlane,
+    cache_key,
+    clone_parameters,
+    random_direction,
+    trajectory_directions,
 )
-from reslab.analysis.target import AnalysisTarget, ErrorMeasure, report_progress
+from reslab.analysis.target import AnalysisTarget, ErrorMeasure, EvalBatches, Labels, report_progress
+from reslab.nn.checkpoints.safetensors_io import read_tensors
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.task import TargetKind
 
+DIRECTION_KINDS = ("random", "trajectory")
 NON_CONVEX_RATIO = 0.1
 _GRID_MARGIN = 0.2
 _PROGRESS_INTERVAL_SECONDS = 5.0
-_DEFAULT_OPTIONS = LandscapeOptions()
 _MINIMUMS = {
     "points_per_axis": 2,
     "curvature_points": 0,
@@ -30,6 +40,39 @@ _MINIMUMS = {
     "num_hessian_images": 1,
     "num_eigenvalues": 0,
 }
+
+
+@dataclass(frozen=True)
+class LandscapeOptions:
+    """The grid of points, the directions it lies in, and the curvature to measure.
+
+    The grid has `points_per_axis` from -`radius` to `radius`, in units of the filters' own norms. `directions` are
+    `random`, or the principal ones of the run's `trajectory`. The extreme eigenvalues of the Hessian are measured with
+    `lanczos_iterations` on `num_hessian_images` images, at `curvature_points` a side (0: none), and the
+    `num_eigenvalues` largest at the weights themselves. `cache_file` stores every point, so that an interrupted
+    analysis can continue. A landscape that would take more than `max_minutes` is an error.
+    """
+
+    dimensions: int = 2
+    points_per_axis: int = 11
+    radius: float = 1.0
+    directions: str = "random"
+    split: str = ""
+    curvature_points: int = 3
+    lanczos_iterations: int = 12
+    num_hessian_images: int = 64
+    num_eigenvalues: int = 3
+    cache_file: str = ""
+    max_minutes: float = 30.0
+    seed: int = 0
+
+    @property
+    def eigenvalue_iterations(self) -> int:
+        """Lanczos iterations for the largest eigenvalues at the weights: several of them need more than one does."""
+        return max(self.lanczos_iterations, 4 * self.num_eigenvalues)
+
+
+_DEFAULT_OPTIONS = LandscapeOptions()
 
 
 @dataclass(frozen=True)
@@ -127,6 +170,83 @@ def analyze_landscape(target: AnalysisTarget, options: LandscapeOptions = _DEFAU
         trajectory=evaluator.trajectory,
         explained_variance=evaluator.explained_variance,
     )
+
+
+def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> LandscapeEvaluator:
+    """Return an evaluator for the plane that the options ask for, through the target's weights.
+
+    Raises ValueError for a detector of two stages, if a trajectory is requested for a target that is no run, and for a
+    run with too few snapshots.
+    """
+    _require_continuous_loss(target)
+    model = copy.deepcopy(target.model).requires_grad_().eval()
+    origin = clone_parameters(model)
+    trajectory: tuple[TrajectoryPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
+    if options.directions == "random":
+        generator = torch.Generator().manual_seed(options.seed)
+        plane = WeightPlane(origin, tuple(random_direction(origin, generator) for _ in range(options.dimensions)))
+    else:
+        plane, trajectory, explained_variance = _trajectory_plane(target, origin, options.dimensions)
+    num_hessian_images = options.num_hessian_images
+    tensors = {**model.state_dict(), "images": target.images, **_label_tensors(target.labels)}
+    settings = [
+        options.directions,
+        options.dimensions,
+        options.seed,
+        options.split,
+        options.lanczos_iterations,
+        num_hessian_images,
+    ]
+    return LandscapeEvaluator(
+        model=model,
+        plane=plane,
+        batches=EvalBatches(target, options.split),
+        hessian_batch=(target.images[:num_hessian_images], target.labels[:num_hessian_images]),
+        cache=PointCache(Path(options.cache_file) if options.cache_file else None, cache_key(tensors, settings)),
+        trajectory=trajectory,
+        explained_variance=explained_variance,
+    )
+
+
+def _require_continuous_loss(target: AnalysisTarget) -> None:
+    """Raise ValueError for a detector that selects regions: its loss jumps where the weights select others."""
+    if target.task.spec.target is not TargetKind.BOXES:
+        return
+    from torchvision.models.detection.rpn import RegionProposalNetwork  # here: torchvision takes a second to import
+
+    if any(isinstance(module, RegionProposalNetwork) for module in target.model.modules()):
+        required = "a detector of one stage, such as RetinaNet: the loss of two jumps where other regions are selected"
+        raise invalid(required, target.name, next_step="`reslab analyze gradients` and `lesion` take any detector")
+
+
+def _label_tensors(labels: Labels) -> dict[str, Tensor]:
+    """Return the targets as tensors by name."""
+    if isinstance(labels, Tensor):
+        return {"labels": labels}
+    entries = {f"labels.{i}.{key}": value for i, label in enumerate(labels) for key, value in label.items()}
+    return {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+
+
+def _trajectory_plane(
+    target: AnalysisTarget, origin: dict[str, Tensor], dimensions: int
+) -> tuple[WeightPlane, tuple[TrajectoryPoint, ...], tuple[float, ...]]:
+    """Return the plane in which the run moved most, and the run's trajectory in it."""
+    if target.run is None:
+        raise invalid("a run with snapshots for directions=trajectory", target.name, "directions=random")
+    snapshots = [(step, read_tensors(path)) for step, path in target.run.snapshots()]
+    # Snapshots that equal the final weights have no direction.
+    moved_snapshots = [
+        (step, weights)
+        for step, weights in snapshots
+        if any(not torch.equal(weights[name], origin[name].cpu()) for name in origin)
+    ]
+    directions, coordinates, explained_variance = trajectory_directions(
+        [weights for _, weights in moved_snapshots], origin, dimensions
+    )
+    points = [(step, [*row.tolist(), 0.0]) for (step, _), row in zip(moved_snapshots, coordinates, strict=True)]
+    trajectory = tuple(TrajectoryPoint(step, coords[0], coords[1]) for step, coords in points)
+    return WeightPlane(origin, directions), trajectory, explained_variance
 
 
 def _curvature_point(point: Point, eigenvalues: PointValues) -> CurvaturePoint:

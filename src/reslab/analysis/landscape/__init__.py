@@ -1,1 +1,0 @@
-"""The loss landscape: directions, evaluation of points, curvature."""
