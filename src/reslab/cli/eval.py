@@ -322,9 +322,9 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
     from reslab.training.evaluation.calibration import (
         TemperatureNotBetterError,
         fit_validation_temperature,
-        save_temperature,
     )
     from reslab.training.evaluation.classification import require_classification
+    from reslab.training.run_weights import save_temperature
 
     if val_evaluation is None:
         raise invalid(

@@ -1,10 +1,11 @@
-"""The weights of a run: the final ones, or while it has none the best so far of its checkpoint."""
+"""The weights of a run: the final ones, or while it has none the best so far of its checkpoint; their temperature."""
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reslab.runtime.files import disk_full_guard
+from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.run import Run, weights_header
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from reslab.nn.network import ResidualNetwork
+    from reslab.training.evaluation.calibration import FittedTemperature
 
 
 def load(source: Run | str | Path, device: "str | torch.device" = "cpu") -> "ResidualNetwork":
@@ -95,3 +97,20 @@ def _header_step(path: Path) -> int | None:
         return read_header(path).get("step")
     except ValueError:
         return None
+
+
+def save_temperature(target: Run | str | Path, temperature: "FittedTemperature") -> None:
+    """Write a temperature into the header of a run's weights (or of a `model.safetensors`) and into its run.json.
+
+    Raises ValueError if the run has not ended or the file was not written by reslab; DiskFullError.
+    """
+    from reslab.nn.checkpoints.safetensors_io import update_header
+
+    is_run = isinstance(target, Run) or Path(target).is_dir()
+    run = (target if isinstance(target, Run) else Run(target)) if is_run else None
+    path = run_weights_path(run, allow_interim=False) if run else Path(str(target))
+    fields: dict[str, Any] = to_dict(temperature)
+    with disk_full_guard(path):
+        update_header(path, temperature=fields)
+    if run:
+        run.update(temperature=fields)

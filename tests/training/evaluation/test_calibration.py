@@ -24,11 +24,11 @@ from reslab.training.evaluation.calibration import (
     fit_temperature,
     fit_validation_temperature,
     log_probabilities,
-    save_temperature,
 )
 from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
+from reslab.training.run_weights import save_temperature
 
 
 @pytest.fixture(scope="module")

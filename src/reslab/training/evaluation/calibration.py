@@ -4,20 +4,15 @@ A temperature is fitted on the validation split once and saved with the weights;
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.nn.checkpoints.safetensors_io import update_header
-from reslab.runtime.files import disk_full_guard
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.classification import ClassificationEvaluation
-from reslab.training.run import Run
-from reslab.training.run_weights import run_weights_path
 
 NUM_CALIBRATION_BINS = 15
 _MAX_ITERATIONS = 200
@@ -285,18 +280,3 @@ def fit_validation_temperature(val_evaluation: ClassificationEvaluation) -> Fitt
     return FittedTemperature(
         fit_temperature(log_probabilities(probabilities), labels), val_evaluation.split, val_evaluation.num_samples
     )
-
-
-def save_temperature(target: Run | str | Path, temperature: FittedTemperature) -> None:
-    """Write a temperature into the header of a run's weights (or of a `model.safetensors`) and into its run.json.
-
-    Raises ValueError if the run has not ended or the file was not written by reslab; DiskFullError.
-    """
-    is_run = isinstance(target, Run) or Path(target).is_dir()
-    run = (target if isinstance(target, Run) else Run(target)) if is_run else None
-    path = run_weights_path(run, allow_interim=False) if run else Path(str(target))
-    fields: dict[str, Any] = to_dict(temperature)
-    with disk_full_guard(path):
-        update_header(path, temperature=fields)
-    if run:
-        run.update(temperature=fields)
