@@ -15,7 +15,7 @@ from reslab.report.analyses.result import (
     title_for_subject,
 )
 from reslab.report.format import format_number, format_percent, format_split, pluralize
-from reslab.report.plots.lesion import (
+from reslab.report.plots.depth import (
     DeletionErrors,
     ErrorAxis,
     ErrorSamples,
