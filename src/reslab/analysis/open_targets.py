@@ -23,7 +23,8 @@ from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.zoo.dense import find_dense_arch, model_names, override_dense_arch
 from reslab.spec.zoo.resolve import find_model_name, resolve_arch
 from reslab.training.model_forms import MODEL_FORMS
-from reslab.training.model_source import open_any_network, open_network, recorded_factory
+from reslab.training.model_source import open_any_network, open_network
+from reslab.training.module_loading import recorded_factory
 from reslab.training.run import Run, list_runs
 from reslab.training.tasks.task_type import TaskType
 

@@ -29,7 +29,7 @@ from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training.dense_model import build_dense_model, load_messages
 from reslab.training.evaluation.loop import check_loss, precision_advice
 from reslab.training.losses import LossFn
-from reslab.training.model_source import build_published, load_state
+from reslab.training.module_loading import build_published, load_state
 from reslab.training.nonfinite import is_finite, non_finite_images
 from reslab.training.options import (
     PUBLISHED_WEIGHTS,
