@@ -23,7 +23,7 @@ from reslab.training.checkpoint import (
     save_train_checkpoint,
 )
 from reslab.training.run import Run
-from reslab.training.run_log import DamagedLogWarning, RunLog
+from reslab.training.run_folder import DamagedLogWarning, RunLog
 from reslab.training.train import train
 from tests.full_disk import largest_file
 

@@ -22,7 +22,8 @@ from reslab.spec.config import to_dict
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipes import find_recipe
 from reslab.spec.zoo.resolve import resolve_arch
-from reslab.training.run import Run, list_runs, lock_run, make_run_path, require_empty_dir
+from reslab.training.run import Run, list_runs
+from reslab.training.run_folder import lock_run, make_run_path, require_empty_dir
 from reslab.training.train import train
 
 FACTS: dict[str, Any] = {
@@ -173,7 +174,7 @@ def test_a_locked_run_names_the_process_that_holds_it(tmp_path: Path) -> None:
 
 def start_holder(path: Path) -> "subprocess.Popen[str]":
     """Start a process that holds the lock of a run until it is killed."""
-    code = "import sys, time; from pathlib import Path; from reslab.training.run import lock_run\n"
+    code = "import sys, time; from pathlib import Path; from reslab.training.run_folder import lock_run\n"
     code += f"with lock_run(Path({str(path)!r})):\n    print('held', flush=True); time.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     holder = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ from torch import nn
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training import run_logger as scalars
 from reslab.training.run import Run
-from reslab.training.run_log import RunLog
+from reslab.training.run_folder import RunLog
 from reslab.training.train import train
 
 

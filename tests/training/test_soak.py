@@ -25,8 +25,8 @@ from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import Evaluator
 from reslab.training.evaluation.prediction_files import load_correctness
-from reslab.training.run import Run, is_non_empty
-from reslab.training.run_log import DamagedLogWarning
+from reslab.training.run import Run
+from reslab.training.run_folder import DamagedLogWarning, is_non_empty
 from reslab.training.train import train
 
 KILLS = int(os.environ.get("RESLAB_SOAK_KILLS", "17"))

@@ -51,8 +51,8 @@ def demo(
     keep_freed_memory()
     archs = residual_and_plain(model)
     folder = output or _new_run_folder()
-    from reslab.training.run import require_empty_dir
     from reslab.training.run_data import open_train_data
+    from reslab.training.run_folder import require_empty_dir
 
     require_empty_dir(folder)
     data = open_train_data(DATASET)

@@ -147,7 +147,7 @@ class RunOptions:
     def check(self) -> None:
         """Raise ValueError for a run to resume that does not exist; a job that torchrun restarts may have none yet."""
         if self.resume and not read_distributed_env().restart_count:
-            from reslab.training.run import require_run_folder
+            from reslab.training.run_folder import require_run_folder
 
             require_run_folder(self.output)
 

@@ -3,36 +3,31 @@
 import contextlib
 import html
 import json
-import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reslab.runtime.files import (
     DiskFullError,
-    is_partial_file,
     parse_object,
-    remove_partial_files,
     require_strings,
     require_types,
     with_checksum,
     without_checksum,
     write_atomic,
 )
-from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.dense import DenseArch, check_arch_size
-from reslab.spec.errors import invalid, nearest
+from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import Task, find_task
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import arch_from_dict
-from reslab.training.run_log import RunLog
+from reslab.training.run_folder import RunLog, lock_run, require_empty_dir, unwritable
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -64,7 +59,7 @@ class Run:
         except DiskFullError:
             raise
         except OSError as error:
-            raise _unwritable(path, error.strerror or str(error)) from error
+            raise unwritable(path, error.strerror or str(error)) from error
         return cls(path)
 
     def update(self, **values: Any) -> None:
@@ -279,108 +274,6 @@ def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
                 read(value)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise invalid(f"a valid {key}", f"{file}: {error}") from None
-
-
-_LOCK_NAME = ".lock"
-
-
-@contextlib.contextmanager
-def lock_run(path: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, in which one process at a time trains, and remove partial files of dead ones.
-
-    Raises ValueError, naming process, host and time, if another process holds it. The lock of a dead process is free.
-    """
-    lock = FileLock(path / _LOCK_NAME, trust_file_times=True)
-    try:
-        with lock.hold():
-            remove_partial_files(path)
-            yield
-    except LockHeldError as error:
-        raise invalid(
-            "a run in which no other process trains",
-            f"{path}, locked by {error}",
-            next_step="wait until it ends or stop it, then add --resume; or choose another --output",
-        ) from None
-    finally:
-        if not (path / "run.json").exists():
-            with contextlib.suppress(OSError):  # other files are there
-                path.rmdir()
-
-
-def is_non_empty(path: Path) -> bool:
-    """Return True if `path` exists and is not an empty folder; the remains of an unfinished start do not count."""
-    return path.exists() and (not path.is_dir() or any(not _is_remnant(entry) for entry in path.iterdir()))
-
-
-def _is_remnant(path: Path) -> bool:
-    """Return True for a lock or a partial file, all that a process killed before run.json leaves."""
-    return is_partial_file(path) or path.name in (_LOCK_NAME, f"{_LOCK_NAME}.since")
-
-
-def require_folder_name(output: str | Path | None) -> None:
-    """Raise ValueError for an empty text as the folder of a run, as of a variable that is not set."""
-    if output == "":
-        raise invalid("a folder of the run as output", "an empty text", next_step="./NAME is in the folder you are in")
-
-
-def require_empty_dir(path: Path) -> None:
-    """Raise ValueError if `path` exists and is not an empty folder, or if it cannot be written."""
-    if not is_non_empty(path):
-        _require_writable(path)
-        return
-    if (path / "run.json").is_file():
-        raise invalid(
-            "a new or empty output folder",
-            f"{path}, which contains a run",
-            next_step="add --resume to continue it, or choose another --output",
-        )
-    raise invalid(
-        "a new or empty output folder", f"{path}, which contains other files", next_step="choose another --output"
-    )
-
-
-def require_run_folder(output: str | Path | None) -> None:
-    """Raise ValueError if there is no folder to resume in: a mistyped one would start another run."""
-    if output is None:
-        raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
-    path = Path(output)
-    if not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        similar = ", ".join(str(path.parent / name) for name in nearest(path.name, siblings))
-        raise invalid(
-            "the folder of a run to resume",
-            f"{path}, which does not exist",
-            similar,
-            "omit --resume to start a run there; `reslab runs` lists the runs",
-        )
-
-
-def _require_writable(path: Path) -> None:
-    """Raise ValueError if the nearest existing folder above `path` is a file or may not be written."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise _unwritable(path, f"{existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise _unwritable(path, f"no permission to write in {existing}")
-
-
-def _unwritable(path: Path, reason: str) -> ValueError:
-    return invalid("an output folder that can be written", f"{path} ({reason})", next_step="choose another --output")
-
-
-def make_run_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
-    """Return an unused path `runs/<time>-<model>-<data>`."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{make_slug(model)}-{make_slug(data)}"
-    names: Iterable[str] = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
-    return next(parent / name for name in names if not (parent / name).exists())
-
-
-def make_slug(name: str) -> str:
-    """Return a name as part of a file name: letters, digits, `.` and `_`, anything else as a dash."""
-    return (
-        "".join(character if character.isalnum() or character in "._" else "-" for character in name).strip("-")
-        or "run"
-    )
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:

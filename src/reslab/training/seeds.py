@@ -15,8 +15,9 @@ from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.training.run import Run, is_non_empty, make_slug
+from reslab.training.run import Run
 from reslab.training.run_data import DEFAULT_DATA, data_location
+from reslab.training.run_folder import is_non_empty, make_slug
 from reslab.training.train import train
 
 # What `train` takes that changes the result; the folder of the runs is named after it.

@@ -39,7 +39,7 @@ from reslab.training.options import (
     recipe_defaults,
     with_eval_preprocess,
 )
-from reslab.training.run import Run, make_run_path, require_empty_dir
+from reslab.training.run import Run
 from reslab.training.run_data import (
     choose_num_workers,
     data_metadata,
@@ -47,6 +47,7 @@ from reslab.training.run_data import (
     make_train_loader,
     open_train_data,
 )
+from reslab.training.run_folder import make_run_path, require_empty_dir
 from reslab.training.run_weights import load
 from reslab.training.setup_model import (
     build_model,

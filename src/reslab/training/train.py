@@ -33,8 +33,9 @@ from reslab.training.meters import last_epoch_averages, throughput_without_loadi
 from reslab.training.model_source import GRAPH_FILE
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, is_non_empty, lock_run, require_folder_name, require_run_folder, weights_header
+from reslab.training.run import Run, weights_header
 from reslab.training.run_data import advise_num_workers
+from reslab.training.run_folder import is_non_empty, lock_run, require_folder_name, require_run_folder
 from reslab.training.run_logger import (
     LogCallback,
     RunLogger,
