@@ -37,7 +37,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
-from reslab.training.run_weights import load
+from reslab.training.checkpoint import load
 
 _WARM_UP, _ROUNDS = 20, 200
 _NUM_IMAGES = 16

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from reslab.data.loader import eval_loader
 from reslab.nn.network import ResidualNetwork
+from reslab.training.checkpoint import load
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data
-from reslab.training.run_weights import load
 from reslab.training.train import train
 
 

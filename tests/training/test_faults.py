@@ -16,13 +16,18 @@ from reslab.deploy.predict import predict
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.interrupts import InterruptHandler, TrainingInterrupted
-from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.checkpoint import (
+    InterimWeightsWarning,
+    interim_weights_path,
+    load,
+    load_train_checkpoint,
+    run_weights_path,
+)
 from reslab.training.evaluation.evaluate import Evaluator
 from reslab.training.loop import TimedLoader
 from reslab.training.options import TrainOptions
 from reslab.training.run import Run
 from reslab.training.run_logger import RunLogger
-from reslab.training.run_weights import InterimWeightsWarning, interim_weights_path, load, run_weights_path
 from reslab.training.setup import setup_run
 from reslab.training.train import train
 from reslab.training.trainer import Trainer

@@ -18,10 +18,10 @@ from reslab.spec.config import override
 from reslab.spec.recipe import Recipe
 from reslab.training import setup as training_setup
 from reslab.training import setup_recipe
+from reslab.training.checkpoint import load
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.setup import build_train_loop, build_train_loss, setup_run
 from reslab.training.setup_model import check_module
 from reslab.training.setup_recipe import resolve_precision

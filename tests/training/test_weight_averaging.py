@@ -24,10 +24,10 @@ from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training.batch_norm import update_bn_stats
+from reslab.training.checkpoint import load
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.train import train
 from reslab.training.weight_averaging import EMA, WeightMean, average_runs, clone_state_dict, swapped_weights
 

@@ -29,9 +29,9 @@ from reslab.nn.checkpoints.published import file_hash
 from reslab.nn.module_network import GraphModel, Model
 from reslab.report.format import format_number, format_percent, pluralize
 from reslab.spec.task import TargetKind
+from reslab.training.checkpoint import find_weights_path
 from reslab.training.image_size import with_image_size
 from reslab.training.model_source import open_model
-from reslab.training.run_weights import find_weights_path
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
 _MAX_WARNINGS = 5

@@ -192,7 +192,7 @@ def _load_arch(name: str) -> "Arch | None":
     path = Path(name)
     if name in ARCHS or is_toml(name) or not path.exists():
         return None
-    from reslab.training.run_weights import load
+    from reslab.training.checkpoint import load
 
     return load(path).arch
 

@@ -18,8 +18,8 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.dense import DenseArch
 from reslab.spec.zoo.dense import override_dense_arch
+from reslab.training.checkpoint import find_weights_path
 from reslab.training.options import SMALL_INPUT_SIDE, TrainOptions, describe_pretrained
-from reslab.training.run_weights import find_weights_path
 
 InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
 """A network, the description of its initial weights (None: random), and messages for the user."""

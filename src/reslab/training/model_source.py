@@ -35,10 +35,10 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import find_dense_arch
 from reslab.spec.zoo.resolve import HUB_PREFIX
+from reslab.training.checkpoint import find_weights_path
 from reslab.training.model_forms import GRAPH_SUFFIXES, MODEL_FORMS, unknown_model
 from reslab.training.module_loading import open_factory, recorded_arch, recorded_factory, wrap_module
 from reslab.training.run import Run
-from reslab.training.run_weights import find_weights_path
 
 GRAPH_FILE = "model.pt2"
 _NO_CODE = "opening a file imports no code"

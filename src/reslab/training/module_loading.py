@@ -26,8 +26,8 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
+from reslab.training.checkpoint import find_weights_path
 from reslab.training.run import Run
-from reslab.training.run_weights import find_weights_path
 
 
 def open_factory(

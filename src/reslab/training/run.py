@@ -27,7 +27,7 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.task import Task, find_task
 from reslab.spec.zoo import ARCHS
 from reslab.spec.zoo.dense import arch_from_dict
-from reslab.training.run_folder import RunLog, lock_run, require_empty_dir, unwritable
+from reslab.training.run_folder import RunLog, list_snapshots, lock_run, require_empty_dir, unwritable
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -95,8 +95,6 @@ class Run:
 
     def snapshots(self) -> list[tuple[int, Path]]:
         """Return the snapshots of the weights as (step, file); `load_network` reads the files."""
-        from reslab.training.checkpoint import list_snapshots
-
         return list_snapshots(self.path)
 
     @property

@@ -1,8 +1,9 @@
-"""The folder of a run: its name, its lock, and log.jsonl, one record a line as a JSON object with a checksum."""
+"""The folder of a run: its name, its lock, its snapshots, and log.jsonl, a JSON object with a checksum on each line."""
 
 import contextlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from reslab.runtime.files import (
 from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.errors import invalid, nearest
 
+SNAPSHOT_DIR = "snapshots"
+_SNAPSHOT_PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
 _LOCK_NAME = ".lock"
 
 
@@ -123,6 +126,14 @@ def make_slug(name: str) -> str:
         "".join(character if character.isalnum() or character in "._" else "-" for character in name).strip("-")
         or "run"
     )
+
+
+def list_snapshots(run_path: Path) -> list[tuple[int, Path]]:
+    """Return the snapshots in a run's folder as (step, path), in order."""
+    matches = (
+        (_SNAPSHOT_PATTERN.fullmatch(path.name), path) for path in (run_path / SNAPSHOT_DIR).glob("step-*.safetensors")
+    )
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 class DamagedLogWarning(UserWarning):

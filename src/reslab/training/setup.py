@@ -20,7 +20,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo.dense import require_model
-from reslab.training.checkpoint import snapshot_interval_steps
+from reslab.training.checkpoint import load, snapshot_interval_steps
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -48,7 +48,6 @@ from reslab.training.run_data import (
     open_train_data,
 )
 from reslab.training.run_folder import make_run_path, require_empty_dir
-from reslab.training.run_weights import load
 from reslab.training.setup_model import (
     build_model,
     check_finite_start,

@@ -26,6 +26,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
+from reslab.training.checkpoint import interim_weights_path
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.evaluation.prediction_files import save_predicted_labels
 from reslab.training.losses import LossFn
@@ -45,7 +46,6 @@ from reslab.training.run_logger import (
     require_tensorboard,
 )
 from reslab.training.run_report import write_report
-from reslab.training.run_weights import interim_weights_path
 from reslab.training.setup import TrainSetup, setup_run
 from reslab.training.tasks.task_type import TaskType
 from reslab.training.trainer import StepEndHook, Trainer

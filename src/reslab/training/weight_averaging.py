@@ -16,10 +16,9 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.training.checkpoint import BestWeights, TrainCheckpoint
+from reslab.training.checkpoint import BestWeights, TrainCheckpoint, load
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 
 StateDict = dict[str, Tensor]
 

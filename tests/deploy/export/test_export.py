@@ -20,8 +20,8 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
+from reslab.training.checkpoint import load
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 
 GRAPHS = [
     (line.name, precision)

@@ -17,9 +17,9 @@ from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.network import ResidualNetwork
+from reslab.training.checkpoint import load
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data
-from reslab.training.run_weights import load
 from reslab.training.train import train
 from tests.deploy.listening import listening
 

@@ -19,9 +19,14 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
 from reslab.spec.preprocess import Preprocess
-from reslab.training.checkpoint import TrainCheckpoint, checkpoint_path, load_train_checkpoint, save_train_checkpoint
+from reslab.training.checkpoint import (
+    TrainCheckpoint,
+    checkpoint_path,
+    load,
+    load_train_checkpoint,
+    save_train_checkpoint,
+)
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.train import train
 
 NETWORKS_WITHOUT_BLOCKS = ("book_net", "book_width", "book_dropout", "book_batchnorm")

@@ -15,8 +15,8 @@ from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.load_report import allow_nonfinite_weights
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.network import ResidualNetwork
+from reslab.training.checkpoint import load
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from tests.deploy.server.expected import PLAN, cut, probabilities, probability_by_name
 
 

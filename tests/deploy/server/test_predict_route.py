@@ -9,8 +9,8 @@ from reslab.deploy.export.verification import load_calibration_images
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
+from reslab.training.checkpoint import load
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 
 
 def names_and_numbers(result: dict[str, object]) -> list[tuple[str, float]]:

@@ -17,9 +17,9 @@ from reslab.data.loader import eval_loader
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.model_handle import model_names
 from reslab.deploy.server.settings import ServerSettings
+from reslab.training.checkpoint import load
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.tasks.classification import Classification
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.factory import load_network
+from reslab.training.checkpoint import save_temperature
 from reslab.training.evaluation.calibration import (
     FittedTemperature,
     TemperatureNotBetterError,
@@ -28,7 +29,6 @@ from reslab.training.evaluation.calibration import (
 from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.run_weights import save_temperature
 
 
 @pytest.fixture(scope="module")

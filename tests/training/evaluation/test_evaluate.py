@@ -14,11 +14,11 @@ from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
 from reslab.runtime.device import available_devices, choose_device
+from reslab.training.checkpoint import load
 from reslab.training.evaluation.calibration import calibrate
 from reslab.training.evaluation.classification import average_probabilities
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.train import train
 
 

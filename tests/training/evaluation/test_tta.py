@@ -19,11 +19,11 @@ from torchvision.transforms.v2 import functional as tv_functional
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.data.decode import read_image
 from reslab.spec.recipes import RECIPES
+from reslab.training.checkpoint import load
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
 from reslab.training.run import Run
-from reslab.training.run_weights import load
 from reslab.training.tasks.classification import Classification
 from reslab.training.train import train
 

@@ -14,8 +14,8 @@ from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.spec.recipe import Recipe
+from reslab.training.checkpoint import load
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run_weights import load
 from reslab.training.tasks.multilabel import MultiLabel, positive_weights
 from reslab.training.train import train
 

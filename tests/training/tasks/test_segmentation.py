@@ -27,13 +27,13 @@ from reslab.spec.dense import ModelKind, SegmentationArch
 from reslab.spec.recipes import RECIPES
 from reslab.spec.recipes.dense import SEGMENTATION
 from reslab.spec.zoo.dense import dense_arch_for
+from reslab.training.checkpoint import InterimWeightsWarning
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.prediction_files import save_predictions
 from reslab.training.freezing import Freezing
 from reslab.training.loop import TrainStep
 from reslab.training.run import Run
-from reslab.training.run_weights import InterimWeightsWarning
 from reslab.training.tasks.segmentation import PixelCrossEntropy, Segmentation, SegmentationEvaluation
 from reslab.training.train import train
 

@@ -40,9 +40,9 @@ from reslab.spec.config import to_dict
 from reslab.spec.detection import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
+from reslab.training.checkpoint import find_weights_path
 from reslab.training.model_source import module_metadata, open_any_network
 from reslab.training.run import Run
-from reslab.training.run_weights import find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
 # With less than this left, an error of a library that writes files is the disk's.
