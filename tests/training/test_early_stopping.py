@@ -20,8 +20,8 @@ from reslab.spec.recipe import EarlyStoppingConfig, Recipe
 from reslab.spec.task import TASKS
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.early_stopping import EarlyStopping, PatienceCounter, StopReason
-from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.run import Run
+from reslab.training.tasks.classification import ClassificationEvaluation
 from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]

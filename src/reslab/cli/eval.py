@@ -320,11 +320,8 @@ def _check_without_network(results: Path, data: str | None, of_network: dict[str
 
 def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") -> None:
     from reslab.training.checkpoint import save_temperature
-    from reslab.training.evaluation.calibration import (
-        TemperatureNotBetterError,
-        fit_validation_temperature,
-    )
-    from reslab.training.evaluation.classification import require_classification
+    from reslab.training.evaluation.calibration import TemperatureNotBetterError
+    from reslab.training.tasks.classification import fit_validation_temperature, require_classification
 
     if val_evaluation is None:
         raise invalid(

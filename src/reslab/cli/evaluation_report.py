@@ -159,8 +159,7 @@ def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation | None") -> dict[str, Any]:
-    from reslab.training.evaluation.calibration import calibration_metrics
-    from reslab.training.evaluation.classification import require_classification
+    from reslab.training.tasks.classification import calibration_metrics, require_classification
 
     val = None if val_evaluation is None else require_classification(val_evaluation, "--calibration")
     return calibration_metrics(require_classification(evaluation, "--calibration"), val)

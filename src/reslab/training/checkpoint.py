@@ -19,12 +19,12 @@ from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.optim import Duration, parse_duration
+from reslab.training.evaluation.calibration import FittedTemperature
 from reslab.training.run import Run, weights_header
 from reslab.training.run_folder import SNAPSHOT_DIR, list_snapshots
 
 if TYPE_CHECKING:
     from reslab.nn.network import ResidualNetwork
-    from reslab.training.evaluation.calibration import FittedTemperature
 
 
 def parse_snapshot_interval(text: str) -> Duration:
@@ -238,7 +238,7 @@ def _header_step(path: Path) -> int | None:
         return None
 
 
-def save_temperature(target: Run | str | Path, temperature: "FittedTemperature") -> None:
+def save_temperature(target: Run | str | Path, temperature: FittedTemperature) -> None:
     """Write a temperature into the header of a run's weights (or of a `model.safetensors`) and into its run.json.
 
     Raises ValueError if the run has not ended or the file was not written by reslab; DiskFullError.

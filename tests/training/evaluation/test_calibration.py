@@ -19,16 +19,18 @@ from reslab.training.evaluation.calibration import (
     FittedTemperature,
     TemperatureNotBetterError,
     apply_temperature,
-    calibration_metrics,
     check_temperature,
     compute_reliability,
     fit_temperature,
-    fit_validation_temperature,
     log_probabilities,
 )
-from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
+from reslab.training.tasks.classification import (
+    ClassificationEvaluation,
+    calibration_metrics,
+    fit_validation_temperature,
+)
 
 
 @pytest.fixture(scope="module")

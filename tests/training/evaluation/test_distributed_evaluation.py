@@ -11,9 +11,8 @@ from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.loader import eval_loader
 from reslab.runtime.distributed import ProcessGroup, _interleave
 from reslab.spec.preprocess import Preprocess
-from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.loop import evaluate_batches
-from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.classification import Classification, ClassificationEvaluation
 
 T = TypeVar("T")
 GENERATOR = torch.Generator().manual_seed(0)

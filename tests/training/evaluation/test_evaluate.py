@@ -15,10 +15,9 @@ from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
 from reslab.runtime.device import available_devices, choose_device
 from reslab.training.checkpoint import load
-from reslab.training.evaluation.calibration import calibrate
-from reslab.training.evaluation.classification import average_probabilities
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
+from reslab.training.tasks.classification import average_probabilities, calibrate
 from reslab.training.train import train
 
 

@@ -8,9 +8,8 @@ import torch
 from sklearn import metrics
 from torch import Tensor, nn
 
-from reslab.training.evaluation.classification import ClassificationEvaluation, average_probabilities
 from reslab.training.evaluation.loop import evaluate_batches
-from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.classification import Classification, ClassificationEvaluation, average_probabilities
 
 NUM_SAMPLES, NUM_CLASSES = 137, 7
 

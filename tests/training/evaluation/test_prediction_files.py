@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.training.evaluation.classification import ClassificationEvaluation
 from reslab.training.evaluation.prediction_files import check_predictions_path, save_predictions
+from reslab.training.tasks.classification import ClassificationEvaluation
 
 CLASSES = ("cat", 'a "big", dog')
 

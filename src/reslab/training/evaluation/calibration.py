@@ -4,15 +4,12 @@ A temperature is fitted on the validation split once and saved with the weights;
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
-from reslab.training.evaluation.classification import ClassificationEvaluation
 
 NUM_CALIBRATION_BINS = 15
 _MAX_ITERATIONS = 200
@@ -129,62 +126,6 @@ class CalibrationResult:
     loss_after: float
 
 
-def calibrate(
-    fit_evaluation: ClassificationEvaluation, evaluation: ClassificationEvaluation, num_bins: int = NUM_CALIBRATION_BINS
-) -> CalibrationResult:
-    """Fit a temperature on `fit_evaluation` and return the calibration of `evaluation` before and after scaling.
-
-    Raises ValueError unless both kept their predictions.
-    """
-    (fit_probabilities, fit_labels), (before, eval_labels) = (
-        fit_evaluation.require_predictions(),
-        evaluation.require_predictions(),
-    )
-    temperature = fit_temperature(log_probabilities(fit_probabilities), fit_labels)
-    after = apply_temperature(before.double(), temperature)
-    losses = [functional.nll_loss(log_probabilities(p), eval_labels).item() for p in (before, after)]
-    diagrams = [compute_reliability(p, eval_labels, num_bins) for p in (before, after)]
-    return CalibrationResult(temperature, fit_evaluation.split, diagrams[0], diagrams[1], losses[0], losses[1])
-
-
-def calibration_metrics(
-    evaluation: ClassificationEvaluation, val_evaluation: ClassificationEvaluation | None
-) -> dict[str, Any]:
-    """Return the calibration metrics of a split as plain data.
-
-    Always `ece`, `mce` and `reliability` (the bins); with a validation evaluation also `temperature`, `fit_split`,
-    `fit_num_samples`, and `ece_after`, `loss_after`, `reliability_after` of the evaluated split with that temperature.
-    If the evaluated split is the validation split itself, each half of it (even and odd indices) is scaled with the
-    temperature fitted on the other half (`cross_fitted`), so that no image contributes to its own temperature; these
-    keys are absent if a half has no mistake. `temperature` is absent if no validation image is misclassified, because
-    the loss then has no minimum.
-    """
-    probabilities, labels = evaluation.require_predictions()
-    before = compute_reliability(probabilities, labels)
-    metrics: dict[str, Any] = {"ece": before.ece, "mce": before.mce, "reliability": to_dict(before.bins)}
-    if val_evaluation is None or val_evaluation.num_correct == val_evaluation.num_samples:
-        return metrics
-    val_probabilities, val_labels = val_evaluation.require_predictions()
-    temperature = fit_temperature(log_probabilities(val_probabilities), val_labels)
-    metrics |= {
-        "temperature": temperature,
-        "fit_split": val_evaluation.split,
-        "fit_num_samples": val_evaluation.num_samples,
-    }
-    cross_fitted = evaluation.split == val_evaluation.split
-    scaled = (
-        apply_cross_fitted_temperature(probabilities, labels)
-        if cross_fitted
-        else apply_temperature(probabilities.double(), temperature)
-    )
-    if scaled is None:
-        return metrics
-    after = compute_reliability(scaled, labels)
-    loss = functional.nll_loss(log_probabilities(scaled), labels).item()
-    after_metrics = {"ece_after": after.ece, "loss_after": loss, "reliability_after": to_dict(after.bins)}
-    return {**metrics, **after_metrics, "cross_fitted": cross_fitted}
-
-
 def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Tensor | None:
     """Return softmax(z / T) in float64 from softmax(z), (N, C), with T of the odd indices for the even ones and back.
 
@@ -251,32 +192,3 @@ def check_temperature(probabilities: Tensor, labels: Tensor) -> TemperatureCheck
     eces = [compute_reliability(p, labels).ece for p in (probabilities, scaled)]
     losses = [functional.nll_loss(log_probabilities(p), labels).item() for p in (probabilities, scaled)]
     return TemperatureCheck(*eces, *losses)
-
-
-def fit_validation_temperature(val_evaluation: ClassificationEvaluation) -> FittedTemperature:
-    """Fit the temperature on a validation split, if cross-validation finds it better than none.
-
-    Raises ValueError for another split (a temperature is never fitted on the test or training images), if no
-    validation image is misclassified, or if the evaluation kept no predictions; TemperatureNotBetterError if
-    `check_temperature` is worse or impossible.
-    """
-    if val_evaluation.split != "val":
-        raise invalid(
-            "a validation split to fit a temperature on",
-            f"the split {val_evaluation.split!r}",
-            next_step="train with --val-fraction 0.1: never fit it on the test or training images",
-        )
-    probabilities, labels = val_evaluation.require_predictions()
-    if val_evaluation.num_correct == val_evaluation.num_samples:
-        got = f"{val_evaluation.num_samples} images, all classified correctly"
-        raise invalid("a misclassified validation image, to fit a temperature", got, next_step="leave it at 1")
-    check = check_temperature(probabilities, labels)
-    if check is None or not check.is_better:
-        got = f"half of the {val_evaluation.num_samples} images without a mistake" if check is None else str(check)
-        next_step = "use no temperature, or more validation images"
-        raise TemperatureNotBetterError(
-            str(invalid("a temperature that cross-validation finds better", got, next_step=next_step))
-        )
-    return FittedTemperature(
-        fit_temperature(log_probabilities(probabilities), labels), val_evaluation.split, val_evaluation.num_samples
-    )

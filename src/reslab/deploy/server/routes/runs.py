@@ -30,8 +30,8 @@ from reslab.deploy.server.schemas import (
 from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
-from reslab.training.evaluation.classification import sample_losses
 from reslab.training.run import Run
+from reslab.training.tasks.classification import sample_losses
 
 MAX_EVAL_IMAGES = 2000
 _BATCH_SIZE = 32
