@@ -18,6 +18,7 @@ from reslab.deploy.benchmark import (
 from reslab.nn.network import ResidualNetwork
 
 CPU = torch.device("cpu")
+BOTH: dict[str, Any] = {"backends": ["torch", "openvino"], "precisions": ["float32"], "device": CPU}
 
 
 def test_percentiles_are_those_of_the_nearest_rank() -> None:
@@ -46,7 +47,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
-    result = benchmark_backends(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
+    result = benchmark_backends(network, (1, 8, 8), [2, 3], rounds=2, **BOTH)
     assert [(each.backend, each.batch_size) for each in result] == [
         ("torch", 2), ("torch", 3), ("openvino", 2), ("openvino", 3),
     ]  # fmt: skip
@@ -61,14 +62,14 @@ def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int
 
 @pytest.mark.soak
 def test_compiled_torch_is_compared_with_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
-    options: dict[str, Any] = {"rounds": 1, "compiled": True}
-    result = benchmark_backends(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
+    result = benchmark_backends(network, (1, 8, 8), [2], rounds=1, compiled=True, **BOTH)
     assert [each.backend for each in result] == ["torch", "torch, compiled", "openvino"]
 
 
 def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS_PER_ROUND", 0.01)
-    (result,) = benchmark_backends(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
+    options: dict[str, Any] = BOTH | {"backends": ["torch"], "rounds": 2}
+    (result,) = benchmark_backends(network, (1, 8, 8), [4], **options)
     assert isinstance(result, InferenceSpeed)
     assert 0 < result.latency_ms_p50 <= result.latency_ms_p95 <= result.latency_ms_p99
     slow, quick = result.images_per_second_range
@@ -101,4 +102,4 @@ def test_mistakes_are_reported(
     network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        benchmark_backends(network, (1, 8, 8), batches, engines, precisions, CPU)
+        benchmark_backends(network, (1, 8, 8), batches, backends=engines, precisions=precisions, device=CPU)

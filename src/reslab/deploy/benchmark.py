@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,6 +91,7 @@ def benchmark_backends(
     network: Model,
     input_size: tuple[int, ...],
     batch_sizes: Sequence[int],
+    *,
     backends: Sequence[str],
     precisions: Sequence[str],
     device: torch.device,
@@ -109,9 +111,9 @@ def benchmark_backends(
     x = torch.randn(max(*batch_sizes, _NUM_CALIBRATION_IMAGES), *input_size, generator=torch.Generator().manual_seed(0))
     cases: list[_BenchmarkCase] = []
     for backend, precision in backend_precision_pairs(backends, precisions, device):
-        cases += _make_cases(network, backend, precision, x, batch_sizes, device, False)
-        if compiled and backend == "torch":
-            cases += _make_cases(network, backend, precision, x, batch_sizes, device, True)
+        for is_compiled in (False, True) if compiled and backend == "torch" else (False,):
+            open_case = partial(open_backend, network, backend, precision, device, compiled=is_compiled)
+            cases += _make_cases(open_case, x, batch_sizes, MemoryTracker(device))
     for _ in range(rounds):
         for case in cases:
             case.run_round()
@@ -119,20 +121,11 @@ def benchmark_backends(
 
 
 def _make_cases(
-    network: Model,
-    backend: str,
-    precision: str,
-    x: Tensor,
-    batch_sizes: Iterable[int],
-    device: torch.device,
-    compiled: bool,
+    open_case: Callable[..., Backend], x: Tensor, batch_sizes: Iterable[int], memory: MemoryTracker
 ) -> list[_BenchmarkCase]:
-    """Open one backend and return a case per batch size; memory is measured before anything else is allocated."""
-    memory = MemoryTracker(device)
+    """Open one backend and return a case per batch size; `memory` has begun before anything else is allocated."""
     started = time.perf_counter()
-    opened_backend = open_backend(
-        network, backend, precision, device, calibration_images=x[:_NUM_CALIBRATION_IMAGES], compiled=compiled
-    )
+    opened_backend = open_case(calibration_images=x[:_NUM_CALIBRATION_IMAGES])
     prepare_seconds = time.perf_counter() - started
     cases = []
     for batch_size in batch_sizes:

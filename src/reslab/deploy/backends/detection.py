@@ -92,7 +92,9 @@ def open_detection_backend(
         detect, all_finite = _open_graph(network, arch), True
     else:
         detect, all_finite = DETECTOR_BACKENDS[name].build(network, resolved), is_finite(network)
-    return DetectionBackend(name, _PRECISION, resolved, detect, normalize, max_batch(arch), all_finite)
+    return DetectionBackend(
+        name, _PRECISION, resolved, detect, normalize, max_batch=max_batch(arch), is_finite=all_finite
+    )
 
 
 def _open_graph(graph: GraphModel, arch: DetectionArch) -> DetectFn:

@@ -165,7 +165,14 @@ def open_backend(
     backend and an unsupported device or precision; MissingExtraError if its package is not installed.
     """
     if isinstance(network, GraphModel):
-        return _open_graph_backend(network, name, precision, compiled, num_threads, spin_threads)
+        options = BackendOptions(
+            network.precision,
+            torch.device("cpu"),
+            num_threads or torch.get_num_threads(),
+            compiled=compiled,
+            spin_threads=spin_threads,
+        )
+        return _open_graph_backend(network, name, precision, options)
     resolved_device = choose_device(device)
     name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
     if name not in BACKENDS:
@@ -178,33 +185,30 @@ def open_backend(
     check_backend(info, resolved_device, precision, compiled)
     precision = fast_precision(info, resolved_device) if precision == "auto" else precision
     options = BackendOptions(
-        precision, resolved_device, num_threads or torch.get_num_threads(), compiled, calibration_images, spin_threads
-    )
-    return Backend(
-        name,
         precision,
         resolved_device,
-        info.build(network, options),
-        make_normalize(network, resolved_device),
-        compiled,
+        num_threads or torch.get_num_threads(),
+        compiled=compiled,
+        calibration_images=calibration_images,
+        spin_threads=spin_threads,
     )
+    forward, normalize = info.build(network, options), make_normalize(network, resolved_device)
+    return Backend(name, precision, resolved_device, forward, normalize, compiled=compiled)
 
 
-def _open_graph_backend(
-    graph: GraphModel, name: str, precision: str, compiled: bool, num_threads: int | None, spin_threads: bool
-) -> Backend:
+def _open_graph_backend(graph: GraphModel, name: str, precision: str, options: BackendOptions) -> Backend:
     """Return an exported graph as a backend on the CPU. Raises ValueError for another backend or precision."""
-    own_name, device = GRAPH_BACKENDS[graph.path.suffix], torch.device("cpu")
+    own_name = GRAPH_BACKENDS[graph.path.suffix]
     if name not in ("auto", own_name):
         raise invalid(f"the backend {own_name} for {graph.path.name}", name, own_name)
     if precision not in ("auto", "float32", graph.precision):
         raise invalid(f"{graph.precision}, the precision of {graph.path.name}", precision, graph.precision)
-    if compiled:
+    if options.compiled:
         raise invalid("a network with its layers to compile", f"{graph.path}, an exported graph")
     if extra := BACKENDS[own_name].extra:
         require_extra(extra, f"the graph {graph.path.name}")
-    options = BackendOptions(graph.precision, device, num_threads or torch.get_num_threads(), spin_threads=spin_threads)
-    return Backend(own_name, graph.precision, device, _graph_forward(graph, options), make_normalize(graph, device))
+    normalize = make_normalize(graph, options.device)
+    return Backend(own_name, graph.precision, options.device, _graph_forward(graph, options), normalize)
 
 
 def _graph_forward(graph: GraphModel, options: BackendOptions) -> ForwardFn:

@@ -123,14 +123,30 @@ def export(
         _write(export_format, job, temporary_path)
         comparison = _compare(export_source.network, export_format, job, temporary_path, verification_data)
         _check_comparison(comparison, export_format, precision, max_drop)
-        metadata = _report_metadata(
-            export_source, export_format, job, verification_data, comparison, max_drop, _folder_size(folder)
-        )
+        metadata = {
+            **_network_metadata(export_source, job),
+            "format": to,
+            "precision": precision,
+            "num_bytes": _folder_size(folder),
+            "data": verification_data.data.name,
+            "split": verification_data.split,
+            **comparison.to_dict(),
+            "max_drop": None if precision == "float32" else max_drop,
+            **_fold_metadata(export_source.network, job),
+            "versions": _package_versions(export_format),
+        }
         _move_into_place(folder, target)
     report_path = _report_path(target)
     write_atomic(report_path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomic(report_path.with_suffix(".md"), format_export_note(metadata).encode())
-    return ExportResult(target, to, precision, comparison, report_path, metadata)
+    return ExportResult(
+        path=target,
+        format=to,
+        precision=precision,
+        comparison=comparison,
+        report_path=report_path,
+        metadata=metadata,
+    )
 
 
 def _compare(
@@ -309,34 +325,27 @@ def _check_comparison(
         raise ExportError(str(invalid(required, got, next_step=step)))
 
 
-def _report_metadata(
-    export_source: _ExportSource,
-    export_format: ExportFormat,
-    job: ExportJob,
-    verification_data: VerificationData,
-    comparison: ExportComparison,
-    max_drop: float,
-    num_bytes: int,
-) -> dict[str, Any]:
-    packages = ("torch", "torchvision", *EXTRAS.get(export_format.extra, ()))
-    num_batch_norms = count_batch_norms(export_source.network)
+def _network_metadata(export_source: _ExportSource, job: ExportJob) -> dict[str, Any]:
     return {
         "model": export_source.network.arch.name,
         **module_metadata(job.network),
         **({"detector": to_dict(job.network.arch)} if isinstance(job.network.arch, DetectionArch) else {}),
         "weights": None if export_source.weights_path is None else str(export_source.weights_path),
-        "format": export_format.name,
-        "precision": job.precision,
-        "num_bytes": num_bytes,
-        "data": verification_data.data.name,
-        "split": verification_data.split,
-        **comparison.to_dict(),
-        "max_drop": None if job.precision == "float32" else max_drop,
+    }
+
+
+def _fold_metadata(original: AnyNetwork, job: ExportJob) -> dict[str, int]:
+    num_batch_norms = count_batch_norms(original)
+    return {
         "num_batch_norms": num_batch_norms,
         "num_batch_norms_folded": num_batch_norms - count_batch_norms(job.network),
         "num_calibration_images": 0 if job.calibration_images is None else len(job.calibration_images),
-        "versions": {name: _package_version(name) for name in packages},
     }
+
+
+def _package_versions(export_format: ExportFormat) -> dict[str, str]:
+    packages = ("torch", "torchvision", *EXTRAS.get(export_format.extra, ()))
+    return {name: _package_version(name) for name in packages}
 
 
 def _package_version(name: str) -> str:

@@ -259,9 +259,18 @@ def compare_outputs(
     if not num_images:
         raise invalid("at least one image to compare on", "none")
     metric = task.spec.selection_metric
-    values: Iterable[Any] = (_evaluate(task, batch_results).metrics[metric.name] for batch_results in results)
-    noun = agreement.noun if agreement else ""
-    return ExportComparison(num_images, max_difference, max_error, noun, num_compared, num_agreeing, metric, *values)
+    values: list[Any] = [_evaluate(task, batch_results).metrics[metric.name] for batch_results in results]
+    return ExportComparison(
+        num_images=num_images,
+        max_difference=max_difference,
+        max_error=max_error,
+        noun=agreement.noun if agreement else "",
+        num_compared=num_compared,
+        num_agreeing=num_agreeing,
+        metric=metric,
+        value=values[0],
+        exported_value=values[1],
+    )
 
 
 def _evaluate(task: TaskType, batch_results: list[Any]) -> Evaluation:
@@ -339,15 +348,15 @@ def compare_detections(
     metric = task.spec.selection_metric
     value, exported_value = (_metric(task, batch_results, metric.name) for batch_results in results)
     return ExportComparison(
-        num_images,
-        max_difference,
-        max_error,
-        "boxes",
-        num_compared,
-        num_agreeing,
-        metric,
-        value,
-        exported_value,
+        num_images=num_images,
+        max_difference=max_difference,
+        max_error=max_error,
+        noun="boxes",
+        num_compared=num_compared,
+        num_agreeing=num_agreeing,
+        metric=metric,
+        value=value,
+        exported_value=exported_value,
         same="box",
         difference_of="the image's longer side, or of a score",
     )

@@ -123,7 +123,13 @@ class BackgroundEvaluator:
             ]
         predicted, confidences, losses = (torch.cat([result[index] for result in results]) for index in range(3))
         return SampleEvaluation(
-            sample_set, loaded.classes, indices, sample_set.images.labels[list(indices)], predicted, confidences, losses
+            sample_set,
+            loaded.classes,
+            indices,
+            labels=sample_set.images.labels[list(indices)],
+            predicted=predicted,
+            confidences=confidences,
+            losses=losses,
         )
 
 
