@@ -73,7 +73,8 @@ def _make_task(name: str, args: argparse.Namespace) -> Task:
         return Task(options, epochs=10)
     data = _first_images("fashion-mnist", args.fashion)
     if name == "fashion":
-        return Task(TrainOptions("resnet8_fast", data, "fashion", val_fraction=0.5), epochs=6)
+        arch = {"stem": "conv3/2(32) norm act"}
+        return Task(TrainOptions("resnet8_fast", data, "fashion", arch_overrides=arch, val_fraction=0.5), epochs=6)
     options = TrainOptions(
         "resnet20_cifar", data, "photos", recipe_overrides={"train_transform": "pad(2) crop(28)"},
         arch_overrides=args.arch, pretrained=args.weights, val_fraction=0.5, num_images=1000,

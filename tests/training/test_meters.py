@@ -189,7 +189,7 @@ def test_a_run_reports_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         epochs=0.5,
         output=tmp_path / "run",
         on_log=lines.append,
-        overrides={"batch_size": 128},
+        overrides={"batch_size": 128, "model.stem": "conv3(16) norm act"},
     )
     shares = [line["waiting_fraction"] for line in lines if line["kind"] == "progress"]
     assert shares

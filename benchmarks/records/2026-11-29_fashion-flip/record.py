@@ -1,10 +1,11 @@
-"""Fashion-MNIST: a mean test accuracy of 0.92 with three epochs of Muon, flips in training and in the evaluation.
+"""Fashion-MNIST: a mean test accuracy of 0.92 with five epochs of Muon, flips in training and in the evaluation.
 
-`fast-cpu` with batches of 256, a learning rate of 0.34 and random flips; the probabilities over an image and its mirror
-image are averaged in the evaluation. The aim is at most 40 s of training on two cores.
+`fast-cpu` with alternating flips; the probabilities over an image and its mirror image are averaged in the evaluation.
+The aim is at most 40 s of training on two cores.
 
-Chosen on 5,004 validation images held out of the training images (seed 10): two and a half epochs 0.9234, with flips in
-the evaluation 0.9252. Seeds 0 to 4 took no part.
+Chosen on 5,004 validation images held out of the training images (seed 10): this 0.9246 without flips in the
+evaluation; with crops of padded images and 24 channels in the stem 0.9222; 3.5 epochs at widths 48, 96, 192 0.9186.
+Seeds 0 to 4 took no part.
 """
 
 import sys
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from time_to_accuracy import Aim, run_record
 
-OVERRIDES = {"train_transform": "flip", "batch_size": 256, "optimizer.lr": 0.34, "duration": "3 epochs"}
+OVERRIDES = {"train_transform": "alternating-flip", "duration": "5 epochs"}
 AIM = Aim("fashion-mnist", 0.92, 40, "fast-cpu", OVERRIDES, tta="flip")
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Fashion-MNIST: a mean test accuracy of 0.895 with half an epoch of Muon, in place of an epoch of SGD.
+"""Fashion-MNIST: a mean test accuracy of 0.895 with three quarters of an epoch of Muon on maps of 7, 4 and 2 pixels.
 
-The recipe `fast-cpu`: `resnet8_fast`, 0.5 epochs of batches of 128, Muon at 0.24 with the settings of airbench94
-(Jordan 2024), linear decay, label smoothing 0.1. The aim is at most 6 s of training on two cores.
+The recipe `fast-cpu`: `resnet8_fast`, whose stem divides the sides by 4, in batches of 256, Muon at 0.34 with the
+settings of airbench94 (Jordan 2024), linear decay, label smoothing 0.1. The aim is at most 6 s on two cores.
 
-Chosen on 5,004 validation images held out of the training images (seeds 10 and 11, mean accuracy): this 0.9041;
-learning rate 0.12 0.9038; widths 24, 48, 96 0.9022 in 0.73 of the time; 0.4 epochs 0.9019; half an epoch of SGD at 0.3
-with one cycle, the recipe before, 0.8783. Seeds 0 to 4 took no part. A first round of these trials was evaluated on
-test images by mistake, with the same choice; it was repeated on the validation images before the choice was made.
+Chosen on 5,004 validation images held out of the training images (seeds 10 to 12, mean accuracy), with the processor's
+time for an image in a step: this 0.9041, 195 us; 0.6 epochs 0.8965, at a learning rate of 0.5 0.8938, with 24 channels
+in the stem 0.8990; 1 epoch (seeds 10 and 11) 0.9052, with 4x4 patches as the stem 0.9015; the network before, whose
+stem divides the sides by 2, 0.9041 after 0.5 epochs in batches of 128, 530 us. Seeds 0 to 4 took no part.
 """
 
 import sys

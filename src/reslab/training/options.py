@@ -342,10 +342,12 @@ def _fit_crops(recipe: Recipe, side: int) -> Recipe:
 
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
-    """Warn if a stem made for ImageNet gets images under 64 pixels, and suggest the `_cifar` network."""
+    """Warn if a stem made for larger images gets images under 64 pixels, and suggest the `_cifar` network."""
     strides = [op_stride(op) for op in stem_ops(arch)]
     side = min(input_size[1:])
-    if prod(strides) < 4 or side >= SMALL_INPUT_SIDE or not arch.depths:
+    published = ARCHS.get(arch.name)
+    is_made_for_size = published is not None and side >= min(published.image_size)
+    if prod(strides) < 4 or side >= SMALL_INPUT_SIDE or is_made_for_size or not arch.depths:
         return
     cifar_names = [name for name in ARCHS if name.endswith("_cifar")]
     cifar_name = f"{arch.name}_cifar"
