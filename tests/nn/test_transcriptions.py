@@ -14,8 +14,8 @@ from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
 from reslab.nn.init import fit_input_layers
 from reslab.nn.registry import Site, make_conv, make_layer
+from reslab.spec.arch import ConvSpec
 from reslab.spec.grammar import Op
-from reslab.spec.layout import ConvSpec
 from reslab.spec.zoo.resolve import get_arch
 
 

@@ -39,7 +39,7 @@ from reslab.deploy.prediction_images import (
 from reslab.deploy.predictor import AnyPredictor, ImageOutput, build_predictor
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import AnyNetwork, GraphModel, Model
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.training.image_size import with_image_size
 from reslab.training.model_source import open_model

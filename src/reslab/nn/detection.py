@@ -29,7 +29,7 @@ from reslab.nn.dense import DenseNetwork, FeatureBackbone
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer, make_norm_layer
 from reslab.spec.arch import Arch
-from reslab.spec.detection import DetectionArch, Detector, ExtraLevels, RoiPool
+from reslab.spec.dense import DetectionArch, Detector, ExtraLevels, RoiPool
 from reslab.spec.preprocess import Preprocess, unit_preprocess
 
 _BOX_FEATURES = 1024

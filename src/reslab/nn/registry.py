@@ -8,15 +8,14 @@ are signals (N C T), images (N C H W), and volumes or clips (N C D H W).
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, ConvSpec
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, signature_params
-from reslab.spec.layout import BlockSpec, ConvSpec
 from reslab.spec.operations import (
     ACT_GAINS,
     MAPS,
@@ -28,6 +27,9 @@ from reslab.spec.operations import (
     is_pool,
     parse_kind,
 )
+
+if TYPE_CHECKING:
+    from reslab.spec.layout import BlockSpec
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -45,7 +47,7 @@ class Site:
     channels: int
     norm: NormLayer | None
     conv: ConvSpec | None = None
-    block: BlockSpec | None = None
+    block: "BlockSpec | None" = None
 
     def at(self, channels: int) -> "Site":
         """Return the same place with another number of channels."""

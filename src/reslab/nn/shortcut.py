@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.registry import Site, call_with_context, describe, layer_class, make_conv
+from reslab.spec.arch import ConvSpec
 from reslab.spec.grammar import signature_params
-from reslab.spec.layout import BlockSpec, ConvSpec
+from reslab.spec.layout import BlockSpec
 from reslab.spec.shortcut import SHORTCUTS, ShortcutType
 
 ShortcutBuilder = Callable[..., nn.Module | None]

@@ -11,9 +11,8 @@ from typing import Any
 
 from reslab.report.drawings.labels import POOL_NAMES
 from reslab.report.format import format_shape, markdown_table, pluralize
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, ConvSpec
 from reslab.spec.grammar import Op, format_arg
-from reslab.spec.layout import ConvSpec
 from reslab.spec.order import ATTENTION
 from reslab.spec.shapes import BlockLayers, Layer, NetworkLayers, Shape, network_layers
 

@@ -25,6 +25,24 @@ class ConvRule:
     groups: str = ""
 
 
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution. `kernels` and `strides`: one for each dimension of the map, where they differ.
+
+    `keeps_size`: padded as TensorFlow pads, so that the map keeps its size for an even kernel too.
+    """
+
+    kernel: int
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    groups: int = 1
+    dilation: int = 1
+    kernels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    keeps_size: bool = False
+
+
 @lru_cache(maxsize=1024)
 def parse_convs(convs: tuple[int, ...] | str) -> tuple[tuple[ConvRule, ...], ...]:
     """Return the convolutions of each list: one for all stages, or one a stage.

@@ -5,9 +5,9 @@ Every rule that concerns several axes is checked here; an invalid architecture r
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from reslab.spec.arch import Arch, ConvRule, parse_convs
+from reslab.spec.arch import Arch, ConvRule, ConvSpec, parse_convs
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import Op, evaluate, parse_ops, split_outside_brackets
 from reslab.spec.operations import Place, dilates_with_block, is_pool
@@ -20,6 +20,7 @@ from reslab.spec.order import (
     check_transition,
     conv_width,
     get_order,
+    op_stride,
     parse_layout,
 )
 from reslab.spec.shortcut import (
@@ -32,24 +33,6 @@ from reslab.spec.shortcut import (
     merge_args,
     parse_merge,
 )
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """One convolution. `kernels` and `strides`: one for each dimension of the map, where they differ.
-
-    `keeps_size`: padded as TensorFlow pads, so that the map keeps its size for an even kernel too.
-    """
-
-    kernel: int
-    in_channels: int
-    out_channels: int
-    stride: int = 1
-    groups: int = 1
-    dilation: int = 1
-    kernels: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    keeps_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -370,6 +353,30 @@ def stem_channels(arch: Arch) -> int:
         if op.name == "conv":
             channels = conv_width(op)
     return channels
+
+
+def stem_stride(arch: Arch) -> int:
+    """Return the number by which the stem divides the sides of its input."""
+    return math.prod(op_stride(op) for op in stem_ops(arch))
+
+
+def dilate(arch: Arch, output_stride: int) -> Arch:
+    """Return the architecture with the strides beyond `output_stride` replaced by dilation.
+
+    Raises ValueError for a stride that the network does not reach or pass on its way.
+    """
+    stride = stem_stride(arch) * arch.strides[0]
+    reached, flags = [stride], list[bool]()
+    for stage_stride in arch.strides[1:]:
+        flags.append(stride * stage_stride > output_stride)
+        stride *= 1 if flags[-1] else stage_stride
+        reached.append(reached[-1] * stage_stride)
+    if stride != output_stride:
+        valid = sorted(set(reached))
+        nearest = min(valid, key=lambda value: abs(value - output_stride))
+        required = f"output_stride of {arch.name} as one of {', '.join(map(str, valid))}"
+        raise invalid(required, output_stride, f"output_stride={nearest}")
+    return replace(arch, replace_stride_with_dilation=tuple(flags))
 
 
 def _positive_sizes(arch: Arch) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,5 @@
 """Options of torchvision and timm that are no axes: how each changes an architecture."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,32 +8,12 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import convert
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import stem_ops
+from reslab.spec.layout import dilate
 from reslab.spec.operations import is_pool
-from reslab.spec.order import op_stride
 from reslab.spec.shortcut import parse_merge
 
 GLOBAL_POOLS = {"avg": Op("avgpool"), "max": Op("maxpool")}
 """timm's names of pools of whole maps; an empty name stands for none."""
-
-
-def dilate(arch: Arch, output_stride: int) -> Arch:
-    """Return the architecture with the strides beyond `output_stride` replaced by dilation.
-
-    Raises ValueError for a stride that the network does not reach or pass on its way.
-    """
-    stride = math.prod(op_stride(op) for op in stem_ops(arch)) * arch.strides[0]
-    reached, flags = [stride], list[bool]()
-    for stage_stride in arch.strides[1:]:
-        flags.append(stride * stage_stride > output_stride)
-        stride *= 1 if flags[-1] else stage_stride
-        reached.append(reached[-1] * stage_stride)
-    if stride != output_stride:
-        valid = sorted(set(reached))
-        nearest = min(valid, key=lambda value: abs(value - output_stride))
-        required = f"output_stride of {arch.name} as one of {', '.join(map(str, valid))}"
-        raise invalid(required, output_stride, f"output_stride={nearest}")
-    return replace(arch, replace_stride_with_dilation=tuple(flags))
 
 
 def with_drop_path(arch: Arch, rate: float) -> Arch:

@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, ConvSpec
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import BlockSpec, ConvSpec, Stages, final_ops, layout_stages, stem_ops
+from reslab.spec.layout import BlockSpec, Stages, final_ops, layout_stages, stem_ops, stem_stride
 from reslab.spec.operations import is_pool
 from reslab.spec.order import NamedOp, conv_width, has_global_pool, op_stride, pool_stride
 
 
 def total_stride(arch: Arch, stages: Stages) -> int:
     """Return the factor by which height and width shrink from the input to the last block."""
-    stem_stride = prod(op_stride(op) for op in stem_ops(arch))
     num_transitions = max(len(stages) - 1, 0)
     pools = prod(op_stride(op) for op in transition_pools(arch)) ** num_transitions
     transitions = prod(transition_strides(arch)) * pools
-    return stem_stride * transitions * prod(block.stride for stage in stages for block in stage)
+    return stem_stride(arch) * transitions * prod(block.stride for stage in stages for block in stage)
 
 
 def transition_strides(arch: Arch) -> tuple[int, ...]:

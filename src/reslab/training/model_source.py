@@ -28,8 +28,7 @@ from reslab.nn.module_network import (
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.dense import DenseArch, ModelKind
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DenseArch, DetectionArch, ModelKind
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS

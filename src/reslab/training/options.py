@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.dense import DenseArch, ModelKind
 from reslab.spec.errors import invalid, nearest
-from reslab.spec.layout import stem_ops
+from reslab.spec.layout import stem_stride
 from reslab.spec.optim import parse_duration
-from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes import RECIPES, get_recipe
@@ -343,11 +341,10 @@ def _fit_crops(recipe: Recipe, side: int) -> Recipe:
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
     """Warn if a stem made for larger images gets images under 64 pixels, and suggest the `_cifar` network."""
-    strides = [op_stride(op) for op in stem_ops(arch)]
-    side = min(input_size[1:])
+    stride, side = stem_stride(arch), min(input_size[1:])
     published = ARCHS.get(arch.name)
     is_made_for_size = published is not None and side >= min(published.image_size)
-    if prod(strides) < 4 or side >= SMALL_INPUT_SIDE or is_made_for_size or not arch.depths:
+    if stride < 4 or side >= SMALL_INPUT_SIDE or is_made_for_size or not arch.depths:
         return
     cifar_names = [name for name in ARCHS if name.endswith("_cifar")]
     cifar_name = f"{arch.name}_cifar"
@@ -355,7 +352,7 @@ def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
         cifar_name if cifar_name in cifar_names else next(iter(nearest(cifar_name, cifar_names, 1)), "resnet20_cifar")
     )
     warnings.warn(
-        f"the stem of {arch.name} is made for ImageNet: it divides the sides by {prod(strides)} and leaves "
-        f"{-(-side // prod(strides))} of {side} pixels; use {suggestion!r} for images under {SMALL_INPUT_SIDE} pixels",
+        f"the stem of {arch.name} is made for ImageNet: it divides the sides by {stride} and leaves "
+        f"{-(-side // stride)} of {side} pixels; use {suggestion!r} for images under {SMALL_INPUT_SIDE} pixels",
         stacklevel=2,
     )

@@ -19,7 +19,7 @@ from reslab.deploy.predict import predict
 from reslab.deploy.predictor import model_task
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.dense import DenseNetwork
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.training.model_source import load
 from tests.deploy.detectors import CLASSES, build_detector
 

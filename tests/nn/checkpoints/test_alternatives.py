@@ -57,8 +57,8 @@ def shapes(arch):
 @pytest.mark.parametrize("members", MEMBERS, ids=lambda members: members[0])
 def test_every_member_of_a_group_names_the_others(members):
     for name in members:
-        assert set(find_alternatives(ARCHS[name], TORCHVISION)) == set(members) - {name}
-        assert {arch.name for arch in networks_with_tensors_of(ARCHS[name])} == set(members) - {name}
+        assert set(find_alternatives(ARCHS[name], TORCHVISION, ResidualNetwork)) == set(members) - {name}
+        assert {arch.name for arch in networks_with_tensors_of(ARCHS[name], ResidualNetwork)} == set(members) - {name}
 
 
 @pytest.mark.soak
@@ -79,9 +79,9 @@ def test_the_groups_are_those_of_networks_built_in_full():
 @pytest.mark.parametrize("name", ["resnet50", "seresnet50", "resnet20_cifar", "convnext_tiny", "resnetv2_50"])
 def test_a_file_names_the_networks_it_fits_exactly(name):
     arch = ARCHS[name]
-    expected = {other.name for other in networks_with_tensors_of(arch)} | {name}
+    expected = {other.name for other in networks_with_tensors_of(arch, ResidualNetwork)} | {name}
     sizes = {"num_classes": arch.num_classes, "in_channels": arch.in_channels}
-    assert set(networks_with_tensors(shapes(arch), sizes)) == expected
+    assert set(networks_with_tensors(shapes(arch), sizes, ResidualNetwork)) == expected
 
 
 SMALL = {"depths": (1, 1, 1, 1), "num_classes": 3}
@@ -212,13 +212,13 @@ def test_keys_that_only_one_network_has_are_warned_of_in_another(tmp_path):
         warnings.simplefilter("error")
         create_model("legacy_seresnet18", pretrained=tmp_path / "w.pth", num_classes=3)
     scheme = next(scheme for scheme in KEY_SCHEMES if scheme.name == "timm legacy senet")
-    assert set(find_alternatives(ARCHS["seresnet50"], scheme)) == {"legacy_seresnet50"}
-    assert find_alternatives(ARCHS["legacy_seresnet50"], scheme) == {}
+    assert set(find_alternatives(ARCHS["seresnet50"], scheme, ResidualNetwork)) == {"legacy_seresnet50"}
+    assert find_alternatives(ARCHS["legacy_seresnet50"], scheme, ResidualNetwork) == {}
 
 
 def test_networks_that_the_key_scheme_rules_out_are_no_alternatives():
     kuangliu = next(scheme for scheme in KEY_SCHEMES if scheme.name == "kuangliu")
-    assert find_alternatives(ARCHS["resnet50"], kuangliu) == {}
+    assert find_alternatives(ARCHS["resnet50"], kuangliu, ResidualNetwork) == {}
 
 
 def test_torchvisions_enums_of_regnets_and_convnexts_are_resolved():

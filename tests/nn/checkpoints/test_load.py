@@ -254,7 +254,7 @@ def test_hints_name_the_networks_that_have_exactly_the_files_tensors():
             {key: tuple(tensor.shape) for key, tensor in create_model(name).state_dict().items()}
             for name in ("seresnet50", "resnet50")
         )
-    hints = suggest_overrides(ARCHS["resnet50"], theirs, ours)
+    hints = suggest_overrides(ARCHS["resnet50"], theirs, ours, ResidualNetwork)
     assert hints[0].startswith("the file has exactly the tensors of seresnet50, legacy_seresnet50: create_model")
     assert "--model seresnet50" in hints[0]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR
 
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
 from reslab.spec.recipes.dense import DETECTION

@@ -13,7 +13,7 @@ from reslab.nn.dense import DenseNetwork
 from reslab.nn.module_network import GraphModel, Model
 from reslab.runtime.device import choose_device, deterministic_mode
 from reslab.runtime.extras import require_extra
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 
 _MAX_BATCH_PIXELS = 2**22

@@ -34,7 +34,7 @@ from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.module_network import AnyNetwork
 from reslab.runtime.device import deterministic_mode, has_fast_bf16
 from reslab.runtime.extras import require_extra
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}

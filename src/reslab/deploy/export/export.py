@@ -37,7 +37,7 @@ from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.extras import EXTRAS, require_extra
 from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.config import to_dict
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import find_weights_path

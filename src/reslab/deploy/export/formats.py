@@ -13,7 +13,7 @@ from reslab.deploy.export.graphs import detector_to_onnx, file_name
 from reslab.deploy.export.writers import WEIGHTS_FILE, ExportJob, graph_metadata
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.factory import load_model
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 
 
 def write_detector_onnx(job: ExportJob, path: Path) -> None:

@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.graph_file import export_program, suppress_warnings
 from reslab.nn.module_network import AnyNetwork
-from reslab.spec.detection import DetectionArch, Detector
+from reslab.spec.dense import DetectionArch, Detector
 
 INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
 _OPSET_VERSION = 18

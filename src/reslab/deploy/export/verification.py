@@ -24,7 +24,7 @@ from reslab.deploy.predictor import class_names
 from reslab.metrics.multilabel import predict_labels
 from reslab.nn.module_network import AnyNetwork
 from reslab.runtime.device import deterministic_mode
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid
 from reslab.spec.task import Metric, TargetKind
 from reslab.training.evaluation.evaluation import Evaluation, compute_added_metrics

@@ -2,17 +2,18 @@
 
 Two networks of this kind may compute different things (`resnet50`, `resnetblur50`), which no checkpoint reveals.
 The layout of the blocks rules out most networks; the rest are built on the meta device with at most two blocks in each
-stage, because the further blocks of a stage have the second one's tensors.
+stage, because the further blocks of a stage have the second one's tensors. `build` is the class of the network.
 """
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from reslab.nn.init import init_empty_weights
-from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.layout import BlockSpec, final_ops, layout_stages, stem_ops
@@ -21,6 +22,7 @@ from reslab.spec.order import ATTENTION
 from reslab.spec.zoo import ARCHS
 
 Shapes = Mapping[str, tuple[int, ...]]
+BuildFn = Callable[[Arch], nn.Module]
 
 _IO_AXES = ("num_classes", "in_channels", "image_size")
 _BLOCKS_PER_STAGE = 2
@@ -33,7 +35,7 @@ def shorten(arch: Arch) -> Arch:
     return replace(arch, depths=tuple(min(depth, _BLOCKS_PER_STAGE) for depth in arch.depths))
 
 
-def networks_with_tensors_of(arch: Arch) -> tuple[Arch, ...]:
+def networks_with_tensors_of(arch: Arch, build: BuildFn) -> tuple[Arch, ...]:
     """Return the zoo's other networks, with this one's inputs and classes, whose tensors have its names and shapes."""
     sizes = {axis: getattr(arch, axis) for axis in _IO_AXES}
     candidates = (
@@ -42,10 +44,14 @@ def networks_with_tensors_of(arch: Arch) -> tuple[Arch, ...]:
         if name != arch.name
         and (other.depths, other.share_weights, other.dims) == (arch.depths, arch.share_weights, arch.dims)
     )
-    return tuple(other for other in candidates if _outline(other) == _outline(arch) and _shapes(other) == _shapes(arch))
+    return tuple(
+        other
+        for other in candidates
+        if _outline(other) == _outline(arch) and _shapes(other, build) == _shapes(arch, build)
+    )
 
 
-def networks_with_tensors(file_shapes: Shapes, sizes: Mapping[str, Any]) -> list[str]:
+def networks_with_tensors(file_shapes: Shapes, sizes: Mapping[str, Any], build: BuildFn) -> list[str]:
     """Return the names of the zoo's networks that have exactly these tensors, under reslab's keys.
 
     `sizes`: the axes num_classes and in_channels of the file.
@@ -54,7 +60,7 @@ def networks_with_tensors(file_shapes: Shapes, sizes: Mapping[str, Any]) -> list
     depths = depths_from_keys(file_shapes)
     kept = {name: shape for name, shape in file_shapes.items() if _is_kept(name)}
     candidates = [replace(arch, **sizes) for arch in ARCHS.values() if arch.depths == depths and not arch.share_weights]
-    return [arch.name for arch in candidates if _could_fit(arch, kept) and _shapes(arch) == kept]
+    return [arch.name for arch in candidates if _could_fit(arch, kept) and _shapes(arch, build) == kept]
 
 
 def depths_from_keys(names: Sequence[str] | Shapes) -> tuple[int, ...]:
@@ -72,10 +78,10 @@ def block_modules(names: Iterable[str]) -> frozenset[str]:
 
 
 @functools.cache
-def block_modules_of(arch: Arch) -> frozenset[str]:
+def block_modules_of(arch: Arch, build: BuildFn) -> frozenset[str]:
     """Return the names of all modules within the network's blocks."""
     with init_empty_weights():
-        network = ResidualNetwork(shorten(replace(arch, norm="batch") if arch.norm == "custom" else arch))
+        network = build(shorten(replace(arch, norm="batch") if arch.norm == "custom" else arch))
     return block_modules(name for name, _ in network.named_modules())
 
 
@@ -138,8 +144,8 @@ def _weighted(ops: tuple[Op, ...]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+def _shapes(arch: Arch, build: BuildFn) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the network with at most two blocks in each stage, without counters."""
     with init_empty_weights():
-        state = ResidualNetwork(shorten(arch)).state_dict()
+        state = build(shorten(arch)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}

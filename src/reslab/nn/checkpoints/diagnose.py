@@ -1,7 +1,7 @@
 """Diagnose a checkpoint that does not belong to the requested network.
 
 Suggest overrides if the entries do not fit, and warn if they fit but the network computes something else than the one
-the checkpoint was trained in.
+the checkpoint was trained in. `build` is the class of the network, for comparisons with others of the zoo.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 from reslab.nn.checkpoints.alternatives import (
     COUNTER,
+    BuildFn,
     Shapes,
     block_modules,
     block_modules_of,
@@ -29,7 +30,7 @@ from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
 
 
-def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes, build: BuildFn) -> list[str]:
     """Return suggestions (overrides, networks) that the entries of a file imply; keys are reslab's."""
     hints = _depth_hints(arch, file_shapes)
     if not hints:
@@ -37,16 +38,16 @@ def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> 
         hints += _attention_hints(file_shapes, model_shapes) + _order_hints(file_shapes, model_shapes)
         hints += _norm_hints(arch, file_shapes, model_shapes)
     hints += _stem_hints(arch, file_shapes, model_shapes) + _size_hints(file_shapes, model_shapes)
-    return _network_hints(arch, file_shapes) + hints
+    return _network_hints(arch, file_shapes, build) + hints
 
 
-def _network_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
+def _network_hints(arch: Arch, file_shapes: Shapes, build: BuildFn) -> list[str]:
     """Name the zoo's networks that have exactly the file's tensors."""
     sizes = {"num_classes": arch.num_classes, "in_channels": arch.in_channels}
     heads = [shape[0] for name, shape in file_shapes.items() if name.startswith("fc.") and len(shape) == 2]
     stems = [shape[1] for name, shape in file_shapes.items() if _STEM_CONV.fullmatch(name) and len(shape) == 4]
     sizes |= ({"num_classes": heads[-1]} if heads else {}) | ({"in_channels": stems[0]} if stems else {})
-    names = [name for name in networks_with_tensors(file_shapes, sizes) if name != arch.name]
+    names = [name for name in networks_with_tensors(file_shapes, sizes, build) if name != arch.name]
     if not names:
         return []
     return [f"the file has exactly the tensors of {', '.join(names)}: create_model({names[0]!r}) (--model {names[0]})"]
@@ -272,13 +273,13 @@ class WeightsOrigin:
     module_names: tuple[str, ...] = ()
 
 
-def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: str) -> list[str]:
+def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: str, build: BuildFn) -> list[str]:
     """Return a warning if the weights come from another network, or if several networks fit them."""
     if origin.arch is not None:
         axes = differing_axes(arch, origin.arch)
         return [override_warning(arch, axes, f"{file} has weights of {origin.arch.name}")] if axes else []
-    alternatives = find_alternatives(arch, scheme, origin.chosen_axes)
-    alternatives = _with_these_modules(arch, alternatives, origin.module_names)
+    alternatives = find_alternatives(arch, scheme, build, origin.chosen_axes)
+    alternatives = _with_these_modules(arch, alternatives, origin.module_names, build)
     if alternatives and not scheme.covers(arch.name):
         name, axes = next(iter(alternatives.items()))
         return [override_warning(arch, axes, f"{file} has the keys of {scheme.reference}, as {name}")]
@@ -291,7 +292,7 @@ _TORCHVISION_BLOCK_MODULE = re.compile(r"(conv|bn)\d|relu|downsample(\.[01])?")
 
 
 def _with_these_modules(
-    arch: Arch, alternatives: dict[str, dict[str, Any]], module_names: tuple[str, ...]
+    arch: Arch, alternatives: dict[str, dict[str, Any]], module_names: tuple[str, ...], build: BuildFn
 ) -> dict[str, dict[str, Any]]:
     """Return the alternatives whose blocks have these modules, where the names are those of reslab or torchvision.
 
@@ -303,12 +304,14 @@ def _with_these_modules(
         return {
             name: alternatives[name] for name in alternatives if not is_known and _TORCHVISION_RESNET.fullmatch(name)
         }
-    if modules != block_modules_of(arch):
+    if modules != block_modules_of(arch, build):
         return alternatives
-    return {name: axes for name, axes in alternatives.items() if block_modules_of(ARCHS[name]) == modules}
+    return {name: axes for name, axes in alternatives.items() if block_modules_of(ARCHS[name], build) == modules}
 
 
-def find_alternatives(arch: Arch, scheme: KeyScheme, chosen_axes: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def find_alternatives(
+    arch: Arch, scheme: KeyScheme, build: BuildFn, chosen_axes: tuple[str, ...] = ()
+) -> dict[str, dict[str, Any]]:
     """Return the zoo's networks that the weights of `arch` fit, but that compute something else, and their axes.
 
     Axes that the user chose count as known, and so does what the key scheme implies.
@@ -319,7 +322,7 @@ def find_alternatives(arch: Arch, scheme: KeyScheme, chosen_axes: tuple[str, ...
     changed = [axis for axis in _FUNCTIONAL_AXES if getattr(arch, axis) != getattr(zoo_arch, axis)]
     chosen = {*changed, *chosen_axes} - {"depths", "widths"}
     alternatives = {}
-    for other in networks_with_tensors_of(zoo_arch):
+    for other in networks_with_tensors_of(zoo_arch, build):
         if not scheme.covers(other.name) or differing_axes(other, override(other, dict(scheme.implied_arch))):
             continue
         axes = differing_axes(zoo_arch, other)

@@ -157,7 +157,7 @@ def load_checkpoint(
     _check_complete(report, network, entries, model_state, strict)
     check_values(plan.state, model_state, checkpoint.name)
     if origin is not None and not (matching.by_order and origin.arch is None):
-        texts = origin_warnings(network.arch, origin, matching.key_scheme, checkpoint.name)
+        texts = origin_warnings(network.arch, origin, matching.key_scheme, checkpoint.name, ResidualNetwork)
         report = replace(report, warnings=(*texts, *report.warnings))
     _copy_state(network, plan.state)
     network.load_report = report
@@ -284,9 +284,8 @@ def _check_complete(
     if report.is_complete or (report.matched and not strict):
         return
     file_shapes = {name: tuple(entry.tensor.shape) for name, entry in entries.items()}
-    hints = suggest_overrides(
-        network.arch, file_shapes, {name: tuple(tensor.shape) for name, tensor in model_state.items()}
-    )
+    model_shapes = {name: tuple(tensor.shape) for name, tensor in model_state.items()}
+    hints = suggest_overrides(network.arch, file_shapes, model_shapes, ResidualNetwork)
     required = f"a checkpoint of {report.network}: every entry of file and network matched"
     if report.unexpected and not (report.missing or report.shape_mismatch):
         hints = [*hints, "allow_extra=True (--allow-extra) leaves out the entries that the network lacks"]

@@ -28,11 +28,10 @@ from reslab.runtime.files import (
 )
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.dense import DenseArch, ModelKind, check_arch_size
+from reslab.spec.dense import ARCH_TYPES, DenseArch, ModelKind, check_arch_size
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import required_plugins
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.zoo.dense import ARCH_TYPES
 
 _TENSOR_CHECKSUMS = "tensor_crc32"
 _NEXT_STEP = "fetch the file again, or train again"

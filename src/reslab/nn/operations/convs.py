@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.registry import Site, builder, layer_class
+from reslab.spec.arch import ConvSpec
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import ACT_GAINS, Family
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")

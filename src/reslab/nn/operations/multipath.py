@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.registry import Site, builder, layer_class, make_activation, map_axes, map_ones
+from reslab.spec.arch import ConvSpec
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import divisible
-from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import Family
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from reslab.report.drawings.canvas import Style
 from reslab.report.format import format_shape, pluralize
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, ConvSpec
 from reslab.spec.grammar import Arg, Op, evaluate, format_arg
-from reslab.spec.layout import BlockSpec, ConvSpec
+from reslab.spec.layout import BlockSpec
 from reslab.spec.operations import OPERATIONS, Family, parse_kind
 from reslab.spec.shapes import Layer
 from reslab.spec.shortcut import MERGE_OPS, drop_path_rate, merge_args, survival_probability

@@ -1,4 +1,4 @@
-"""All networks for segmentation and detection by name, and the type of architecture of each kind of network.
+"""All networks for segmentation and detection by name.
 
 The detectors are torchvision's, that of He et al. 2015, and small ones for small images.
 """
@@ -10,8 +10,19 @@ from typing import Any, TypeVar
 
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, is_toml, override
-from reslab.spec.dense import Decoder, DenseArch, ModelKind, SegmentationArch, own_stride
-from reslab.spec.detection import BoxLoss, DetectionArch, Detector, ExtraLevels, RoiPool
+from reslab.spec.dense import (
+    ARCH_TYPES,
+    BoxLoss,
+    Decoder,
+    DenseArch,
+    DetectionArch,
+    Detector,
+    ExtraLevels,
+    ModelKind,
+    RoiPool,
+    SegmentationArch,
+    own_stride,
+)
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.plugins import Table
 from reslab.spec.task import TargetKind, find_task
@@ -151,7 +162,6 @@ SEGMENTATION: dict[str, SegmentationArch] = {
     ),
 }
 
-
 _TABLES: tuple[Mapping[str, DenseArch], ...] = (SEGMENTATION, DETECTION)
 DENSE_ARCHS: Table[DenseArch] = Table(
     "model for segmentation or detection",
@@ -160,11 +170,6 @@ DENSE_ARCHS: Table[DenseArch] = Table(
 )
 KIND_OF_TARGET = {TargetKind.MASK: ModelKind.SEGMENTATION, TargetKind.BOXES: ModelKind.DETECTION}
 """The kind of the networks that predict targets of a form; others are predicted by networks for classification."""
-ARCH_TYPES: dict[ModelKind, type[Arch] | type[DenseArch]] = {
-    ModelKind.CLASSIFICATION: Arch,
-    ModelKind.SEGMENTATION: SegmentationArch,
-    ModelKind.DETECTION: DetectionArch,
-}
 
 
 def register_dense_arch(name: str, arch: DenseArch) -> DenseArch:

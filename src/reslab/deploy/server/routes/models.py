@@ -39,8 +39,7 @@ from reslab.report.format import format_split
 from reslab.report.images import box_color, class_color
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.spec.dense import DenseArch
-from reslab.spec.detection import DetectionArch
+from reslab.spec.dense import DenseArch, DetectionArch
 from reslab.spec.shapes import network_layers
 from reslab.training.run import Run
 from reslab.training.tasks.multilabel import MultiLabel
