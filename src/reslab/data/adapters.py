@@ -18,13 +18,8 @@ from reslab.data.dataset import (
     channel_statistics,
     float_range_messages,
 )
-from reslab.data.image_datasets import (
-    SPLIT_TITLES,
-    ImageDataset,
-    TensorImageDataset,
-    WrappedImageDataset,
-    item_to_tensor,
-)
+from reslab.data.dataset_names import SPLIT_TITLES
+from reslab.data.image_datasets import ImageDataset, TensorImageDataset, WrappedImageDataset, item_to_tensor
 from reslab.data.splits import check_label_coverage, is_stratified, rare_class_messages, restore_split, split_off
 from reslab.data.target_datasets import MaskImageDataset, MaskItems, MaskTensor
 from reslab.data.targets import TARGET_RULES, TASK_OF_TARGET, check_target_kind

@@ -16,10 +16,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reslab.data.decode import decode_image
 from reslab.data.decode_limits import limits_key
-from reslab.data.image_datasets import TensorImageDataset, relative_name
+from reslab.data.formats.file_listing import relative_name
 from reslab.runtime.files import atomic_path, cache_dir
 
 MIN_SECONDS_TO_CACHE = 0.5
@@ -65,23 +66,23 @@ def write_json(path: Path, value: dict[str, Any]) -> bool:
     return write_cached(path, lambda file: file.write(json.dumps(value).encode()))
 
 
-def decode_cached(name: str, paths: list[Path], decode: Callable[[], TensorImageDataset]) -> TensorImageDataset:
+def decode_cached(name: str, paths: list[Path], decode: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the images and labels of `decode()`, or of the cache for files of the same sizes and times.
 
-    They are cached only if decoding takes longer than `MIN_SECONDS_TO_CACHE`. The names of images are dropped.
+    They are cached only if decoding takes longer than `MIN_SECONDS_TO_CACHE`.
     """
     cache_path = cache_dir() / "decoded" / f"{name}-{_files_digest(paths)}.npz"
     try:
         with cache_path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return TensorImageDataset(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+            return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not cached yet, or damaged: decode
     start_seconds = time.perf_counter()
-    decoded = decode()
+    images, labels = decode()
     if time.perf_counter() - start_seconds > MIN_SECONDS_TO_CACHE:
-        arrays = {"images": decoded.images.numpy(), "labels": decoded.labels.numpy()}
+        arrays = {"images": images.numpy(), "labels": labels.numpy()}
         write_cached(cache_path, lambda file: np.savez(file, **arrays))
-    return TensorImageDataset(decoded.images, decoded.labels)
+    return images, labels
 
 
 def _files_digest(paths: list[Path]) -> str:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from reslab.data.cache import file_digests, is_sampled
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.image_datasets import (
-    SPLIT_TITLES,
     FileImageDataset,
     ImageDataset,
     IndexableImages,

@@ -13,12 +13,11 @@ from reslab.spec.task import DEFAULT_TASK
 
 @dataclass(frozen=True)
 class ReadResult:
-    """A named dataset as read: splits, location, class names if the files have them, and the split record."""
+    """A named dataset as read: splits, location, and class names if the files have them."""
 
     splits: Mapping[str, ImageDataset]
     location: str
     classes: tuple[str, ...] = ()
-    split_record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class DatasetInfo:
     """A named dataset; `mean` and `std` are per channel of pixels / 255, empty if they are computed when it is opened.
 
     `read(info, data_dir)` reads it. `system_dirs` are folders where Linux distributions install it; `layout` holds the
-    file names that `read` needs, `task` is what its targets are for.
+    file names that `read` needs, `task` is what its targets are for. Of data without a test split `test_fraction` of
+    the images, the same of each class, are held out for one.
     """
 
     name: str
@@ -40,6 +40,7 @@ class DatasetInfo:
     eval_transform: str = ""
     system_dirs: tuple[str, ...] = ()
     layout: Any = None
+    test_fraction: float = 0.0
     task: str = DEFAULT_TASK
 
 

@@ -1,4 +1,4 @@
-"""The names of the named datasets and of their classes, and the error for a name that is none of them.
+"""The names of splits, of the named datasets and of their classes, and the error for a name that is no dataset.
 
 This module imports nothing that takes time, so that the command line refuses a wrong name at once.
 """
@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reslab.spec.errors import invalid, nearest, unknown_name
+
+SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
+"""The splits in their order: the name in code, files and flags, and the word in texts for people."""
 
 _MAX_SHOWN_LENGTH = 100
 

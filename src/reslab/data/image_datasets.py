@@ -15,13 +15,11 @@ from torch import Tensor
 
 from reslab.data.decode import ChooseScale, pil_to_tensor, read_image
 from reslab.data.decode_limits import DecodeLimits, current_limits
+from reslab.data.formats.file_listing import relative_name
 from reslab.data.targets import TARGET_RULES, check_labels, describe_labels
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
-
-SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
-"""The splits in their order: the name in code, files and flags, and the word in texts for people."""
 
 
 @runtime_checkable
@@ -300,11 +298,6 @@ class ShardImageDataset(IndexableImages):
         locations = tuple(self.locations[i] for i in indices)
         labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
         return replace(self, locations=locations, labels=labels)
-
-
-def relative_name(root: Path, path: Path) -> str:
-    """Return the path relative to `root` if it is inside, else the whole path, with forward slashes."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def location_name(location: ImageLocation, root: Path | str | None) -> str:

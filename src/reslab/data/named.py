@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetSplits, SplitMethod, channel_statistics
-from reslab.data.dataset_info import DatasetInfo, ReadResult
-from reslab.data.dataset_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
+from reslab.data.dataset_info import DatasetInfo
+from reslab.data.dataset_names import (
+    CIFAR10_CLASSES,
+    CIFAR100_CLASSES,
+    DIGIT_CLASSES,
+    FASHION_MNIST_CLASSES,
+    SPLIT_TITLES,
+)
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.small import SHAPES, read_digits, read_drawn, read_drawn_shapes, read_mnist
-from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, TensorImageDataset
+from reslab.data.image_datasets import ImageDataset, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -24,6 +30,7 @@ DATASETS: dict[str, DatasetInfo] = {
             read=read_digits,
             classes=DIGIT_CLASSES,
             channels=1,
+            test_fraction=0.2,  # 359 images
         ),
         DatasetInfo(
             name="mnist",
@@ -116,6 +123,8 @@ DATASETS: dict[str, DatasetInfo] = {
     )
 }
 
+_TEST_SPLIT_SEED = 0
+
 
 def open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) -> DatasetSplits:
     """Open a named dataset in `data_dir`, the cache or the system's folders, with the splits of the options.
@@ -124,8 +133,11 @@ def open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) 
     """
     result = info.read(info, data_dir)
     splits: dict[str, ImageDataset] = dict(result.splits)
-    record: dict[str, Any] = dict(result.split_record or {"method": SplitMethod.GIVEN})
+    record: dict[str, Any] = {"method": SplitMethod.GIVEN}
     classes = result.classes or info.classes
+    if info.test_fraction:
+        splits, record = split_off(splits["train"], info.test_fraction, _TEST_SPLIT_SEED, classes, into="test")
+    preprocess = _make_preprocess(info, splits.get("train"))
     if options.record is not None and options.record.get("into") == "val":
         splits, record = {**splits, **restore_split(splits["train"], options.record)}, dict(options.record)
     elif (
@@ -144,7 +156,7 @@ def open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) 
         name=info.name,
         source=info.reference,
         classes=classes,
-        preprocess=_make_preprocess(info, result),
+        preprocess=preprocess,
         splits={name: splits[name] for name in SPLIT_TITLES if name in splits},
         split_record=record,
         location=result.location,
@@ -153,9 +165,9 @@ def open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) 
     )
 
 
-def _make_preprocess(info: DatasetInfo, result: ReadResult) -> Preprocess:
+def _make_preprocess(info: DatasetInfo, images: ImageDataset | None) -> Preprocess:
+    """Return the preprocessing with the dataset's mean and std, or those of all training images (with validation)."""
     if info.mean:
         return Preprocess(info.channels, info.eval_transform, info.mean, info.std)
-    dataset = result.splits["train"]
-    assert isinstance(dataset, TensorImageDataset)
-    return Preprocess(info.channels, info.eval_transform, *channel_statistics(dataset.images))
+    assert isinstance(images, TensorImageDataset)
+    return Preprocess(info.channels, info.eval_transform, *channel_statistics(images.images))

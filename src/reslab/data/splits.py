@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits, SplitMethod
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_classes import MaskMapping
-from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.masks import MaskValues
 from reslab.data.rng import permutation
 from reslab.data.target_datasets import TargetImageDataset

@@ -16,13 +16,8 @@ from torch import Tensor
 
 from reslab.data.cache import file_digests
 from reslab.data.decode_limits import DecodeLimits, current_limits
-from reslab.data.image_datasets import (
-    ImageDataset,
-    IndexableImages,
-    WrappedImageDataset,
-    item_to_tensor,
-    relative_name,
-)
+from reslab.data.formats.file_listing import relative_name
+from reslab.data.image_datasets import ImageDataset, IndexableImages, WrappedImageDataset, item_to_tensor
 from reslab.data.masks import VOID, MaskEncoding, read_mask_size, read_stored_mask, stored_mask
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind

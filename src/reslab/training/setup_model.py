@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
-from reslab.data.image_datasets import SPLIT_TITLES
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.pretrained import load_pretrained

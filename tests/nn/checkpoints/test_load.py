@@ -17,6 +17,7 @@ from reslab.nn.checkpoints.match_keys import count_assignments, earliest_assignm
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 

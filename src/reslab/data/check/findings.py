@@ -21,7 +21,7 @@ from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
 from reslab.data.check.statistics import MAX_ASPECT_RATIO as MAX_BOX_RATIO
 from reslab.data.check.statistics import MIN_SIDE, SIZE_LIMITS, BoxStatistics
 from reslab.data.dataset import MIN_IMBALANCE, float_range_messages
-from reslab.data.image_datasets import SPLIT_TITLES
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.task import find_task
 

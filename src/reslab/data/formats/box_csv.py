@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER
 from reslab.data.formats.csv_table import USUAL_COLUMNS, is_csv, read_csv_rows
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.spec.errors import invalid, unknown_name
 
 CORNER_COLUMNS = (

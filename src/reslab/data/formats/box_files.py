@@ -29,11 +29,12 @@ from reslab.data.formats.box_listing import (
 )
 from reslab.data.formats.coco_boxes import read_coco, read_coco_file
 from reslab.data.formats.csv_table import ColumnNames
+from reslab.data.formats.file_listing import relative_name
 from reslab.data.formats.mask_classes import MaskMapping, parse_mask_values, record_mask_values
 from reslab.data.formats.mask_pairs import check_paired, find_layout, list_mask_pairs
 from reslab.data.formats.voc_boxes import read_voc
 from reslab.data.formats.yolo_boxes import read_yolo
-from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.masks import MaskValues, read_stored_mask
 from reslab.data.segments import InstanceNumber
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reslab.data.boxes import BoxIssue, BoxIssueKind, BoxTable, ImageId, ObjectRow, fit_box, make_box_table
-from reslab.data.image_datasets import SPLIT_TITLES, relative_name
+from reslab.data.dataset_names import SPLIT_TITLES
+from reslab.data.formats.file_listing import relative_name
 from reslab.data.segments import Polygons, Segment
 from reslab.spec.errors import invalid, unknown_name
 

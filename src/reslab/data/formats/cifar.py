@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reslab.data.cache import decode_cached
 from reslab.data.dataset_info import DatasetInfo, ReadResult, download_with_torchvision, search_dirs
@@ -176,7 +177,7 @@ def _read_tar_shards(info: DatasetInfo, directory: Path) -> ReadResult | None:
 
 
 def _decode_shards(name: str, split: str, paths: list[Path]) -> TensorImageDataset:
-    return decode_cached(f"{name}-{split}", paths, lambda: read_shards(paths))
+    return _from_cache(f"{name}-{split}", paths, lambda: read_shards(paths))
 
 
 def _read_class_folders(info: DatasetInfo, directory: Path) -> ReadResult | None:
@@ -195,7 +196,17 @@ def _read_class_folders(info: DatasetInfo, directory: Path) -> ReadResult | None
 
 
 def _decode_files(name: str, split: str, dataset: FileImageDataset) -> TensorImageDataset:
-    return decode_cached(f"{name}-{split}", list(dataset.paths), lambda: decode_all(dataset))
+    return _from_cache(f"{name}-{split}", list(dataset.paths), lambda: decode_all(dataset))
+
+
+def _from_cache(name: str, paths: list[Path], decode: Callable[[], TensorImageDataset]) -> TensorImageDataset:
+    """Return `decode()`, or the same images and labels of the cache; names of images are dropped."""
+
+    def arrays() -> tuple[Tensor, Tensor]:
+        decoded = decode()
+        return decoded.images, decoded.labels
+
+    return TensorImageDataset(*decode_cached(name, paths, arrays))
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:

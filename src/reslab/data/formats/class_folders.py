@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.file_listing import SYSTEM_FOLDERS, IgnoredFiles, is_visible, list_images_once
-from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset
+from reslab.data.image_datasets import FileImageDataset
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid, nearest

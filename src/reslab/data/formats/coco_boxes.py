@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER, split_of_folder, subfolders
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.segments import Polygons, RunLengths, Segment
 from reslab.spec.errors import invalid, unknown_name
 

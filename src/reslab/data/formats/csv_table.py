@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER, LabeledFiles
 from reslab.data.formats.label_text import (
     LabelTexts,
@@ -18,7 +19,6 @@ from reslab.data.formats.label_text import (
     may_be_numbers,
     parse_labels,
 )
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid, nearest, unknown_name

@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.data.image_datasets import SPLIT_TITLES
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.spec.errors import invalid
+
+
+def relative_name(root: Path, path: Path) -> str:
+    """Return the path relative to `root` if it is inside, else the whole path, with forward slashes."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def split_lists(folder: Path) -> dict[str, Path]:

@@ -10,8 +10,10 @@ import torch
 
 from reslab.data.cache import ScannedFile, scan_files, scan_images
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.class_folders import SPLIT_OF_FOLDER
 from reslab.data.formats.csv_table import USUAL_COLUMNS, is_csv, read_csv_rows
+from reslab.data.formats.file_listing import relative_name
 from reslab.data.formats.mask_classes import (
     MaskClasses,
     MaskMapping,
@@ -21,7 +23,7 @@ from reslab.data.formats.mask_classes import (
     record_mask_values,
 )
 from reslab.data.formats.mask_pairs import LAYOUTS, MaskPairs, check_paired, find_layout, iter_images, list_mask_pairs
-from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, relative_name
+from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.image_formats import is_image_name
 from reslab.data.mask_colors import format_color, pack_colors, unpack_colors
 from reslab.data.masks import VOID, MaskEncoding, MaskValues, StoredMask, read_stored_mask

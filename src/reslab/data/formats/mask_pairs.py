@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.class_folders import find_image_files, split_of_folder, subfolders
 from reslab.data.formats.file_listing import read_list, split_lists
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.masks import MaskValues
 from reslab.spec.errors import invalid, nearest
 

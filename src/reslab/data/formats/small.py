@@ -19,15 +19,12 @@ from reslab.data.boxes import BoxImageDataset, ObjectRow, make_box_table
 from reslab.data.dataset_info import DatasetInfo, ReadResult, download_with_torchvision, search_dirs
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.rng import RandomDraws, hash_keys
-from reslab.data.splits import split_off
 from reslab.spec.errors import invalid
 
 _MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_DIGITS_TEST_FRACTION = 0.2
-_DIGITS_TEST_SEED = 0
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -87,12 +84,11 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImage
 
 
 def read_digits(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
-    """Read the digits, 8x8: pixels v of 0..16 become round(255 v / 16); a fixed stratified test split of 359 images."""
+    """Read the digits, 8x8: pixels v of 0..16 become round(255 v / 16)."""
     table = read_digits_table()
     pixels = np.round(table[:, :-1].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     dataset = TensorImageDataset(torch.from_numpy(pixels)[:, None], torch.from_numpy(table[:, -1].astype(np.int64)))
-    splits, record = split_off(dataset, _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED, info.classes, into="test")
-    return ReadResult(splits, "scikit-learn", split_record=record)
+    return ReadResult({"train": dataset}, "scikit-learn")
 
 
 def read_digits_table() -> np.ndarray:

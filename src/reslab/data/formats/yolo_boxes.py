@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.box_listing import AnnotatedImage, AnnotatedObject, BoxListing
 from reslab.data.formats.class_folders import find_image_files
 from reslab.data.formats.file_listing import read_list
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.segments import Polygons
 from reslab.runtime.extras import require_extra
 from reslab.spec.errors import invalid, unknown_name

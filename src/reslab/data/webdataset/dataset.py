@@ -363,12 +363,12 @@ def _decode_to_memory(name: str, dataset: ShardImageDataset) -> TensorImageDatas
     shards = sorted({Path(location.shard) for location in dataset.locations})
     # The cache knows nothing of the labels: they depend on the task.
     unlabeled = replace(dataset, labels=torch.zeros(len(dataset), dtype=torch.int64), target_kind=TargetKind.CLASS)
-    decoded = decode_cached(f"{name}-{len(dataset)}", shards, lambda: _decode_contiguous(unlabeled))
+    images, _ = decode_cached(f"{name}-{len(dataset)}", shards, lambda: _decode_contiguous(unlabeled))
     names = tuple(dataset.name(i) for i in range(len(dataset)))
-    return replace(decoded, labels=dataset.labels, names=names, target_kind=dataset.target_kind)
+    return TensorImageDataset(images, dataset.labels, names, target_kind=dataset.target_kind)
 
 
-def _decode_contiguous(dataset: ShardImageDataset) -> TensorImageDataset:
+def _decode_contiguous(dataset: ShardImageDataset) -> tuple[Tensor, Tensor]:
     # Decoders write pixels side by side (H, W, C); the same layout in memory as from the cache gives the same numbers.
     decoded = decode_all(dataset)
-    return replace(decoded, images=decoded.images.contiguous())
+    return decoded.images.contiguous(), decoded.labels

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset_names import SPLIT_TITLES
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_classes import MaskValuesLike
-from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.data.targets import TARGET_RULES
 from reslab.nn.checkpoints.pretrained import Pretrained
