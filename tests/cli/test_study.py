@@ -10,9 +10,8 @@ import pytest
 
 from reslab.spec.papers import STUDIES
 from reslab.studies import job as work
-from reslab.studies import runner
-from reslab.studies.job import JobContext
-from reslab.studies.plan import StoreEntry, StudyJob
+from reslab.studies import run_study
+from reslab.studies.plan import JobContext, StoreEntry, StudyJob
 
 from .conftest import Command
 
@@ -101,7 +100,7 @@ def test_a_failed_training_is_an_error_after_the_report_is_written(
             raise RuntimeError("the lights went out")
         return work.run_job(job, context)
 
-    monkeypatch.setattr(runner, "run_job", do)
+    monkeypatch.setattr(run_study, "run_job", do)
     arguments = ("study", NAME, "--rows", "plain-20,residual-20", "--seeds", "1", "--device", "cpu", "--json")
     arguments = (*arguments, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "page"))
     result = command(*arguments)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from reslab.spec.study import AnalysisRequest, Claim, RowSpec, ScalePreset, ScalePresets, Study
-from reslab.studies.job import JobContext
-from reslab.studies.plan import StudyStore
+from reslab.studies.plan import JobContext, StudyStore
 
 TINY = (
     "model.depths=1,1,1",

@@ -22,8 +22,8 @@ from reslab.studies.cost import (
     memory_shortage,
     total_macs,
 )
-from reslab.studies.job import JobContext, run_job
-from reslab.studies.plan import StudyStore, make_study_plan
+from reslab.studies.job import run_job
+from reslab.studies.plan import JobContext, StudyStore, make_study_plan
 from reslab.studies.resolve import model_cost, resolve_row, row_analyses, source_arch
 from reslab.studies.runner import format_ranges, make_slurm_script
 

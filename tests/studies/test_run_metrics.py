@@ -8,8 +8,8 @@ import torch
 
 from reslab.data.loader import eval_loader
 from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study, get_metric
-from reslab.studies.job import JobContext, evaluate_ensembles, run_job
-from reslab.studies.plan import make_study_plan, missing_jobs
+from reslab.studies.job import evaluate_ensembles, run_job
+from reslab.studies.plan import JobContext, make_study_plan, missing_jobs
 from reslab.studies.run_metrics import (
     last_epoch_metrics,
     last_step_model,
@@ -107,7 +107,7 @@ def test_an_analysis_runs_on_every_network(make_study: StudyFactory, context: Jo
     rows = (replace(study.rows[0], recipe=""), study.rows[1])
     study = replace(study, rows=rows, claims=())
     plan = make_study_plan(study, "smoke", seeds=1)
-    assert not run_jobs(plan.jobs, context).failed
+    assert not run_jobs(plan.jobs, run_job, context).failed
     page = build_study_page(plan, context.store, lambda _: 0.0, {})
     for row in page.rows:
         assert row.runs[0].analysis_results["gradients@init"]
@@ -133,7 +133,7 @@ def test_an_ensemble_is_evaluated_by_the_mean_of_its_members(study: Study, conte
     together = RowSpec("both", members=("plain", "residual"))
     study = replace(study, rows=(*study.rows, together), claims=(Claim("x", "both", "<", "plain"),))
     plan = make_study_plan(study, "smoke", seeds=2)
-    run_jobs(plan.jobs[:3], context)
+    run_jobs(plan.jobs[:3], run_job, context)
     evaluate_ensembles(plan, context)
     page = build_study_page(plan, context.store, lambda _: 0.0, {})
     runs = [str(context.store.entry(job.key).run_path) for job in plan.jobs[:2]]
@@ -162,7 +162,7 @@ def test_the_report_mentions_diverged_seeds_and_steps_never_reached(
     claim = Claim("plain is slower", "plain", ">", "residual", metric="steps_to_train_error")
     study = replace(study, claims=(claim,))
     plan = make_study_plan(study, "smoke", seeds=1)
-    run_jobs(plan.jobs, context)
+    run_jobs(plan.jobs, run_job, context)
     page = build_study_page(plan, context.store, lambda _: 0.0, {})
     assert page.rows[0].mean() == 90.0
     assert "infinite or NaN in 1 of 1 seed," in page.rows[0].not_run_reason
@@ -187,7 +187,7 @@ def test_an_explanation_has_units_and_names_what_was_measured(make_study: StudyF
     )
     claims = (*claims, Claim("z", "plain", ">", "residual", "steps_to_train_error"))
     plan = make_study_plan(replace(study, claims=claims), "smoke", seeds=1)
-    run_jobs(plan.jobs, context)
+    run_jobs(plan.jobs, run_job, context)
     error, slope, steps = build_study_page(plan, context.store, lambda _: 0.0, {}).claims
     assert " points, " in error.explanation
     assert slope.explanation.endswith(f"measured: {get_metric('gradients.slope.decades').description}")

@@ -13,9 +13,8 @@ import pytest
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.spec.papers import get_study
 from reslab.spec.study import Study
-from reslab.studies import runner
-from reslab.studies.job import JobContext
-from reslab.studies.plan import StudyStore, is_done, make_study_plan, missing_jobs
+from reslab.studies.job import run_job
+from reslab.studies.plan import JobContext, StoreEntry, StudyJob, StudyStore, is_done, make_study_plan, missing_jobs
 from reslab.studies.run_study import run_study
 from reslab.studies.runner import run_jobs, run_jobs_in_processes
 
@@ -24,12 +23,12 @@ NAME = "he2015/degradation"
 
 def test_only_missing_jobs_are_run(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
     context, messages = recorded
-    run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, context)
+    run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, run_job, context)
     plan = make_study_plan(study, "smoke", seeds=2)
     left = missing_jobs(plan, context.store)
     assert [job.name for job in left] == ["plain, seed 1", "residual, seed 1"]
     messages.clear()
-    run_jobs(left, context)
+    run_jobs(left, run_job, context)
     assert [record.split(":")[0] for record in messages] == ["plain, seed 1", "residual, seed 1"]
     assert not missing_jobs(plan, context.store)
     assert all(is_done(context.store.entry(job.key), job) for job in plan.jobs)
@@ -45,30 +44,28 @@ def test_ctrl_c_keeps_finished_jobs(study: Study, context: JobContext) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(TrainingInterrupted, match="finished work is kept"):
-        run_jobs(plan.jobs, replace(context, on_log=stop))
+        run_jobs(plan.jobs, run_job, replace(context, on_log=stop))
     assert len(missing_jobs(plan, context.store)) == 2
     assert not list(context.store.path.glob("*.lock"))
-    assert not run_jobs(missing_jobs(plan, context.store), context).failed
+    assert not run_jobs(missing_jobs(plan, context.store), run_job, context).failed
     assert not missing_jobs(plan, context.store)
 
 
 def test_a_job_that_fails_is_tried_once_more_then_recorded(
-    study: Study, recorded: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
+    study: Study, recorded: tuple[JobContext, list[str]]
 ) -> None:
     context, messages = recorded
     plan = make_study_plan(study, "smoke", seeds=1)
     tried: list[str] = []
-    real = runner.run_job
 
-    def flaky(job: object, where: object) -> object:
-        name = getattr(job, "name", "")
+    def flaky(job: StudyJob, where: JobContext) -> StoreEntry:
+        name = job.name
         tried.append(name)
         if name.startswith("plain") or tried.count(name) == 1:
             raise RuntimeError(f"no luck with {name}")
-        return real(job, where)  # type: ignore[arg-type]
+        return run_job(job, where)
 
-    monkeypatch.setattr(runner, "run_job", flaky)
-    outcome = run_jobs(plan.jobs, context)
+    outcome = run_jobs(plan.jobs, flaky, context)
     assert tried == ["plain, seed 0", "residual, seed 0"] * 2
     assert outcome.failed == {0: "RuntimeError: no luck with plain, seed 0"}
     assert len(missing_jobs(plan, context.store)) == 1
@@ -94,7 +91,7 @@ def test_a_job_of_another_worker_is_waited_for(study: Study, recorded: tuple[Job
         if record.startswith("residual, seed 0: done"):
             leave.set()
 
-    run_jobs(plan.jobs, replace(context, on_message=say))
+    run_jobs(plan.jobs, run_job, replace(context, on_message=say))
     thread.join()
     assert "waiting" in messages[0]
     assert [record.split(",")[0] for record in messages[1:]] == ["residual", "plain"]

@@ -15,9 +15,10 @@ from reslab.analysis import layers
 from reslab.runtime import locks
 from reslab.runtime.locks import LockHeldError
 from reslab.spec.study import AnalysisRequest, Study
-from reslab.studies.job import JobContext, run_job
+from reslab.studies.job import run_job
 from reslab.studies.plan import (
     EntryStatus,
+    JobContext,
     StudyPlan,
     StudyStore,
     entry_key,
@@ -165,7 +166,7 @@ def test_two_rows_that_are_one_training_share_an_entry(study: Study, context: Jo
     twice = replace(study, rows=(*study.rows, replace(study.rows[0], name="again")))
     plan = plan_of(twice)
     assert len({job.key for job in plan.jobs}) == 2
-    run_jobs(plan.jobs, context)
+    run_jobs(plan.jobs, run_job, context)
     assert len(context.store.entries()) == 2
 
 
@@ -200,7 +201,7 @@ def test_an_unreadable_checkpoint_starts_again(study: Study, recorded: tuple[Job
 
 def test_a_training_that_diverges_is_a_result(make_study: StudyFactory, context: JobContext) -> None:
     study = make_study(overrides=(*make_study().presets.smoke.overrides, "optimizer.lr=1e30"))
-    outcome = run_jobs(plan_of(study, rows=("plain",)).jobs, context)
+    outcome = run_jobs(plan_of(study, rows=("plain",)).jobs, run_job, context)
     assert not outcome.failed
     facts = context.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).metadata
     assert facts.status is EntryStatus.DIVERGED

@@ -150,6 +150,7 @@ def _main_metric(record: dict[str, Any]) -> str:
 
 
 def _run_task(options: "StudyOptions", task: int) -> None:
+    from reslab.studies.job import run_job
     from reslab.studies.run_study import make_job_context, plan_study
     from reslab.studies.runner import run_jobs
 
@@ -159,7 +160,7 @@ def _run_task(options: "StudyOptions", task: int) -> None:
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
         raise invalid(f"a task from 0 to {len(plan.jobs) - 1}", task)
-    result = run_jobs([job], make_job_context(options, echo_err, _EvalPrinter()), max_tries=1)
+    result = run_jobs([job], run_job, make_job_context(options, echo_err, _EvalPrinter()), max_tries=1)
     if result.failed:
         raise RuntimeError(result.failed[task])
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from reslab.studies.cost import processor_clock, total_macs
 from reslab.studies.plan import (
     EntryMetadata,
     EntryStatus,
+    JobContext,
+    MessageCallback,
     StoreEntry,
     StudyJob,
     StudyPlan,
@@ -40,26 +41,7 @@ from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
-from reslab.training.run_logger import LogCallback
 from reslab.training.train import train
-
-MessageCallback = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """The environment of the jobs: the store, the data directory, the device, and the callbacks.
-
-    `on_message` receives messages for the user, `on_log` the log records of the trainings. An interrupted training
-    loses at most `save_every_seconds`.
-    """
-
-    store: StudyStore
-    data_dir: str | Path | None = None
-    device: str = "auto"
-    on_message: MessageCallback = lambda _: None
-    on_log: LogCallback = lambda _: None
-    save_every_seconds: float = 60.0
 
 
 @dataclass

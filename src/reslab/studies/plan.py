@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.study import AnalysisRequest, Study
 from reslab.studies.resolve import AnyArch, ResolvedRow, resolve_row, row_analyses
 from reslab.training.run import Run
+from reslab.training.run_logger import LogCallback
 
 # Raised when the same description no longer gives the same results.
 NUMERICS_VERSION = 1
@@ -250,6 +251,25 @@ class StudyStore:
 
 # Metrics that neither the log nor the result of a run contains.
 EVALUATED_METRICS = frozenset({"train_error_eval", "train_loss_eval", "gap", "train_error_batch", "test_error_batch"})
+
+
+MessageCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """The environment of the jobs: the store, the data directory, the device, and the callbacks.
+
+    `on_message` receives messages for the user, `on_log` the log records of the trainings. An interrupted training
+    loses at most `save_every_seconds`.
+    """
+
+    store: StudyStore
+    data_dir: str | Path | None = None
+    device: str = "auto"
+    on_message: MessageCallback = lambda _: None
+    on_log: LogCallback = lambda _: None
+    save_every_seconds: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from reslab.spec.errors import invalid
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import AnalysisRequest, Claim, Study, StudyMetric, get_metric
 from reslab.studies.cost import SecondsPerMac, StudyCost, describe_recipe, estimate_seconds, estimate_study_cost
-from reslab.studies.job import JobContext, MessageCallback, evaluate_ensembles, row_ensembles
+from reslab.studies.job import evaluate_ensembles, row_ensembles, run_job
 from reslab.studies.plan import (
     EntryMetadata,
     EntryStatus,
+    JobContext,
+    MessageCallback,
     StoreEntry,
     StudyJob,
     StudyPlan,
@@ -160,7 +162,7 @@ def _run_missing(options: StudyOptions, cost: StudyCost, context: JobContext) ->
     context.store.check_writable()
     context.on_message(cost.summary())
     if options.num_jobs == 1:
-        return run_jobs(cost.pending, context)
+        return run_jobs(cost.pending, run_job, context)
     return run_jobs_in_processes(cost.pending, context, options.num_jobs, worker_command(options))
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,8 +16,7 @@ from types import FrameType
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.runtime.locks import LockHeldError
 from reslab.studies.cost import PROCESS_BYTES, estimate_memory_bytes
-from reslab.studies.job import JobContext, MessageCallback, run_job
-from reslab.studies.plan import StudyJob, is_done
+from reslab.studies.plan import JobContext, MessageCallback, StoreEntry, StudyJob, is_done
 
 MAX_TRIES = 2
 STOPPED_MESSAGE = "stopped; finished work is kept, and the same command continues from there"
@@ -62,8 +61,11 @@ class _JobQueue:
         self.on_message(note)
 
 
-def run_jobs(jobs: Sequence[StudyJob], context: JobContext, max_tries: int = MAX_TRIES) -> JobOutcomes:
-    """Run the jobs in this process, and wait for those that another worker is running.
+RunJob = Callable[[StudyJob, JobContext], StoreEntry]
+
+
+def run_jobs(jobs: Sequence[StudyJob], run_job: RunJob, context: JobContext, max_tries: int = MAX_TRIES) -> JobOutcomes:
+    """Run the jobs in this process by `run_job`, and wait for those that another worker is running.
 
     A job that fails is tried `max_tries` times, then recorded in the outcomes. Raises TrainingInterrupted on Ctrl-C:
     finished jobs are kept, and the interrupted training can be resumed.
