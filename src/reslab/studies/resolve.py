@@ -28,12 +28,12 @@ from reslab.spec.recipes import find_recipe
 from reslab.spec.study import DATA_FOLDERS, FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
 from reslab.spec.zoo.dense import find_dense_arch, override_dense_arch
 from reslab.spec.zoo.resolve import resolve_arch
-from reslab.training.dense_model import resolve_dense_arch
 from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,
     recipe_defaults,
     resolve_arch_for_data,
+    resolve_dense_arch,
     split_overrides,
     with_eval_preprocess,
 )

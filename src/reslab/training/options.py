@@ -27,6 +27,7 @@ from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.task import DEFAULT_TASK, TASKS, Task
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.dense import override_dense_arch
 from reslab.spec.zoo.resolve import get_arch, resolve_arch
 from reslab.training.image_size import output_size, scale_transform
 from reslab.training.losses import LossFn
@@ -259,6 +260,33 @@ def resolve_arch_for_data(
     if "merge" in recipe_axes and "merge" not in overrides:
         recipe_axes["merge"] = _combine_merges(recipe_axes["merge"], base.merge)
     return resolve_arch(base, {**data_axes, **recipe_axes, **overrides})
+
+
+def resolve_dense_arch(
+    arch: DenseArch,
+    data: DatasetSplits,
+    input_size: tuple[int, ...],
+    *,
+    overrides: Mapping[str, Any],
+    recipe_overrides: tuple[str, ...] = (),
+    keeps_normalization: bool = False,
+    image_size: int = 0,
+) -> DenseArch:
+    """Return the architecture with the user's overrides, else the recipe's, else the data's classes, channels and size.
+
+    `keeps_normalization`: that of the weights it starts from, in place of the data's. `image_size`: the one to
+    which the network resizes images, if it does; 0: its own.
+    """
+    axes = {
+        "num_classes": data.num_classes + arch.num_background,
+        "in_channels": input_size[0],
+        "image_size": (input_size[1], input_size[2]),
+        **({} if keeps_normalization else arch.normalization_axes(data.preprocess.mean, data.preprocess.std)),
+        **(arch.size_axes(image_size) if image_size else {}),
+        **parse_arch_overrides(recipe_overrides),
+        **overrides,
+    }
+    return override_dense_arch(arch, axes)
 
 
 def _combine_merges(recipe_merge: str, merge: str) -> str:

@@ -24,13 +24,12 @@ from reslab.spec.recipes import get_recipe
 from reslab.spec.zoo.dense import dense_arch_for, override_dense_arch
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
-from reslab.training.dense_model import reopen_dense_model
 from reslab.training.module_loading import recorded_factory
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
 from reslab.training.run_data import changed_max_pixels, infer_input_size, reopen_data
 from reslab.training.setup import TrainSetup, build_train_loop
-from reslab.training.setup_model import create_model_quietly
+from reslab.training.setup_model import create_model_quietly, reopen_dense_model
 from reslab.training.tasks.registry import restore_task
 
 _SIZE_KEYS = ("image_size", "train_transform", "eval_transform")
