@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from reslab.data.rng import RandomDraws, hash_key, hash_keys
-from reslab.data.transforms import geometric, ops
+from reslab.data.transforms import kernels, ops
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.data.transforms.steps import FUNCTIONS
 from reslab.spec.transform_grammar import bind_args, parse_transforms
@@ -81,19 +81,19 @@ def torchvision_random_resize(draws: RandomDraws) -> Resampling:
 
 
 def torchvision_perspective(draws: RandomDraws) -> v2.Transform:
-    corners = geometric.perspective_corners(draws, SIZE, 0.6)
+    corners = kernels.perspective_corners(draws, SIZE, 0.6)
     coefficients = F._geometry._get_perspective_coeffs(*corners)
     transform = v2.RandomPerspective(p=float(draws.bernoulli(0, 0.7)), fill=FILL)
     return sized(transform, {"coefficients": coefficients})
 
 
 def torchvision_affine(draws: RandomDraws) -> v2.Transform:
-    params = geometric.affine_params(draws, SIZE, (20.0, 0.2, 0.8, 1.2, 10.0))
+    params = kernels.affine_params(draws, SIZE, (20.0, 0.2, 0.8, 1.2, 10.0))
     return sized(v2.RandomAffine(0, interpolation=F.InterpolationMode.BILINEAR, fill=FILL), params)
 
 
 def torchvision_elastic(draws: RandomDraws) -> v2.Transform:
-    return sized(v2.ElasticTransform(fill=FILL), {"displacement": geometric.elastic_displacement(draws, SIZE, 40, 3)})
+    return sized(v2.ElasticTransform(fill=FILL), {"displacement": kernels.elastic_displacement(draws, SIZE, 40, 3)})
 
 
 def torchvision_rotation(draws: RandomDraws) -> v2.Transform:
@@ -279,13 +279,13 @@ def test_samples_that_do_not_fit() -> None:
 def test_a_seed_of_its_own_for_every_sample() -> None:
     """Elastic fields differ between samples, are uniform before smoothing, and smooth as torchvision's."""
     fields = [
-        geometric.elastic_displacement(RandomDraws(torch.tensor([hash_key(0, 0, i)])), SIZE, 1.0, 0.1) for i in range(2)
+        kernels.elastic_displacement(RandomDraws(torch.tensor([hash_key(0, 0, i)])), SIZE, 1.0, 0.1) for i in range(2)
     ]
     assert not torch.equal(*fields)
     scaled = fields[0] * torch.tensor([SIZE[1], SIZE[0]])
     assert -1 <= float(scaled.min()) < -0.99
     assert abs(float(scaled.mean())) < 0.03
-    smooth = geometric.elastic_displacement(RandomDraws(torch.tensor([hash_key(0, 0, 0)])), SIZE, 1.0, 2.0)
+    smooth = kernels.elastic_displacement(RandomDraws(torch.tensor([hash_key(0, 0, 0)])), SIZE, 1.0, 2.0)
     expected = F.gaussian_blur(scaled.permute(3, 0, 1, 2), [17, 17], [2.0, 2.0]).permute(1, 2, 3, 0)
     torch.testing.assert_close(smooth * torch.tensor([SIZE[1], SIZE[0]]), expected, rtol=0, atol=1e-5)
 

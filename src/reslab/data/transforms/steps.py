@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from reslab.data.rng import RandomDraws
-from reslab.data.transforms import color, geometric, ops, third_party
+from reslab.data.transforms import kernels, ops, third_party
 from reslab.data.transforms.rand_augment import rand_augment
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import Param, signature_params
@@ -48,36 +48,36 @@ class TransformFunctions:
 
 
 FUNCTIONS: dict[str, TransformFunctions] = {
-    "pad": TransformFunctions(ops.pad, move=geometric.pad),
-    "pad-to": TransformFunctions(ops.pad_to, move=geometric.pad_to),
-    "crop": TransformFunctions(ops.crop, move=geometric.crop),
-    "flip": TransformFunctions(ops.flip, ops.flip_image, geometric.flip),
-    "alternating-flip": TransformFunctions(ops.alternating_flip, move=geometric.alternating_flip, alternates=True),
-    "vertical-flip": TransformFunctions(move=geometric.vertical_flip),
-    "resize": TransformFunctions(ops.resize, move=geometric.resize),
-    "center-crop": TransformFunctions(ops.center_crop, move=geometric.center_crop),
+    "pad": TransformFunctions(ops.pad, move=kernels.pad),
+    "pad-to": TransformFunctions(ops.pad_to, move=kernels.pad_to),
+    "crop": TransformFunctions(ops.crop, move=kernels.crop),
+    "flip": TransformFunctions(ops.flip, ops.flip_image, kernels.flip),
+    "alternating-flip": TransformFunctions(ops.alternating_flip, move=kernels.alternating_flip, alternates=True),
+    "vertical-flip": TransformFunctions(move=kernels.vertical_flip),
+    "resize": TransformFunctions(ops.resize, move=kernels.resize),
+    "center-crop": TransformFunctions(ops.center_crop, move=kernels.center_crop),
     "random-resized-crop": TransformFunctions(
         ops.random_resized_crop,
         ops.random_resized_crop_image,
-        geometric.random_resized_crop,
+        kernels.random_resized_crop,
         ops.random_resized_crop_scale,
     ),
-    "random-resize": TransformFunctions(ops.random_resize, ops.random_resize_image, geometric.random_resize),
-    "random-scale-crop": TransformFunctions(ops.random_scale_crop, move=geometric.random_scale_crop),
-    "rotate": TransformFunctions(move=geometric.rotate),
-    "affine": TransformFunctions(move=geometric.affine),
-    "perspective": TransformFunctions(move=geometric.perspective),
-    "elastic": TransformFunctions(move=geometric.elastic),
+    "random-resize": TransformFunctions(ops.random_resize, ops.random_resize_image, kernels.random_resize),
+    "random-scale-crop": TransformFunctions(ops.random_scale_crop, move=kernels.random_scale_crop),
+    "rotate": TransformFunctions(move=kernels.rotate),
+    "affine": TransformFunctions(move=kernels.affine),
+    "perspective": TransformFunctions(move=kernels.perspective),
+    "elastic": TransformFunctions(move=kernels.elastic),
     "color-jitter": TransformFunctions(image=third_party.color_jitter, color_only=True, unit_range=True),
     "lighting": TransformFunctions(ops.lighting),
-    "grayscale": TransformFunctions(image=color.grayscale, color_only=True),
-    "gaussian-blur": TransformFunctions(image=color.gaussian_blur),
-    "sharpness": TransformFunctions(image=color.sharpness, color_only=True, unit_range=True),
-    "solarize": TransformFunctions(image=color.solarize, unit_range=True),
-    "posterize": TransformFunctions(image=color.posterize, unit_range=True),
-    "autocontrast": TransformFunctions(image=color.autocontrast, color_only=True, unit_range=True),
-    "equalize": TransformFunctions(image=color.equalize, unit_range=True),
-    "invert": TransformFunctions(image=color.invert, unit_range=True),
+    "grayscale": TransformFunctions(image=kernels.grayscale, color_only=True),
+    "gaussian-blur": TransformFunctions(image=kernels.gaussian_blur),
+    "sharpness": TransformFunctions(image=kernels.sharpness, color_only=True, unit_range=True),
+    "solarize": TransformFunctions(image=kernels.solarize, unit_range=True),
+    "posterize": TransformFunctions(image=kernels.posterize, unit_range=True),
+    "autocontrast": TransformFunctions(image=kernels.autocontrast, color_only=True, unit_range=True),
+    "equalize": TransformFunctions(image=kernels.equalize, unit_range=True),
+    "invert": TransformFunctions(image=kernels.invert, unit_range=True),
     "erase": TransformFunctions(image=third_party.erase),
     "cutout": TransformFunctions(ops.cutout),
     "randaugment": TransformFunctions(rand_augment),

@@ -1,9 +1,9 @@
-"""Geometric transforms of an image, a mask or boxes, by torchvision's kernels with our own draws.
+"""Transforms by torchvision's kernels with our own draws: geometric ones, and ones of the values of an image.
 
-Each takes `inpt`, an image (C, H, W) or a tv_tensor that belongs to one of `size` (height, width), and returns it
-moved. It is called once for each of them with the same draws, which are functions of the sample: so they move together.
-Uncovered pixels are 255, void, in a mask (H, W) of class numbers, and 0 in the masks (N, H, W) of N objects.
-torchvision is imported on the first call.
+A geometric one takes `inpt`, an image (C, H, W) or a tv_tensor that belongs to one of `size` (height, width), and
+returns it moved. It is called once for each of them with the same draws, which are functions of the sample: so they
+move together. Uncovered pixels are 255, void, in a mask (H, W) of class numbers, and 0 in the masks (N, H, W) of N
+objects. The others take one image (C, H, W), uint8 or floats in 0..1. torchvision is imported on the first call.
 """
 
 import math
@@ -224,3 +224,77 @@ def _fill(inpt: Any, fill: int) -> float:
     if isinstance(inpt, tv_tensors.Mask):
         return VOID if inpt.ndim == 2 and inpt.dtype != torch.bool else 0
     return fill / 255 if inpt.is_floating_point() else fill
+
+
+def grayscale(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
+    """Replace the color by its luminance in all channels, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    if len(image) == 1 or not bool(draws.bernoulli(0, probability)):
+        return image
+    return F.rgb_to_grayscale(image, num_output_channels=len(image))
+
+
+def gaussian_blur(image: Tensor, draws: RandomDraws, kernel_size: int, *options: float) -> Tensor:
+    """Blur with a Gaussian of random width; options are the least and greatest sigma and the probability.
+
+    Raises ValueError if the kernel reaches beyond the reflection of the image at its edge.
+    """
+    from torchvision.transforms.v2 import functional as F
+
+    shortest = min(image.shape[-2:])
+    if kernel_size // 2 >= shortest:
+        got = f"gaussian-blur({kernel_size})"
+        raise invalid(
+            f"a kernel below twice the side of {ops.size_text(image)}", got, f"gaussian-blur({2 * shortest - 1})"
+        )
+
+    min_sigma, max_sigma, probability = options
+    if not bool(draws.bernoulli(0, probability)):
+        return image
+    sigma = min_sigma + (max_sigma - min_sigma) * float(draws.uniform(1))
+    return F.gaussian_blur(image, [kernel_size, kernel_size], [sigma, sigma])
+
+
+def sharpness(image: Tensor, draws: RandomDraws, factor: float, probability: float) -> Tensor:
+    """Sharpen or smooth, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.adjust_sharpness(image, factor) if bool(draws.bernoulli(0, probability)) else image
+
+
+def solarize(image: Tensor, draws: RandomDraws, threshold: int, probability: float) -> Tensor:
+    """Invert the values from a threshold (of 0..255) on, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    if not bool(draws.bernoulli(0, probability)):
+        return image
+    return F.solarize(image, threshold / 255 if image.is_floating_point() else threshold)
+
+
+def posterize(image: Tensor, draws: RandomDraws, bits: int, probability: float) -> Tensor:
+    """Keep the highest bits of every value, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.posterize(image, bits) if bool(draws.bernoulli(0, probability)) else image
+
+
+def autocontrast(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
+    """Stretch the values of each channel to the full range, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.autocontrast(image) if bool(draws.bernoulli(0, probability)) else image
+
+
+def equalize(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
+    """Make the values of each channel equally frequent, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.equalize(image) if bool(draws.bernoulli(0, probability)) else image
+
+
+def invert(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
+    """Replace every value by the greatest one minus it, with a probability."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.invert(image) if bool(draws.bernoulli(0, probability)) else image
