@@ -1,6 +1,7 @@
 """The import rules, in Python and JavaScript: which package may import which, and who owns which dependency."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ OWNERS = {
     "rich": {"cli"},
 }
 NUMERIC = {"torch", "torchvision", "numpy"}
+# The longest chain of imports at module level: whoever reads a module has at most so many more below it.
+MAX_CHAIN_STEPS = 18
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,24 @@ def read_modules(root: Path) -> list[Module]:
     return modules
 
 
-def imported(module: Module) -> Iterator[str]:
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def walk_module_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements that run when the module is imported: none in functions, none for type checkers alone."""
+    pending = [tree]
+    while pending:
+        for node in ast.iter_child_nodes(pending.pop()):
+            skipped = ast.expr | ast.FunctionDef | ast.AsyncFunctionDef
+            if not isinstance(node, skipped) and not is_type_checking(node):
+                pending.append(node)
+                yield node
+
+
+def imported(module: Module, *, at_module_level: bool = False) -> Iterator[str]:
     """Yield every dotted name the module imports, also inside functions; relative names are made absolute."""
-    for node in ast.walk(module.tree):
+    for node in walk_module_level(module.tree) if at_module_level else ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,13 +97,13 @@ def upward_imports(modules: list[Module]) -> list[str]:
     return result
 
 
-def import_graph(modules: list[Module]) -> dict[str, set[str]]:
+def import_graph(modules: list[Module], *, at_module_level: bool = False) -> dict[str, set[str]]:
     """Map each module to those it imports; `from reslab.nn import block` counts as `reslab.nn.block`."""
     known = {module.name for module in modules}
     graph: dict[str, set[str]] = {}
     for module in modules:
         targets = set()
-        for target in imported(module):
+        for target in imported(module, at_module_level=at_module_level):
             owner = target if target in known else target.rpartition(".")[0]
             if owner in known and owner != module.name:
                 targets.add(owner)
@@ -111,6 +129,16 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str]:
         if cycle := visit(name, []):
             return cycle
     return []
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """Return the longest chain of imports in a graph without cycles."""
+
+    @functools.cache
+    def from_module(name: str) -> tuple[str, ...]:
+        return (name, *max((from_module(target) for target in sorted(graph[name])), key=len, default=()))
+
+    return list(max(map(from_module, graph), key=len))
 
 
 def misplaced(modules: list[Module]) -> list[str]:
@@ -183,6 +211,11 @@ def test_no_import_cycle() -> None:
     assert find_cycle(import_graph(MODULES)) == []
 
 
+def test_import_chains_are_short() -> None:
+    chain = longest_chain(import_graph(MODULES, at_module_level=True))
+    assert len(chain) - 1 <= MAX_CHAIN_STEPS, " > ".join(chain)
+
+
 def test_dependencies_are_imported_by_their_owners() -> None:
     assert misplaced(MODULES) == []
     assert misused(MODULES) == []
@@ -221,6 +254,18 @@ def test_cycle_is_reported() -> None:
         parse_module("reslab.nn", "", is_package=True),
     ]
     assert find_cycle(import_graph(modules)) == ["reslab.nn.a", "reslab.nn.b", "reslab.nn.c", "reslab.nn.a"]
+
+
+def test_longest_chain_is_of_imports_at_module_level() -> None:
+    modules = [
+        parse_module("reslab.nn.a", "from reslab.nn import b\nif TYPE_CHECKING:\n    from reslab.nn import d"),
+        parse_module("reslab.nn.b", "try:\n    from reslab.nn.c import x\nexcept ImportError:\n    pass"),
+        parse_module("reslab.nn.c", "def f():\n    from reslab.nn import d"),
+        parse_module("reslab.nn.d", ""),
+    ]
+    chain = longest_chain(import_graph(modules, at_module_level=True))
+    assert chain == ["reslab.nn.a", "reslab.nn.b", "reslab.nn.c"]
+    assert longest_chain(import_graph(modules)) == [*chain, "reslab.nn.d"]
 
 
 @pytest.mark.parametrize(
