@@ -79,7 +79,7 @@ def test_classes_and_void() -> None:
         ((IMAGES, MASKS.float()), "segmentation", "masks .N, H, W. of class numbers"),
         ((IMAGES, torch.arange(8)), "segmentation", "masks .N, H, W. of class numbers"),
         ((IMAGES, MASKS * 0), None, "at least 2 classes"),
-        ((IMAGES, MASKS), "classification", "one class an image; got: torch.int64 of shape"),
+        ((IMAGES, MASKS), "classification", "one class per image; got: torch.int64 of shape"),
     ],
 )
 def test_masks_that_do_not_fit(train: tuple[Tensor, Tensor], task: str | None, message: str) -> None:

@@ -238,7 +238,7 @@ def test_rare_classes_are_no_obstacle_to_a_split() -> None:
 
 
 def test_an_old_record_without_a_task_is_of_classification() -> None:
-    with pytest.raises(ValueError, match="labels as integers, one class an image"):
+    with pytest.raises(ValueError, match="labels as integers, one class per image"):
         as_dataset((PIXELS, VALUES), split_record={"method": "given"})
 
 
@@ -288,7 +288,9 @@ def test_what_needs_one_class_an_image() -> None:
     train, preprocess = regression().split("train"), regression().preprocess
     with pytest.raises(ValueError, match=r"without cutmix for regression .*nearest valid: mixup\(0.5\)"):
         TrainLoader(train, 8, "cutmix(0.5)", preprocess, 0, "cpu")
-    with pytest.raises(ValueError, match="one class an image for class-balanced sampling; got: labels for multi-label"):
+    with pytest.raises(
+        ValueError, match="one class per image for class-balanced sampling; got: labels for multi-label"
+    ):
         StatelessSampler(SHOWN, 8, 0, class_balanced=True, target_kind=TargetKind.MULTI_HOT)
     with pytest.raises(ValueError, match="3 classes, the columns of the labels; got: 5"):
         TrainLoader(multi_label().split("train"), 8, "", preprocess, 0, "cpu", num_classes=5)

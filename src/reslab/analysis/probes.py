@@ -1,4 +1,4 @@
-"""What a layer's features tell: linear probes predict the targets from them; nearest neighbors are close in them."""
+"""Linear probes and nearest neighbors in the features of a layer."""
 
 import warnings
 from collections.abc import Callable

@@ -345,12 +345,12 @@ class OrderBlock:
 
 @dataclass(frozen=True)
 class OrderResult:
-    """The blocks first to last, the order and its layout sentence, and the extremes over all blocks."""
+    """The blocks first to last, the order with its layout, and the extremes over all blocks."""
 
     model: str
     step: int | None
     order: str
-    sentence: str
+    layout: str
     blocks: tuple[OrderBlock, ...]
     max_superposition_error: float
     min_branch: float
@@ -374,7 +374,7 @@ def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult
         model=target.name,
         step=target.step,
         order=arch.order,
-        sentence=order_text(arch),
+        layout=order_text(arch),
         blocks=blocks,
         max_superposition_error=max(block.superposition_error for block in blocks),
         min_branch=min(block.branch_min for block in blocks),

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the parsers of their values."""
+"""Single options, their shell completion, and the parsers of their values."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

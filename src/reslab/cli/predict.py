@@ -1,4 +1,4 @@
-"""`reslab predict`: what a trained network says of images: classes, values, masks or boxes."""
+"""`reslab predict`: predict classes, values, masks or boxes of images with a trained network."""
 
 from dataclasses import dataclass
 from pathlib import Path

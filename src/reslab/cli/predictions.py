@@ -245,7 +245,7 @@ def print_prediction_table(predictions: Sequence[Prediction], max_shown: int | N
 
 
 def _one_line(columns: list[str], cells: _Cells) -> tuple[list[str], _Lines]:
-    """Return a table with one line an image, whose last cell is the error of an image that could not be read."""
+    """Return a table with one line per image, whose last cell is the error of an image that could not be read."""
     blank = [""] * (len(columns) - 1)
     return columns, lambda prediction: [[*blank, prediction.error] if prediction.error else cells(prediction)]
 

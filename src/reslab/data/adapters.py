@@ -75,7 +75,7 @@ def _to_classes(labels: Tensor) -> Tensor:
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"
         is_binary = labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all())
         other = "multi-label', where an image may show several classes" if is_binary else "regression', for numbers"
-        raise invalid("labels as integers, one class an image", got, nearest, f"or pass task='{other}")
+        raise invalid("labels as integers, one class per image", got, nearest, f"or pass task='{other}")
     return labels.to(torch.int64)
 
 
@@ -130,7 +130,7 @@ def text_label_error(label: str) -> ValueError:
     """Return the error for a text as a label, with the way to number texts."""
     nearest = "torch.tensor([classes.index(label) for label in labels])"
     next_step = "with classes = sorted(set(labels)), and pass as_dataset(..., classes=classes)"
-    return invalid("labels as integers, one class an image", f"the text {str(label)!r}", nearest, next_step)
+    return invalid("labels as integers, one class per image", f"the text {str(label)!r}", nearest, next_step)
 
 
 _MIN_LABEL_LIMIT = 1000
@@ -159,7 +159,7 @@ def as_dataset(
     (N, C, D, H, W), both already scaled floats. Class names default to the dataset's own, else "0", "1", ... Floats
     are not normalized (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by
     ImageNet's.
-    The labels are integers (N,), one class an image; or with `task="multi-label"` (N, C) of 0 and 1, and with
+    The labels are integers (N,), one class per image; or with `task="multi-label"` (N, C) of 0 and 1, and with
     `task="regression"` numbers (N,) or (N, K), whose names are `classes`. Without `task` it is inferred where the
     labels leave no doubt (`convert_labels`), which a message says. For segmentation they are masks of the size of the
     images, (N, H, W) of class numbers and 255 for void; an item's mask may be a Pillow image.

@@ -81,7 +81,7 @@ def unknown_dataset(name: str) -> ValueError:
         got = f"{name}, a dataset for {UNSUPPORTED_DATASETS[match]}, which is not supported yet"
         return invalid(f"a dataset for classification: {known_text}", got)
     if match:
-        next_step = "download it, and name its folder with one folder a class or of images with masks "
+        next_step = "download it, and name its folder with one folder per class or of images with masks "
         next_step += "or boxes, or a CSV file of its labels"
         return invalid(known_text, f"{name}, which is not read by its name", next_step=next_step)
     folders = nearest(name, (path.name for path in Path().iterdir() if path.is_dir()), 1)

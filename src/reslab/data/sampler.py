@@ -62,7 +62,7 @@ class StatelessSampler:
     ) -> None:
         _check_batch_size(batch_size, len(labels))
         if class_balanced and target_kind is not TargetKind.CLASS:
-            required = "one class an image for class-balanced sampling"
+            required = "one class per image for class-balanced sampling"
             got = f"labels for {TASK_OF_TARGET[target_kind]}"
             raise invalid(required, got, next_step="set class_balanced_sampling=false")
         if num_repeats < 1:

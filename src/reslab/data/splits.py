@@ -78,7 +78,7 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Return the indices to keep and to hold out, both sorted: floor(n fraction + 1/2) of each class, chosen by seed.
 
-    With `keep_rare`, a class with too few images to hold one out is kept whole. Labels that are not one class an image
+    With `keep_rare`, a class with too few images to hold one out is kept whole. Labels that are not one class per image
     are divided by `systematic_indices`. Raises ValueError if the fraction is not within (0, 1), or leaves a class
     without an image on one side, or holds no image out.
     """
@@ -237,7 +237,7 @@ def stratified_subset(data: DatasetSplits, num_images: int) -> DatasetSplits:
     """Return the dataset with only `num_images` training images, the same share of every class; other splits stay.
 
     The choice depends on the labels alone, so runs of every seed train on the same images; the split record notes the
-    number. Labels that are not one class an image are divided by `systematic_indices`.
+    number. Labels that are not one class per image are divided by `systematic_indices`.
     Raises ValueError if there are fewer images, or fewer are requested than there are classes.
     """
     if data.split_record.get("num_images") == num_images:

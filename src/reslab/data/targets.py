@@ -116,7 +116,7 @@ def _name_values_by_number(num_values: int) -> tuple[str, ...]:
 
 TARGET_RULES: dict[TargetKind, TargetRules] = {
     TargetKind.CLASS: TargetRules(
-        "labels (N,) in int64, one class an image",
+        "labels (N,) in int64, one class per image",
         torch.int64,
         1,
         _nearest_class_labels,
@@ -141,7 +141,7 @@ TARGET_RULES: dict[TargetKind, TargetRules] = {
         item=lambda label: label,
     ),
     TargetKind.VALUES: TargetRules(
-        "labels (N, K) in float32, K numbers an image",
+        "labels (N, K) in float32, K numbers per image",
         torch.float32,
         2,
         _nearest_float_labels,

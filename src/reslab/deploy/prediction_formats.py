@@ -1,4 +1,4 @@
-"""The formats of prediction files: JSON, CSV and Parquet; of boxes the results of COCO and PASCAL VOC, for their tools.
+"""The formats of prediction files: JSON, CSV and Parquet; for boxes also the result formats of COCO and PASCAL VOC.
 
 CSV has lines, Parquet lists, with the columns of a layout, which depends on what the network predicts.
 """

@@ -1,4 +1,4 @@
-"""A network ready to predict: its backend, and what its task says of the outputs."""
+"""A network ready to predict: its backend, and the decoding of its outputs by its task."""
 
 import copy
 import math

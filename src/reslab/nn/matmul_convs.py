@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices, for the time of a training step: tap by tap on a CPU, by patches on a GPU.
+"""Convolutions as products of matrices during training steps: tap by tap on a CPU, by patches on a GPU.
 
 On a map of 3x3 a third of the products of a 3x3 kernel meet nothing but padding, and the direct convolution reads wide
 kernels once for every few positions. A tap is one entry of the kernel, a matrix (out channels, in channels):

@@ -1,4 +1,4 @@
-"""Networks that are not of the zoo: how to build a module again, also by library, and a module with what tools need."""
+"""Networks that are not of the zoo: the record from which a module is built again, and its wrapper."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""The two joints of a block: how the shortcut gets the branch's shape, and how shortcut and branch merge.
+"""Shortcuts, which get the shape of the branch, and merges, which join shortcut and branch.
 
 A shortcut is the identity wherever the shapes agree, unless its type applies to every block. A merge is one operation
 and modifiers of either path ahead of it: `stochastic-depth(0.5) add`. `reslab.nn.shortcut` and `reslab.nn.merge` hold

@@ -123,7 +123,7 @@ _PIXEL_ACCURACY = Metric("pixel_accuracy", "pixel accuracy", abbreviation="pixel
 _TASKS = (
     Task(
         "classification",
-        "one class an image (Krizhevsky, Sutskever, Hinton 2012, ImageNet Classification with Deep CNNs)",
+        "one class per image (Krizhevsky, Sutskever, Hinton 2012, ImageNet Classification with Deep CNNs)",
         TargetKind.CLASS,
         (_ACCURACY, Metric("top5", "top-5 accuracy", abbreviation="top-5")),
         "cross-entropy",
@@ -144,7 +144,7 @@ _TASKS = (
     ),
     Task(
         "regression",
-        "numbers an image (Lathuilière et al. 2020, A Comprehensive Analysis of Deep Regression)",
+        "numbers per image (Lathuilière et al. 2020, A Comprehensive Analysis of Deep Regression)",
         TargetKind.VALUES,
         (
             _MAE,

@@ -1,1 +1,1 @@
-"""Optimizer and schedule from a recipe, the one loop, evaluation, and the run folder."""
+"""Optimizer and schedule from a recipe, the training loop, evaluation, and the run folder."""

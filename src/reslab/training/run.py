@@ -1,4 +1,4 @@
-"""A run: its folder (run.json, log.jsonl, model.safetensors, predictions.npz, checkpoint/, report.html) and network."""
+"""A run: its record (run.json), the files in its folder, and its network."""
 
 import contextlib
 import html

@@ -322,7 +322,7 @@ def _no_class_folders(folder: Path) -> ValueError:
         got, next_step = f"archives ({', '.join(archives[:3])})", "unpack them first (plain .tar shards can stay)"
     elif image_paths := find_image_files(folder):
         got = f"{len(image_paths)} images directly in it"
-        next_step = f"move them into one folder a class, {folder}/CLASS/IMAGE"
+        next_step = f"move them into one folder per class, {folder}/CLASS/IMAGE"
     else:
-        got, next_step = "no folder in it", f"make one folder a class, {folder}/CLASS/IMAGE"
+        got, next_step = "no folder in it", f"make one folder per class, {folder}/CLASS/IMAGE"
     return invalid(f"class folders in {folder}", got, next_step=next_step)

@@ -92,7 +92,7 @@ def read_digits(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
 
 
 def read_digits_table() -> np.ndarray:
-    """Return one row an image: 64 pixels of 0..16, then the class.
+    """Return one row per image: 64 pixels of 0..16, then the class.
 
     scikit-learn's file is read without importing scikit-learn, which takes two seconds; where the file is not at its
     place, scikit-learn knows where it is.

@@ -1,4 +1,4 @@
-"""The interface of every backend: images in, logits out, of a detector boxes."""
+"""The interface of every backend: images in, logits out, or boxes from a detector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Verification of an export: the images, those that calibrate int8, and the comparison with the network on them.
+"""Verify an export: choose images, also for int8 calibration, and compare its outputs with those of the network.
 
 The outputs, the predictions and the metric of the task are compared.
 """

@@ -187,7 +187,7 @@ def _orders_text(result: Result) -> str:
     growth = result["max_growth"]
     growth_text = f"grows up to {format_number(growth, 2)} times" if growth > 1 else "does not grow"
     return (
-        f"{result['model']} ({result['sentence']}): {sums_text}, {branch_text}, and the variance {growth_text} "
+        f"{result['model']} ({result['layout']}): {sums_text}, {branch_text}, and the variance {growth_text} "
         "within a stage."
     )
 

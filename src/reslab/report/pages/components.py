@@ -56,7 +56,7 @@ def metric_panel(figure: "Figure", anchor: str, title: str, caption: str) -> dic
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResults:
-    """The results of an evaluation for a page; one subclass a task.
+    """The results of an evaluation for a page; one subclass per task.
 
     `template` is included in the page with the values of `context`. `sections` are the anchor, the key of the context
     that decides whether there is such a section, and the title of each. Percentages have as many `decimals`.

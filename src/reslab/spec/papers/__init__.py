@@ -1,4 +1,7 @@
-"""All studies by name: tables and figures of papers and tutorials as data, each with its source."""
+"""All studies by name: tables and figures of papers and tutorials as data, each with its source.
+
+A module has the studies of one paper, or of a group: `analyses` and `variants` list theirs.
+"""
 
 from reslab.spec.errors import unknown_name
 from reslab.spec.papers.analyses import LI2018, VEIT2016

@@ -114,18 +114,6 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
     return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
-@dataclass(frozen=True)
-class CalibrationResult:
-    """A temperature fitted on one split, and reliability and loss of another split before and after scaling."""
-
-    temperature: float
-    fit_split: str
-    before: ReliabilityDiagram
-    after: ReliabilityDiagram
-    loss_before: float
-    loss_after: float
-
-
 def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Tensor | None:
     """Return softmax(z / T) in float64 from softmax(z), (N, C), with T of the odd indices for the even ones and back.
 

@@ -18,7 +18,7 @@ from reslab.spec.task import DEFAULT_TASK, Metric, TaskByName, add_metric, find_
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(ABC):
-    """The metrics over `num_samples` images, each evaluated once, in the order of the split; one subclass a task.
+    """The metrics over `num_samples` images, each evaluated once, in the order of the split; one subclass per task.
 
     `loss` is the mean over samples; None for networks that have no loss in evaluation. Where predictions were
     kept, there are the samples' `names` and their `dataset`. Where the loss is not finite, `bad_indices` are the

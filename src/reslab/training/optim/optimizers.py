@@ -12,8 +12,8 @@ from torch.optim.adamw import adamw
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid, unknown_name
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_EPS = 1e-7
+_MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_MUON_EPS = 1e-7
 # Rounding leaves eigenvalues of about -1e-7 where A has none. Each iteration multiplies them by a^2: after five they
 # are still small, after eight they would diverge, so that A is computed anew from X after five.
 _MOST_ITERATIONS = 5
@@ -165,10 +165,10 @@ def orthogonalize_all(matrices: list[Tensor], num_iterations: int = 5) -> list[T
 
 def _iterate(matrices: list[Tensor], num_iterations: int, is_first: bool) -> list[Tensor]:
     """Apply the iteration to matrices of the same smaller side, divided by their norms first if `is_first`."""
-    a, b, c = _COEFFICIENTS
+    a, b, c = _MUON_COEFFICIENTS
     is_tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
     gram = torch.stack([x.T @ x if tall else x @ x.T for x, tall in zip(matrices, is_tall, strict=True)])
-    norms = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=_EPS)[:, None, None]
+    norms = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=_MUON_EPS)[:, None, None]
     gram = gram / norms.square() if is_first else gram
     product = None
     for step in range(num_iterations):

@@ -1,4 +1,4 @@
-"""Classification: one class an image; its evaluation by accuracy, confusion matrix and calibration."""
+"""Classification: one class per image; its evaluation by accuracy, confusion matrix and calibration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,6 @@ from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import TaskByName
 from reslab.training.evaluation.calibration import (
-    NUM_CALIBRATION_BINS,
-    CalibrationResult,
     FittedTemperature,
     TemperatureNotBetterError,
     apply_cross_fitted_temperature,
@@ -182,24 +180,6 @@ def average_probabilities(evaluations: Sequence[ClassificationEvaluation]) -> Cl
     return replace(result, probabilities=mean.float(), labels=labels, members=members, **copied)
 
 
-def calibrate(
-    fit_evaluation: ClassificationEvaluation, evaluation: ClassificationEvaluation, num_bins: int = NUM_CALIBRATION_BINS
-) -> CalibrationResult:
-    """Fit a temperature on `fit_evaluation` and return the calibration of `evaluation` before and after scaling.
-
-    Raises ValueError unless both kept their predictions.
-    """
-    (fit_probabilities, fit_labels), (before, eval_labels) = (
-        fit_evaluation.require_predictions(),
-        evaluation.require_predictions(),
-    )
-    temperature = fit_temperature(log_probabilities(fit_probabilities), fit_labels)
-    after = apply_temperature(before.double(), temperature)
-    losses = [functional.nll_loss(log_probabilities(p), eval_labels).item() for p in (before, after)]
-    diagrams = [compute_reliability(p, eval_labels, num_bins) for p in (before, after)]
-    return CalibrationResult(temperature, fit_evaluation.split, diagrams[0], diagrams[1], losses[0], losses[1])
-
-
 def calibration_metrics(
     evaluation: ClassificationEvaluation, val_evaluation: ClassificationEvaluation | None
 ) -> dict[str, Any]:
@@ -271,7 +251,7 @@ NUM_MISCLASSIFIED = 24
 
 
 class Classification(TaskType):
-    """One class an image: logits (N, C), labels (N,) or class probabilities (N, C)."""
+    """One class per image: logits (N, C), labels (N,) or class probabilities (N, C)."""
 
     spec = TaskByName("classification")
     can_distill: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Regression: numbers an image, learned as standardized values and given back in their unit."""
+"""Regression: one or more numbers per image, learned as standardized values and given back in their unit."""
 
 import math
 from collections.abc import Mapping, Sequence

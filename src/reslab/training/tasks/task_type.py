@@ -1,4 +1,4 @@
-"""The work of a task in training and evaluation: the base class of one subclass a task."""
+"""The base class of tasks: what a task does in training and evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +114,7 @@ class TaskType(ABC):
 
     @abstractmethod
     def decode(self, outputs: Any) -> Any:
-        """Return what a prediction says, one entry an image: probabilities of classes, numbers, or masks."""
+        """Return predictions from outputs, one per image: probabilities of classes, numbers, or masks."""
 
     def fold_into(self, last: nn.Linear) -> Self:
         """Change the last layer so that outputs are predictions, if it can; return the task of its outputs."""
