@@ -144,3 +144,17 @@ def test_invalid_options(options: dict[str, object], message: str) -> None:
 def test_invalid_evaluation_ranks() -> None:
     with pytest.raises(ValueError, match="rank 3 of 2"):
         eval_loader(IMAGES, 8, PREPROCESS, "cpu", rank=3, world_size=2)
+
+
+@pytest.mark.parametrize("num_repeats", [2, 3])
+def test_copies_of_a_sample_have_both_alternating_bits(num_repeats: int) -> None:
+    sampler = StatelessSampler(LABELS, 12, 0, num_repeats)
+    bits: dict[tuple[int, int], list[int]] = {}
+    for step in range(2 * sampler.num_steps_per_epoch):
+        drawn = sampler.step_indices(step)
+        keys = drawn.augmentation_keys(0, torch.device("cpu"), alternates=True)
+        for index, key in zip(drawn.indices.tolist(), keys.tolist(), strict=True):
+            bits.setdefault((drawn.epoch, index), []).append(key & 1)
+    whole = {place: sum(values) for place, values in bits.items() if len(values) == num_repeats}
+    assert len(whole) > 10
+    assert all(0 < count < num_repeats for count in whole.values())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.factory import create_model
-from reslab.nn.init import fit_input_layers
+from reslab.nn.init import fit_input_layers, unfitted_layers
 from reslab.nn.registry import Site, make_conv, make_layer
 from reslab.spec.arch import ConvSpec
 from reslab.spec.grammar import Op
@@ -182,7 +182,7 @@ def test_whitened_filters_are_airbenchs_and_whiten_patches():
     x = F.avg_pool2d(torch.randn(60, 3, 34, 34, generator=torch.Generator().manual_seed(0)), 3, 1)
     model = create_model("resnet11_fast", stem="conv3(54, whitened(1e-6)) act conv3(16) norm act maxpool2")
     torch.manual_seed(0)
-    fit_input_layers(model, lambda: model(x))
+    fit_input_layers(model, model, lambda: x.split(7))
     conv = model.conv1[0]
     theirs = airbench_filters(x, 3, 1e-6)
     cosines = (conv.weight[:27].flatten(1) * theirs[:27].flatten(1)).sum(1)
@@ -197,6 +197,7 @@ def test_whitened_filters_are_airbenchs_and_whiten_patches():
     assert conv.bias.requires_grad
     assert torch.equal(conv.bias, torch.zeros(54))
     assert model.training
+    assert unfitted_layers(model) == []
 
 
 def test_fewer_whitened_filters_are_those_of_the_greatest_eigenvalues():
@@ -204,7 +205,7 @@ def test_fewer_whitened_filters_are_those_of_the_greatest_eigenvalues():
     weights = []
     for count in (24, 54):
         model = create_model("resnet11_fast", stem=f"conv3({count}, whitened) act conv3(16) norm act maxpool2")
-        fit_input_layers(model, lambda model=model: model(x))
+        fit_input_layers(model, model, lambda: x.split(1))
         weights.append(model.conv1[0].weight)
     assert torch.equal(weights[0][:12], weights[1][:12])
 
@@ -219,3 +220,17 @@ def test_whitened_filters_come_in_pairs_and_are_not_more_than_twice_the_patch(co
 def test_wrong_kinds_of_a_stems_convolution_are_errors(stem: str):
     with pytest.raises(ValueError, match=r"whitened|WIDTH"):
         create_model("resnet11_fast", stem=f"{stem} norm act maxpool2")
+
+
+def test_a_whitened_convolution_has_no_groups_and_no_dilation():
+    conv = create_model("resnet11_fast").conv1[0]
+    for options in ({"groups": 3}, {"dilation": 2}):
+        with pytest.raises(ValueError, match="one group and no dilation"):
+            type(conv)(3, 24, 3, **options)
+
+
+def test_loaded_filters_count_as_fitted():
+    model, other = create_model("resnet11_fast"), create_model("resnet11_fast")
+    assert unfitted_layers(model) == [model.conv1[0]]
+    model.load_state_dict(other.state_dict())
+    assert unfitted_layers(model) == []

@@ -1,5 +1,6 @@
 """The setup of a new run: what is built, once, and what is checked before the folder is created."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reslab.training import setup_recipe
 from reslab.training.checkpoint import load
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
+from reslab.training.resume import reopen_run
 from reslab.training.run import Run
 from reslab.training.setup import build_train_loop, build_train_loss, setup_run
 from reslab.training.setup_model import check_module
@@ -65,7 +67,7 @@ def test_whitened_filters_follow_from_training_images_and_stay(tmp_path: Path) -
     spaced = train_split.subset(torch.linspace(0, len(train_split) - 1, 512).long().tolist())
     x, _, _ = next(iter(eval_loader(spaced, 512, data.preprocess, CPU)))
     expected = create_model("resnet20_cifar", in_channels=1, **arch)
-    fit_input_layers(expected, lambda: expected(x))
+    fit_input_layers(expected, expected, lambda: x.split(1))
     filters = model.conv1.weight.clone()
     assert torch.equal(filters, expected.conv1.weight)
     run = train(
@@ -75,6 +77,21 @@ def test_whitened_filters_follow_from_training_images_and_stay(tmp_path: Path) -
         overrides={f"model.{axis}": value for axis, value in arch.items()} | {"duration": "3 steps"},
     )
     assert torch.equal(load(run).conv1.weight, filters)
+    shutil.rmtree(tmp_path / "run" / "checkpoint", ignore_errors=True)
+    again = reopen_run(TrainOptions(), tmp_path / "run", ProcessGroup())
+    assert torch.equal(again.loop.model.conv1.weight, filters)  # a run that ended before its first checkpoint
+
+
+def test_whitened_filters_follow_from_images_of_all_sizes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, side, side + 8, generator=generator) for side in (16, 24, 16, 32)]
+    patches = torch.cat(
+        [image.unfold(1, 3, 1).unfold(2, 3, 1).permute(1, 2, 0, 3, 4).reshape(-1, 27) for image in images]
+    )
+    model = nn.Sequential(create_model("resnet11_fast").conv1[0])
+    fit_input_layers(model, model, lambda: [image[None] for image in images])
+    outputs = patches @ model[0].weight[:12].flatten(1).T
+    torch.testing.assert_close(outputs.T @ outputs / len(patches), torch.eye(12), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("value", [7, b"resnet20_cifar", ["resnet20_cifar"], {}, torch.zeros(2)])

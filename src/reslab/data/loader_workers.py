@@ -236,9 +236,10 @@ class StreamWorker(IterableDataset[LoadedBatch]):
         name = self.dataset.name(index)
         try:
             indices = torch.tensor([index])
-            key = repeat_keys(hash_keys(self.seed, epoch, indices), torch.tensor([repeat]))
+            repeat_index = torch.tensor([repeat])
+            key = repeat_keys(hash_keys(self.seed, epoch, indices), repeat_index)
             if self.transform.alternates:
-                key = set_alternating_bit(key, self.seed, epoch, indices)
+                key = set_alternating_bit(key, self.seed, epoch, indices, repeat_index)
             draws = self.transform.sample_draws(key)[0]
             choose_scale = self.transform.choose_scale(draws)
             pixels = read_image(content, self.dataset.channels, name, self.dataset.limits, choose_scale)

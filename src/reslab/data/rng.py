@@ -75,12 +75,16 @@ def permutation(n: int, *numbers: int) -> Tensor:
     return hash_keys(numbers[0], hash_key(*numbers[1:]), torch.arange(n)).argsort()
 
 
-def set_alternating_bit(keys: Tensor, seed: int, epoch: int, indices: Tensor) -> Tensor:
+def set_alternating_bit(
+    keys: Tensor, seed: int, epoch: int, indices: Tensor, repeat_index: Tensor | None = None
+) -> Tensor:
     """Replace the lowest bit of each sample's key by one that changes from epoch to epoch, (N,) int64.
 
-    It begins with a hash of (seed, sample): 0 for one half of the samples, 1 for the other.
+    It begins with a hash of (seed, sample): 0 for one half of the samples, 1 for the other. Copies of a sample in an
+    epoch, numbered by `repeat_index`, have both in turn.
     """
-    return keys & -2 | (hash_keys(seed, -1, indices) + epoch) & 1
+    number = hash_keys(seed, -1, indices) + epoch + (0 if repeat_index is None else repeat_index)
+    return keys & -2 | number & 1
 
 
 class RandomDraws:

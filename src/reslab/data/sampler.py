@@ -29,10 +29,11 @@ class StepIndices:
         With `alternates` its lowest bit is another one in each epoch, for `alternating-flip`.
         """
         indices = self.indices.to(device, non_blocking=True)
+        repeat_index = None if self.repeat_index is None else self.repeat_index.to(device, non_blocking=True)
         keys = hash_keys(seed, self.epoch, indices)
-        if self.repeat_index is not None:
-            keys = repeat_keys(keys, self.repeat_index.to(device, non_blocking=True))
-        return set_alternating_bit(keys, seed, self.epoch, indices) if alternates else keys
+        if repeat_index is not None:
+            keys = repeat_keys(keys, repeat_index)
+        return set_alternating_bit(keys, seed, self.epoch, indices, repeat_index) if alternates else keys
 
     def slice_range(self, start: int, stop: int) -> "StepIndices":
         """Return the samples from `start` up to `stop` of the batch."""

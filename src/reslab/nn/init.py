@@ -211,27 +211,46 @@ def _init_last_norms(block: "ResidualBlock", arch: Arch) -> None:
             nn.init.constant_(weight, arch.last_norm_weight)
 
 
-def has_input_layers(model: nn.Module) -> bool:
-    """Return True if a layer's first weights follow from its inputs (`fit_input`)."""
-    return any(hasattr(module, "fit_input") for module in model.modules())
+class _InputReachedError(Exception):
+    """Ends an evaluation at the layer whose input is wanted."""
 
 
-def fit_input_layers(model: nn.Module, forward: Callable[[], object]) -> None:
-    """Set the weights that follow from a layer's inputs, in one evaluation by `forward`, layer after layer.
-
-    A module has such weights if it has a method `fit_input(x)`, which is called with its input.
-    """
-    was_training = model.training
-    hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: module.fit_input(inputs[0]))
-        for module in model.modules()
-        if hasattr(module, "fit_input")
+def unfitted_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers whose first weights follow from their inputs (`fit_input`) and are not computed yet."""
+    return [
+        module for module in model.modules() if hasattr(module, "fit_input") and not getattr(module, "is_fitted", False)
     ]
+
+
+def fit_input_layers(model: nn.Module, forward: Callable[[Any], object], images: Callable[[], Iterable[Any]]) -> None:
+    """Compute the weights that follow from a layer's inputs, layer after layer (`unfitted_layers`).
+
+    Such a layer has a method `fit_input(inputs)`, which takes an iterable of its inputs: for each of `images()` the
+    first that reaches it in `forward(image)`, which ends there.
+    """
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
-            forward()
+        for layer in unfitted_layers(model):
+            layer.fit_input(_layer_inputs(layer, forward, images()))  # type: ignore[operator]
     finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _layer_inputs(layer: nn.Module, forward: Callable[[Any], object], images: Iterable[Any]) -> Iterator[Tensor]:
+    inputs: list[Tensor] = []
+
+    def keep_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs.append(args[0])
+        raise _InputReachedError
+
+    for image in images:
+        handle = layer.register_forward_pre_hook(keep_input)
+        try:
+            with torch.no_grad(), contextlib.suppress(_InputReachedError):
+                forward(image)
+        finally:
+            handle.remove()
+        if inputs:
+            yield inputs.pop()

@@ -96,6 +96,7 @@ class GraphedStep:
 
     def _capture(self, inputs: tuple[Tensor, Tensor]) -> torch.cuda.CUDAGraph:
         """Record the step, which runs nothing; its metrics are filled in by every replay."""
+        torch.cuda.synchronize()  # an error of an earlier step is not one of the capture
         try:
             graph, self._metrics = capture_graph(lambda: self._step(*inputs), self._stream)
         except RuntimeError as error:

@@ -29,7 +29,7 @@ from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, descr
 from reslab.training.run import Run
 from reslab.training.run_data import changed_max_pixels, infer_input_size, reopen_data
 from reslab.training.setup import TrainSetup, build_train_loop
-from reslab.training.setup_model import create_model_quietly, reopen_dense_model
+from reslab.training.setup_model import create_model_quietly, fit_first_layers, reopen_dense_model
 from reslab.training.tasks.registry import restore_task
 
 _SIZE_KEYS = ("image_size", "train_transform", "eval_transform")
@@ -63,6 +63,8 @@ def reopen_run(
     task = restore_task(run.metadata["task"], data.classes)
     model = _resume_model(options, run)
     data = task.prepare_data(data, model)
+    if not (has_train_checkpoint(run.path / "checkpoint") or run.metadata["pretrained"]):
+        fit_first_layers(model, data, task)  # the run ended before its first checkpoint
     loop = build_train_loop(
         model,
         recipe,

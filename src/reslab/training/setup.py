@@ -104,9 +104,9 @@ def setup_run(
         *precision_messages,
     )
     check_monitor_split(recipe, data)
-    if not pretrained and model is not options.model:
-        fit_first_layers(model, data, task)
     check_finite_start(model, data)
+    if not pretrained:
+        fit_first_layers(model, data, task)
     if model is options.model or factory is not None or options.loss is not None:  # others are built to fit
         check_module(model, options.loss, task, input_size)
     loop = build_train_loop(

@@ -20,7 +20,7 @@ from reslab.nn.checkpoints.read import read_checkpoint
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.dense_factory import build_dense_network, is_whole_network, load_backbone, load_dense_weights
 from reslab.nn.factory import named_weights
-from reslab.nn.init import fit_input_layers, has_input_layers
+from reslab.nn.init import fit_input_layers, unfitted_layers
 from reslab.nn.module_network import ModuleFactory
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
@@ -49,7 +49,7 @@ from reslab.training.tasks.task_type import TaskType
 InitialModel = tuple[nn.Module, str | None, tuple[str, ...]]
 """A network, the description of its initial weights (None: random), and messages for the user."""
 
-_NUM_FIT_IMAGES = 512
+_NUM_FIT_IMAGES, _FIT_BATCH_SIZE = 512, 32
 
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, task: TaskType, input_size: Sequence[int]) -> None:
@@ -152,18 +152,21 @@ def build_model(
 
 
 def fit_first_layers(model: nn.Module, data: DatasetSplits, task: TaskType) -> None:
-    """Set the weights of a new network that follow from training images, such as a `whitened` convolution's.
+    """Compute the weights that follow from training images, such as a `whitened` convolution's, where they are missing.
 
     The images are up to 512, evenly spaced in the training set, prepared as for evaluation.
     """
-    if not has_input_layers(model):
+    if not unfitted_layers(model):
         return
     images = data.split("train")
     indices = torch.linspace(0, len(images) - 1, min(_NUM_FIT_IMAGES, len(images))).long().tolist()
-    device = next(model.parameters()).device
-    batches = eval_loader(images.subset(indices), len(indices), data.preprocess, device)
-    x, _, _ = next(iter(batches))
-    fit_input_layers(model, lambda: task.predict(model, x))
+    subset, device = images.subset(indices), next(model.parameters()).device
+
+    def iter_images() -> Iterator[Any]:
+        for x, *_ in eval_loader(subset, _FIT_BATCH_SIZE, data.preprocess, device):
+            yield from (x[i : i + 1] for i in range(len(x)))
+
+    fit_input_layers(model, lambda image: task.predict(model, image), iter_images)
 
 
 def module_factory(options: TrainOptions, num_classes: int, input_size: tuple[int, ...]) -> ModuleFactory | None:

@@ -1,5 +1,8 @@
 """Kinds of one convolution: plain, with standardized weights, Dirac; each also with TensorFlow's padding."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.fx
 import torch.nn.functional as F
@@ -113,35 +116,43 @@ class _Whitened(_WeightedConv):
     """
 
     eps = 5e-4
+    is_fitted = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.weight.requires_grad_(False)
         limit = 2 * self.weight[0].numel()
-        if self.groups != 1 or len(self.weight) % 2 or len(self.weight) > limit:
-            required = (
-                f"an even number of at most {limit} filters for a whitened convolution of this kernel, in one group"
-            )
-            raise invalid(required, f"{len(self.weight)} filters", str(min(limit, len(self.weight) // 2 * 2)))
+        if self.groups != 1 or set(self.dilation) != {1}:
+            got = f"groups={self.groups}, dilation={self.dilation[0]}"
+            raise invalid("one group and no dilation for a whitened convolution", got)
+        if len(self.weight) % 2 or len(self.weight) > limit:
+            required = f"an even number of at most {limit} filters for a whitened convolution of this kernel"
+            raise invalid(required, f"{len(self.weight)} filters", str(max(2, min(limit, len(self.weight) // 2 * 2))))
 
     @torch.no_grad()
-    def fit_input(self, x: Tensor) -> None:
-        """Compute the filters from inputs (N, C, ...)."""
+    def fit_input(self, inputs: Iterable[Tensor]) -> None:
+        """Compute the filters from inputs (N, C, ...), of which one at a time is in memory."""
         num_filters, channels, *kernel_size = self.weight.shape
         # In float64: sums over up to a million patches, and eigenvalues that differ by a factor of a thousand.
-        covariance = torch.zeros((self.weight[0].numel(),) * 2, dtype=torch.float64, device=x.device)
+        covariance = torch.zeros((self.weight[0].numel(),) * 2, dtype=torch.float64, device=self.weight.device)
         num_patches = 0
-        for images in x.double().split(128):
+        for images in inputs:
+            patches = images.double()
             for dim, size in enumerate(kernel_size, 2):
-                images = images.unfold(dim, size, 1)
-            patches = images.movedim(1, len(kernel_size) + 1).reshape(-1, len(covariance))
+                patches = patches.unfold(dim, size, 1)
+            patches = patches.movedim(1, len(kernel_size) + 1).reshape(-1, len(covariance))
             covariance += patches.T @ patches
             num_patches += len(patches)
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance / num_patches)
         filters = (eigenvectors * (eigenvalues.clamp(min=0) + self.eps).rsqrt()).T.flip(0)[: num_filters // 2]
-        # An eigenvector has no sign of its own: its largest entry is positive.
+        # The sign of an eigenvector is arbitrary: its largest entry is made positive.
         filters = filters * filters.gather(1, filters.abs().argmax(1, keepdim=True)).sign()
         self.weight.copy_(torch.cat((filters, -filters)).reshape(num_filters, channels, *kernel_size))
+        self.is_fitted = True
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.is_fitted = True
 
 
 def _weighted_classes() -> dict[tuple[str, int], type[nn.Module]]:

@@ -24,7 +24,7 @@ def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
 def _shift(x: Tensor, sizes: list[int]) -> list[Tensor]:
     size, (height, width) = sizes[0], x.shape[-2:]
     if size >= min(height, width):
-        nearest = f"shift({min(height, width) - 1})"
+        nearest = f"shift({min(height, width) - 1})" if min(height, width) > 1 else ""
         raise invalid(f"images with sides over {size} for shift({size})", f"{height}x{width}", nearest)
     padded = pad(x, (size,) * 4, mode="reflect")
     return [x, *(padded[..., start : start + height, start : start + width] for start in (0, 2 * size))]
@@ -86,11 +86,11 @@ class TTATransforms(nn.Module):
     """Wrap a model: log of the mean over views of softmax(model(view)); (N, C, H, W) to (N, classes) or (N, C, H, W).
 
     `flip` is the image and its mirror image; `shift(n)` the image and two that are shifted by n pixels, down and right,
-    and up and left, with reflected edges (Jordan 2024, arXiv:2404.00498, Sec. 3.5); `five-crop(s)` the four corners and
-    the center, `ten-crop(s)` these and their mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)`
-    resizes the shorter side to each of these, bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the
-    next one is applied to every view of the one before. The softmax of the outputs is the averaged probabilities, so
-    that any evaluation of logits applies.
+    and up and left, with reflected edges (after Jordan 2024, arXiv:2404.00498, Sec. 3.5, who counts the first view
+    twice); `five-crop(s)` the four corners and the center, `ten-crop(s)` these and their mirror images (Krizhevsky et
+    al. 2012, Sec. 4.1); `scales(a,b,...)` resizes the shorter side to each of these, bilinear (He et al. 2015, Sec.
+    3.4). Several operations are composed: the next one is applied to every view of the one before. The softmax of the
+    outputs is the averaged probabilities, so that any evaluation of logits applies.
     Outputs at each pixel are put back before they are averaged, which only `flip` allows.
     Raises ValueError for an unknown operation (with the nearest), wrong arguments, or images that are too small.
     """
