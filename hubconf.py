@@ -15,7 +15,7 @@ _sys.path.append(str(_Path(__file__).resolve().parent / "src"))
 
 from reslab.nn.factory import create_model as _create_model  # noqa: E402
 from reslab.nn.factory import list_models as _list_models  # noqa: E402
-from reslab.training.checkpoint import load as _load  # noqa: E402
+from reslab.training.checkpoint import load_run_network as _load  # noqa: E402
 
 
 def network(path: str, device: str = "cpu") -> _Any:

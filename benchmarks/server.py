@@ -37,7 +37,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 
 _WARM_UP, _ROUNDS = 20, 200
 _NUM_IMAGES = 16
@@ -59,7 +59,7 @@ def main() -> None:
         return print(json.dumps(generate_load(args.load_port, images, args.clients, args.seconds)))
     with tempfile.TemporaryDirectory() as folder:
         weights_path = args.weights or random_weights(args.model, Path(folder))
-        network = load(weights_path)
+        network = load_run_network(weights_path)
         assert network.preprocess is not None
         images = make_images(network)
         predictor = build_predictor(network, args.backend)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reslab.data.loader import eval_loader
 from reslab.nn.network import ResidualNetwork
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data
 from reslab.training.train import train
@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def digits(run: Run) -> Tensor:
     """The test images of the digits, normalized for the run's network."""
-    preprocess = load(run).preprocess
+    preprocess = load_run_network(run).preprocess
     assert preprocess is not None
     return torch.cat([x for x, _, _ in eval_loader(open_train_data("digits").split("test"), 400, preprocess, "cpu")])
 
@@ -33,7 +33,7 @@ def digits(run: Run) -> Tensor:
 @pytest.fixture
 def network(run: Run) -> ResidualNetwork:
     """The run's network."""
-    return load(run)
+    return load_run_network(run)
 
 
 @pytest.fixture

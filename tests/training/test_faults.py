@@ -19,7 +19,7 @@ from reslab.runtime.interrupts import InterruptHandler, TrainingInterrupted
 from reslab.training.checkpoint import (
     InterimWeightsWarning,
     interim_weights_path,
-    load,
+    load_run_network,
     load_train_checkpoint,
     run_weights_path,
 )
@@ -88,7 +88,7 @@ def test_an_interrupted_run_gives_its_best_weights_so_far_with_a_message(stopped
     assert checkpoint is not None
     assert checkpoint.best is not None
     with pytest.warns(InterimWeightsWarning, match=r"not ended.*best weights so far, step 17, .*at step 20.*--resume"):
-        network = load(run)
+        network = load_run_network(run)
     assert (network.classes, network.preprocess is not None) == (run.classes, True)
     assert all(torch.equal(value, checkpoint.best["weights"][name]) for name, value in network.state_dict().items())
     assert not torch.equal(network.state_dict()["fc.weight"], checkpoint.model["fc.weight"])
@@ -99,7 +99,7 @@ def test_an_interrupted_run_gives_its_best_weights_so_far_with_a_message(stopped
 
 def test_a_stopped_run_is_ended_now_with_its_best_weights(stopped: Path) -> None:
     with pytest.warns(InterimWeightsWarning):
-        best = load(stopped).state_dict()
+        best = load_run_network(stopped).state_dict()
     run = train(output=stopped, resume=True, overrides={"duration": "20 steps"}, on_log=lambda record: None)
     assert run.result is not None
     assert (run.result["steps"], run.result["stop_reason"]) == (20, "completed")
@@ -107,7 +107,7 @@ def test_a_stopped_run_is_ended_now_with_its_best_weights(stopped: Path) -> None
     assert run.result["best_step"] in (17, 20)
     assert not interim_weights_path(run).exists()
     if run.result["best_step"] == 17:
-        assert all(torch.equal(best[name], value) for name, value in load(run).state_dict().items())
+        assert all(torch.equal(best[name], value) for name, value in load_run_network(run).state_dict().items())
 
 
 FAULTS = ("evaluation", "hook", "logger", "loader")
@@ -232,7 +232,7 @@ def test_an_error_on_one_of_several_ranks_names_the_step_of_the_checkpoint(
 
 def test_predict_and_export_of_an_interrupted_run_use_its_best_weights(stopped: Path) -> None:
     with pytest.warns(InterimWeightsWarning, match="best weights so far, step 17"):
-        best = load(stopped)
+        best = load_run_network(stopped)
     checkpoint = load_train_checkpoint(stopped / "checkpoint")
     assert checkpoint is not None
     assert checkpoint.best is not None

@@ -19,7 +19,7 @@ from reslab.spec.config import override
 from reslab.spec.recipe import Recipe
 from reslab.training import setup as training_setup
 from reslab.training import setup_recipe
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
 from reslab.training.resume import reopen_run
@@ -76,7 +76,7 @@ def test_whitened_filters_follow_from_training_images_and_stay(tmp_path: Path) -
         output=tmp_path / "trained",
         overrides={f"model.{axis}": value for axis, value in arch.items()} | {"duration": "3 steps"},
     )
-    assert torch.equal(load(run).conv1.weight, filters)
+    assert torch.equal(load_run_network(run).conv1.weight, filters)
     shutil.rmtree(tmp_path / "run" / "checkpoint", ignore_errors=True)
     again = reopen_run(TrainOptions(), tmp_path / "run", ProcessGroup())
     assert torch.equal(again.loop.model.conv1.weight, filters)  # a run that ended before its first checkpoint
@@ -152,8 +152,12 @@ def test_activation_checkpointing_needs_blocks(tmp_path: Path) -> None:
 
 def test_a_teacher_is_loaded_once(digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    load = training_setup.load
-    monkeypatch.setattr(training_setup, "load", lambda source, device: loaded.append(source) or load(source, device))
+
+    def count(source: Any, device: Any) -> nn.Module:
+        loaded.append(source)
+        return load_run_network(source, device)
+
+    monkeypatch.setattr(training_setup, "load_run_network", count)
     overrides = {"distill.teacher": str(digits_run.path), "distill.alpha": "0.7"}
     setup = setup_run(make_options(recipe_overrides=overrides), tmp_path / "run", ProcessGroup())
     assert loaded == [str(digits_run.path)]

@@ -24,7 +24,7 @@ from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training.batch_norm import update_bn_stats
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
@@ -123,7 +123,7 @@ def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any
     run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn_batches": "11", "train_transform": ""}))
     assert run.result is not None
     assert "BatchNorm statistics of 1408 training samples" in run.result["selection_text"]
-    network, data = load(run), open_dataset("digits")
+    network, data = load_run_network(run), open_dataset("digits")
     before = clone_state_dict(network)
     stream = TrainLoader(data.split("train"), 128, "", data.preprocess, 0, "cpu").iter_from(22)
     update_bn_stats(network, (next(stream)[0] for _ in range(11)))

@@ -192,9 +192,9 @@ def _load_arch(name: str) -> "Arch | None":
     path = Path(name)
     if name in ARCHS or is_toml(name) or not path.exists():
         return None
-    from reslab.training.checkpoint import load
+    from reslab.training.checkpoint import load_run_network
 
-    return load(path).arch
+    return load_run_network(path).arch
 
 
 def parse_input_size(text: str) -> tuple[int, ...]:

@@ -162,7 +162,7 @@ def load_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> T
         raise invalid("a complete checkpoint", got, next_step="delete it to start from step 0") from error
 
 
-def load(source: Run | str | Path, device: str | torch.device = "cpu") -> "ResidualNetwork":
+def load_run_network(source: Run | str | Path, device: str | torch.device = "cpu") -> "ResidualNetwork":
     """Load the network of a run, of a `model.safetensors`, or of an exported folder, in eval mode.
 
     It has `classes` and `preprocess`. A run that has not ended gives its best weights so far, with a warning. Raises

@@ -20,7 +20,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo.dense import require_model
-from reslab.training.checkpoint import load, snapshot_interval_steps
+from reslab.training.checkpoint import load_run_network, snapshot_interval_steps
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -245,7 +245,7 @@ def build_train_loss(
     if not task.can_distill:
         got = f"the task {task.spec.name}"
         raise invalid("a task with logits over classes to imitate a teacher", got, next_step="leave distill out")
-    teacher = prepare_teacher(load(distill.teacher, device), data, distill.teacher)
+    teacher = prepare_teacher(load_run_network(distill.teacher, device), data, distill.teacher)
     return DistillationLoss(loss, teacher, distill.alpha, distill.temperature)  # type: ignore[return-value]
 
 

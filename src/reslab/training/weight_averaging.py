@@ -16,7 +16,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.training.checkpoint import BestWeights, TrainCheckpoint, load
+from reslab.training.checkpoint import BestWeights, TrainCheckpoint, load_run_network
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
 
@@ -144,7 +144,7 @@ def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str
     """
     if not sources:
         raise invalid("at least one run to average", "none")
-    models = [load(source, device) for source in sources]
+    models = [load_run_network(source, device) for source in sources]
     first_model = models[0]
     for source, model in zip(sources, models, strict=True):
         if (to_dict(model.arch), model.classes) != (to_dict(first_model.arch), first_model.classes):

@@ -20,7 +20,7 @@ from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.run import Run
 
 GRAPHS = [
@@ -102,7 +102,7 @@ def test_the_layout_of_the_hub(run: Run, network: ResidualNetwork, digits: Tenso
     assert config["id2label"]["3"] == "3"
     assert config["reslab"]["arch"]["depths"] == [1, 1, 1]
     assert (folder / "README.md").read_text().startswith("---\nlibrary_name: reslab")
-    again = load(folder)
+    again = load_run_network(folder)
     assert torch.equal(again(digits), network(digits))
     assert again.classes == network.classes
 

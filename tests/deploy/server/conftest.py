@@ -17,7 +17,7 @@ from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.network import ResidualNetwork
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.run import Run
 from reslab.training.run_data import open_train_data
 from reslab.training.train import train
@@ -89,7 +89,7 @@ def live(runs: list[Run], settings: ServerSettings) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def network(runs: list[Run]) -> ResidualNetwork:
-    return load(runs[0])
+    return load_run_network(runs[0])
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.training.checkpoint import (
     TrainCheckpoint,
     checkpoint_path,
-    load,
+    load_run_network,
     load_train_checkpoint,
     save_train_checkpoint,
 )
@@ -154,7 +154,7 @@ def set_best_weights(run_path: Path, step: int, scale: float) -> None:
     folder = run_path / "checkpoint"
     checkpoint = load_train_checkpoint(folder)
     if checkpoint is None:
-        network = load(run_path / "later.safetensors")
+        network = load_run_network(run_path / "later.safetensors")
         checkpoint = TrainCheckpoint(step, network.state_dict(), {}, {})
     weights = copy.deepcopy(checkpoint.model)
     for name in weights:
@@ -178,7 +178,7 @@ def expected_probability(network: ResidualNetwork, scale: float, png: bytes) -> 
 def test_run_in_training_is_served_with_its_best_weights(
     training_run: Path, settings: ServerSettings, png: bytes
 ) -> None:
-    network = load(training_run / "later.safetensors")
+    network = load_run_network(training_run / "later.safetensors")
     (training_run / "checkpoint").mkdir(exist_ok=True)
     set_best_weights(training_run, 7, 2.0)
     partial_file = training_run / "checkpoint" / ".checkpoint.pt.1.part"

@@ -15,7 +15,7 @@ from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.load_report import allow_nonfinite_weights
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.network import ResidualNetwork
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.run import Run
 from tests.deploy.server.expected import PLAN, cut, probabilities, probability_by_name
 
@@ -93,7 +93,7 @@ def test_a_diverged_network_is_reported(runs: list[Run], settings: ServerSetting
     """NaN is not valid JSON, and zeros would be wrong."""
     folder = tmp_path / "nan"
     shutil.copytree(runs[0].path, folder)
-    network = load(runs[0])
+    network = load_run_network(runs[0])
     with torch.no_grad():
         network.conv1.weight.fill_(torch.nan)
     save_weights(folder / "model.safetensors", network)

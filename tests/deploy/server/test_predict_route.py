@@ -9,7 +9,7 @@ from reslab.deploy.export.verification import load_calibration_images
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.run import Run
 
 
@@ -129,7 +129,7 @@ def test_int8_takes_its_scales_from_the_training_images_of_each_run(
     with TestClient(create_app(runs[:1], settings)) as client:
         body = client.post("/v1/predict", content=png).json()
     assert (body["backend"], body["precision"]) == ("onnxruntime", "int8")
-    images = load_calibration_images(runs[0].path, load(runs[0]))
+    images = load_calibration_images(runs[0].path, load_run_network(runs[0]))
     (expected,) = predict(
         runs[0], file, backend="onnxruntime", precision="int8", device="cpu", calibration_images=images
     )

@@ -17,7 +17,7 @@ from reslab.data.loader import eval_loader
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.model_handle import model_names
 from reslab.deploy.server.settings import ServerSettings
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.run import Run
 from reslab.training.tasks.classification import Classification
@@ -28,7 +28,7 @@ def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     assert [net["name"], plain["name"]] == ["net", "plain"]
     assert (net["input_size"], net["classes"], net["finished"]) == ([1, 8, 8], [str(i) for i in range(10)], True)
     assert net["metrics"]["top1"] == runs[0].main_metric
-    assert net["params"] == sum(parameter.numel() for parameter in load(runs[0]).parameters())
+    assert net["params"] == sum(parameter.numel() for parameter in load_run_network(runs[0]).parameters())
     units = {unit["name"]: unit for stage in net["stages"] for unit in stage["blocks"]}
     assert list(units) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"]
     assert units["layer1.0"]["swappable_with"] == ["layer1.1", "layer2.1"]  # of equal channels and stride
@@ -73,7 +73,7 @@ def wait_until_evaluated(client: TestClient, name: str) -> dict[str, Any]:
 
 def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: DatasetSplits) -> None:
     result = wait_until_evaluated(client, "net")
-    network = load(runs[0])
+    network = load_run_network(runs[0])
     assert network.preprocess is not None
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
     expected = evaluate_batches(network, batches, Classification(digits.classes))

@@ -15,7 +15,7 @@ from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
 from reslab.runtime.device import available_devices, choose_device
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.calibration import apply_temperature, fit_temperature, log_probabilities
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
@@ -45,14 +45,14 @@ def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
     alone = tmp_path / "elsewhere.safetensors"
     shutil.copy(digits_run.weights_path, alone)
     assert evaluate(str(alone), "digits").to_dict() == evaluate(digits_run).to_dict()
-    model = load(alone)
+    model = load_run_network(alone)
     assert not model.training
     assert evaluate(model, "digits").to_dict() == evaluate(digits_run).to_dict()
 
 
 def test_a_loaded_network_gives_the_probabilities_that_were_evaluated(digits_run: Run) -> None:
     evaluation = evaluate(digits_run, keep_predictions=True)
-    model, images = load(digits_run), open_dataset("digits").split("test").images
+    model, images = load_run_network(digits_run), open_dataset("digits").split("test").images
     assert model.preprocess is not None
     mean, std = model.preprocess.mean[0], model.preprocess.std[0]
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_several_runs_average_their_probabilities(digits_run: Run, tiny: dict[st
 
 def test_third_party_checkpoint_with_its_own_normalization(digits_run: Run, tmp_path: Path) -> None:
     file = tmp_path / "theirs.pth"
-    torch.save({"state_dict": load(digits_run).state_dict()}, file)
+    torch.save({"state_dict": load_run_network(digits_run).state_dict()}, file)
     assert digits_run.arch is not None
     settings = {
         "model.depths": digits_run.arch.depths,
@@ -108,7 +108,7 @@ def test_evaluating_a_run_of_a_custom_module_requires_the_module(tmp_path: Path)
     with pytest.raises(ValueError, match=r"the code of Sequential.*--model package.module:factory"):
         evaluate(run)
     with pytest.raises(ValueError, match="another module"):
-        load(run)
+        load_run_network(run)
 
 
 def test_what_does_not_fit_is_reported(digits_run: Run, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_reported(digits_run: Run, tmp_path: Path) -> None:
     (tmp_path / "unfinished").mkdir()
     shutil.copy(digits_run.path / "run.json", tmp_path / "unfinished" / "run.json")
     with pytest.raises(ValueError, match=r"no weights yet.*--resume"):
-        load(tmp_path / "unfinished")
+        load_run_network(tmp_path / "unfinished")
 
 
 def test_devices() -> None:
@@ -153,7 +153,7 @@ def test_an_untrained_module_can_be_evaluated() -> None:
 
 def test_views_and_transforms_reach_the_network_and_results_keep_their_names(digits_run: Run) -> None:
     evaluation = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_predictions=True)
-    network, data = load(digits_run), open_dataset("digits")
+    network, data = load_run_network(digits_run), open_dataset("digits")
     x, y, _ = next(eval_loader(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
     with torch.no_grad():
         mean = (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2

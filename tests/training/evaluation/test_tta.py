@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tv_functional
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.data.decode import read_image
 from reslab.spec.recipes import RECIPES
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
@@ -61,7 +61,7 @@ def originals(run: Run) -> list[Tensor]:
 
 def test_ten_crops(run: Run) -> None:
     evaluation = evaluate(run, eval_transform="resize(64) center-crop(64)", tta="ten-crop(56)", keep_predictions=True)
-    network = load(run.path).eval()
+    network = load_run_network(run.path).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     expected = []
     for path in sorted((run.path.parent / "data" / "val").rglob("*.png")):
@@ -74,7 +74,7 @@ def test_ten_crops(run: Run) -> None:
 
 def test_fully_convolutional_at_several_scales(run: Run) -> None:
     evaluation = evaluate(run, eval_transform="", tta="scales(56,64,96,120)", batch_size=1, keep_predictions=True)
-    network, expected = load(run.path).eval(), []
+    network, expected = load_run_network(run.path).eval(), []
     for x in originals(run):
         scaled = [tv_functional.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
         assert {min(view.shape[-2:]) for view in scaled} == {56, 64, 96, 120}

@@ -14,7 +14,7 @@ from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.spec.recipe import Recipe
-from reslab.training.checkpoint import load
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.tasks.multilabel import MultiLabel, positive_weights
 from reslab.training.train import train
@@ -104,7 +104,7 @@ def test_a_run_learns_and_keeps_its_thresholds(run_path: Path, data: DatasetSpli
     assert metadata["task"]["name"] == "multi-label"
     assert len(metadata["task"]["thresholds"]) == 3
     assert read_header(run_path / "model.safetensors")["task"] == metadata["task"]
-    assert load(run_path).task == metadata["task"]
+    assert load_run_network(run_path).task == metadata["task"]
     assert metadata["recipe"]["loss"] == "bce"
     evaluation = evaluate(run_path, data)
     assert evaluation.to_dict() == {name: metadata["result"][name] for name in evaluation.to_dict()}
