@@ -17,6 +17,7 @@ from reslab.data.rng import hash_keys, mix64, permutation, step_seed, temporary_
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.nn.factory import create_model
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 
@@ -47,6 +48,9 @@ class GraphTraining:
         self.momentum_buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.normalize = Normalize(preprocess, self.device)
         self.transform = TransformPipeline(recipe.train_transform)
+        if self.transform.alternates:
+            required = "a training transform that does not alternate between epochs"
+            raise invalid(required, recipe.train_transform, next_step="use flip in place of alternating-flip")
         self.num_steps_per_epoch = len(data) // recipe.batch_size
         self._positions = torch.arange(recipe.batch_size, device=self.device)
         # What changes between steps is in tensors: the epoch's order and key, the place in it, the rate, the sums.
@@ -131,8 +135,10 @@ class GraphTraining:
             "train_loss": float(self._loss_sum) / count,
             "train_error": 100 * float(self._error_sum) / (count * self.recipe.batch_size),
         }
-        self._loss_sum.zero_()
-        self._error_sum.zero_()
+        with torch.cuda.stream(self._stream):  # type: ignore[arg-type]
+            # On the stream of the steps, which would otherwise not wait for it.
+            self._loss_sum.zero_()
+            self._error_sum.zero_()
         self._num_summed = 0
         return averages
 

@@ -1,4 +1,4 @@
-"""Jobs on several processes that share a GPU: a step of a small network keeps one processor busy, the GPU hardly."""
+"""Run jobs in several processes that share a GPU, which a single training of a small network leaves mostly idle."""
 
 import multiprocessing
 import traceback
@@ -32,7 +32,8 @@ class _Slot:
 class JobPool:
     """Up to `num_processes` processes, each of which calls `make_run(*args)` once and the result for every job.
 
-    They are spawned, because a process that has used CUDA cannot be forked. One that dies costs its job alone.
+    They are spawned, because a process that has used CUDA cannot be forked. If a process dies, only its job fails; a
+    new process takes its place.
     """
 
     def __init__(self, make_run: Callable[..., Run], args: Sequence[Any], num_processes: int) -> None:
@@ -57,9 +58,13 @@ class JobPool:
 
     def start(self, job: Any) -> None:
         """Give a job to an idle process, or to a new one."""
-        slot = next((slot for slot in self._slots if slot.job is None), None) or self._add_slot()
-        slot.job = job
-        slot.connection.send(job)
+        for slot in [slot for slot in self._slots if slot.job is None]:
+            # A process may die while it is idle, and also between the check and the message.
+            if slot.process.is_alive() and _send(slot, job):
+                return
+            self._remove(slot)
+        # If even this process has ended already, `wait` finds its pipe closed and reports the job as failed.
+        _send(self._add_slot(), job)
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Return the outcomes of the jobs that end first; empty after so many seconds."""
@@ -70,9 +75,8 @@ class JobPool:
             try:
                 value, error = slot.connection.recv()
             except (EOFError, OSError):
-                slot.process.join()
+                self._remove(slot)
                 value, error = None, f"its process ended with exit code {slot.process.exitcode}"
-                self._slots.remove(slot)
             outcomes.append(Outcome(slot.job, value, error))
             slot.job = None
         return outcomes
@@ -84,6 +88,11 @@ class JobPool:
             slot.process.join()
         self._slots.clear()
 
+    def _remove(self, slot: _Slot) -> None:
+        slot.process.join()
+        slot.connection.close()
+        self._slots.remove(slot)
+
     def _add_slot(self) -> _Slot:
         own, other = self._context.Pipe()
         # Not daemons, which may have no processes of their own: loaders have.
@@ -92,6 +101,16 @@ class JobPool:
         other.close()  # so that a process that dies closes the pipe
         self._slots.append(_Slot(process, own))
         return self._slots[-1]
+
+
+def _send(slot: _Slot, job: Any) -> bool:
+    """Give a job to the process of a slot; return False if the process has closed its end of the pipe."""
+    slot.job = job
+    try:
+        slot.connection.send(job)
+    except OSError:
+        return False
+    return True
 
 
 def _serve(connection: Connection, make_run: Callable[..., Run], args: tuple[Any, ...]) -> None:

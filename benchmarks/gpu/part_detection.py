@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from detection_jobs import Group, Job, link_all_splits, list_jobs, make_run, make_small
 from job_pool import JobPool, Outcome
-from part_result import PartArgs, PartResult, Status, mean_and_std, parse_part_args
+from part_result import REQUIRED_DATA, PartArgs, PartResult, Status, mean_and_std, parse_part_args
 
 NUM_PROCESSES = 5
 COCO_PACKAGES = ("faster_coco_eval", "pycocotools")
@@ -100,6 +100,10 @@ class DetectionRun:
 def main(args: PartArgs) -> int:
     """Run the trainings; what has been measured is kept whatever happens."""
     result = PartResult(args.result, args.seconds)
+    if args.bccd is None and not args.small:
+        result.set_line(REQUIRED_DATA["bccd"])
+        result.finish(Status.SKIPPED)
+        return 0
     if not any(importlib.util.find_spec(name) for name in COCO_PACKAGES):
         result.set_line(f"no package for COCO's AP: WHEELS=FOLDER with a wheel of {' or '.join(COCO_PACKAGES)}")
         result.finish(Status.SKIPPED)

@@ -49,9 +49,9 @@ NUM_HELD_OUT = 5000
 RESERVE_SECONDS = 50.0
 FIRST_TRIAL_SEED = 100
 MIN_GAIN = 0.001
-"""A change is kept if it gains as much on the held-out images: less is chance."""
+"""The least gain in accuracy on the held-out images for which a change is kept; a smaller one may be chance."""
 MARGIN = 0.002
-"""A shorter duration is kept if the held-out images are as much above the goal: two seeds decide."""
+"""How far above the goal the mean accuracy on the held-out images must be for a shorter duration to be kept."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+REQUIRED_DATA = {
+    "data": "no data: --data FOLDER with train-*.tar and test-*.tar of CIFAR-10",
+    "bccd": "no data: --bccd FOLDER with JPEGImages/, Annotations/ and ImageSets/ of BCCD",
+}
+"""Why a part is skipped, by the option that names its data."""
+
 
 class Status(StrEnum):
     """The state of a part."""

@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from part_result import PartResult, Status, markdown_table, write_json
+from part_result import REQUIRED_DATA, PartResult, Status, markdown_table, write_json
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -61,10 +61,6 @@ PARTS = {
         "part_detection.py", 900, "detection of blood cells", "AP50 0.87 after 15 epochs, 0.90 after 45", True, "bccd"
     ),
     "fig6": Part("part_fig6.py", 3600, "He et al. 2015, Fig. 6", "64,000 steps, several seeds", True, "data"),
-}
-REQUIRED_DATA = {
-    "data": "no data: --data FOLDER with train-*.tar and test-*.tar of CIFAR-10",
-    "bccd": "no data: --bccd FOLDER with JPEGImages/, Annotations/ and ImageSets/ of BCCD",
 }
 SMALL_SECONDS = 240
 

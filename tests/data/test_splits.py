@@ -144,7 +144,9 @@ def test_the_fraction_of_a_recipe_gives_way_to_rare_classes_and_to_a_validation_
 @pytest.mark.parametrize(
     ("train", "val", "num_classes", "has_class_list", "expected"),
     [
-        ([0, 1, 2], [0, 2], 3, False, ()),
+        ([0, 1, 2], [0, 2, 1], 3, False, ()),
+        ([0, 1, 2], [0, 2], 3, False, "no validation image has the class 1, of 3 classes"),
+        ([0, 2], [0], 3, True, "no validation image has the class 2, of 3 classes"),
         ([1, 2, 3], [1], 4, False, "labels seem to count from 1"),
         ([0, 2, 5], [0], 6, False, "no training image has the classes 1, 3, 4, of 6 classes"),
         ([0, 1], [2], 3, False, None),

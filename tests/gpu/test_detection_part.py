@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from detection_jobs import (
     RETINANET,
     SPLITS,
@@ -19,8 +20,8 @@ from detection_jobs import (
     open_in_memory,
 )
 from job_pool import JobPool, Outcome
-from part_detection import DetectionRun
-from part_result import PartResult
+from part_detection import DetectionRun, main
+from part_result import REQUIRED_DATA, PartArgs, PartResult, Status
 
 from reslab.data.boxes import BoxImageDataset
 from reslab.data.image_datasets import TensorImageDataset
@@ -80,7 +81,7 @@ def test_the_long_training_takes_the_transform_that_is_best_on_validation_images
     assert values["notes"][0].startswith("ResNet-18 on CIFAR-10, 15 epochs of 50,000 images: accuracy 0.9000")
 
 
-def test_a_training_that_fails_costs_itself_and_what_needs_it(tmp_path: Path) -> None:
+def test_after_a_failed_training_only_those_that_need_it_are_left_out(tmp_path: Path) -> None:
     def run(job: Job) -> dict[str, Any]:
         if job.group is Group.BACKBONE or (job.group is Group.RECIPE and job.seed == 1):
             raise ValueError("no memory")
@@ -129,7 +130,32 @@ def test_the_splits_are_joined_and_their_images_decoded(tmp_path: Path) -> None:
         assert names == [shapes.classes[label - 1] for label in expected["labels"].tolist()]
 
 
-def test_a_process_that_dies_costs_its_job_alone() -> None:
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_process_that_dies_while_idle_is_replaced(is_noticed: bool) -> None:
+    pool = JobPool(functools.partial, (eval,), 1)
+    try:
+        pool.start("2 ** 2")
+        assert [outcome.value for outcome in pool.wait(60)] == [4]
+        process = pool._slots[0].process
+        process.kill()
+        process.join()
+        if not is_noticed:  # it dies between the check and the message
+            process.is_alive = lambda: True  # type: ignore[method-assign]
+        pool.start("3 ** 2")
+        assert pool.wait(60) == [Outcome("3 ** 2", 9)]
+        assert len(pool._slots) == 1
+    finally:
+        pool.close()
+
+
+def test_without_blood_cells_nothing_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "detection.json"
+    assert main(PartArgs(path, 60.0, None, small=False)) == 0
+    values = json.loads(path.read_text())
+    assert (values["status"], values["line"], values["tables"]) == (Status.SKIPPED, REQUIRED_DATA["bccd"], {})
+
+
+def test_only_the_job_of_a_process_that_dies_fails() -> None:
     pool, outcomes = JobPool(functools.partial, (eval,), 2), list[Outcome]()
     try:
         pending = ["2 ** 2", "__import__('os')._exit(3)", "int('a\\nb')", "3 ** 2"]

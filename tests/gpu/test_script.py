@@ -57,6 +57,14 @@ def test_a_graph_trains_on_the_batches_of_the_loader_and_takes_the_steps_of_sgd(
     assert training.read_averages()["train_loss"] == pytest.approx(sum(losses) / 3, rel=1e-9)
 
 
+def test_a_graph_refuses_a_transform_that_alternates_between_epochs() -> None:
+    images, labels = make_images(96)
+    recipe = replace(RECIPE, batch_size=32, train_transform="alternating-flip")
+    preprocess = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    with pytest.raises(ValueError, match="got: alternating-flip; use flip"):
+        GraphTraining("plain20_cifar", 5, recipe, TensorImageDataset(images, labels), preprocess, 4)
+
+
 def test_a_result_is_whole_after_every_row(tmp_path: Path) -> None:
     result = PartResult(tmp_path / "part.json")
     result.add("table", candidate="ours", rate=1234.5)

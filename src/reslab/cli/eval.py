@@ -205,7 +205,7 @@ class InputOptions:
             "--tta",
             metavar="VIEWS",
             rich_help_panel=Panel.DATA,
-            help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
+            help="Test-time augmentation: flip, shift(1), five-crop(224), ten-crop(224), scales(224,256).",
             show_default=False,
         ),
     ] = ""

@@ -130,6 +130,8 @@ class DatasetSplits:
                 next_step="add images",
             )
         for split, dataset in self.splits.items():
+            if not len(dataset):
+                raise invalid(f"{SPLIT_TITLES[split]} images in {self.name}", "none", next_step="add images")
             check_target_kind(dataset.target_kind, self.task, SPLIT_TITLES[split])
             check_outputs(dataset.labels, self.target_kind, self.classes, SPLIT_TITLES[split])
         if self.task != DEFAULT_TASK:

@@ -32,6 +32,13 @@ DATASET_NAMES = (
 """The keys of `reslab.data.named.DATASETS`, in order."""
 
 
+def missing_classes_message(split: str, names: Sequence[str], num_classes: int) -> str:
+    """Return the message about these classes, of which a split has no image."""
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    noun = "class" if len(names) == 1 else "classes"
+    return f"no {SPLIT_TITLES[split]} image has the {noun} {shown}, of {num_classes} classes"
+
+
 def require_dataset_name(name_or_path: str) -> None:
     """Raise ValueError if it is neither the name of a dataset nor a path or URL."""
     is_path = "/" in name_or_path or "\\" in name_or_path

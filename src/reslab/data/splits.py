@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits, SplitMethod
-from reslab.data.dataset_names import SPLIT_TITLES
+from reslab.data.dataset_names import SPLIT_TITLES, missing_classes_message
 from reslab.data.formats.csv_table import ColumnNames
 from reslab.data.formats.mask_classes import MaskMapping
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
@@ -316,8 +316,10 @@ def check_label_coverage(
     has_class_list: bool,
     target_kind: TargetKind = TargetKind.CLASS,
 ) -> tuple[str, ...]:
-    """Return messages about the classes without training images: those a class list names, or gaps between labels.
+    """Return messages about classes without training images, and classes of training that another split lacks.
 
+    A class without training images is one that a class list names, or a gap between labels. Where an image may have
+    several classes, what other splits lack is left out.
     Raises ValueError if images of another split have a label that no training image has, unless a class list names it
     or an image may have several classes.
     """
@@ -336,18 +338,20 @@ def check_label_coverage(
         extra = [] if split_counts is None else ((split_counts > 0) & (counts == 0)).nonzero().flatten().tolist()
         if not extra:
             continue
-        names = ", ".join(classes[label] for label in extra[:5]) + (" ..." if len(extra) > 5 else "")
+        shown = ", ".join(classes[label] for label in extra[:5]) + (" ..." if len(extra) > 5 else "")
         if rules.keeps_classes and not has_class_list:
             required = f"{SPLIT_TITLES[split]} labels that training images have too ({_ranges(present)})"
-            raise invalid(required, f"label {names}", next_step="remove these images, or add training images of them")
-        messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {names}")
+            raise invalid(required, f"label {shown}", next_step="remove these images, or add training images of them")
+        messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {shown}")
     missing = [label for label in range(len(classes)) if not counts[label]]
     if missing:
-        names = ", ".join(classes[label] for label in missing[:5]) + (" ..." if len(missing) > 5 else "")
-        noun = "class" if len(missing) == 1 else "classes"
-        text = f"no training image has the {noun} {names}, of {len(classes)} classes"
+        text = missing_classes_message("train", [classes[label] for label in missing], len(classes))
         from_one = rules.keeps_classes and not has_class_list and missing == [0]
         messages.append(f"{text}: labels seem to count from 1; subtract 1" if from_one else text)
+    for split, split_counts in counts_by_split.items():
+        names = [] if split_counts is None else [classes[label] for label in present if not split_counts[label]]
+        if names and rules.keeps_classes:
+            messages.append(missing_classes_message(split, names, len(classes)))
     return tuple(messages)
 
 

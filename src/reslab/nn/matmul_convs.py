@@ -73,7 +73,7 @@ convolution: 512 channels on 4x4 maps 1.8 times as fast, on 3x3 2.7, on 1x1 17; 
 
 @contextlib.contextmanager
 def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Inside, convolutions of tiny maps run tap by tap; for networks on a CPU, and for speed in channels-last alone.
+    """Run convolutions of tiny maps tap by tap inside the context: for a CPU; faster only in channels-last.
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """

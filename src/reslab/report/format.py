@@ -30,7 +30,8 @@ def format_si(value: float) -> str:
 def format_percent(fraction: float | None, decimals: int = 2) -> str:
     """Format a fraction as `98.06 %`, never rounded up to 100 or down to 0; `–` for None and NaN.
 
-    Up to two more decimals tell it from both; what they do not is `< 0.0001 %` or `> 99.9999 %`.
+    A value that would round to 0 or 100 gets up to two more decimals. If it still does, it is `< 0.0001 %` or
+    `> 99.9999 %` (with two decimals).
     """
     if fraction is None or not math.isfinite(fraction):
         return "–"

@@ -14,6 +14,7 @@ from box_files import (
     SIZES,
     SPLITS,
     TRAIN,
+    VAL,
     coco_content,
     voc_xml,
     write_coco,
@@ -92,6 +93,15 @@ def test_annotations_count_in_the_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "b/Annotations/00.xml"
     path.write_text(path.read_text().replace("<xmin>4</xmin>", "<xmin>5</xmin>"))
     assert open_dataset(tmp_path / "b").fingerprint != first
+
+
+def test_validation_images_without_an_object_of_a_class(tmp_path: Path) -> None:
+    contents = {split: coco_content(images) for split, images in SPLITS.items()}
+    contents["val"]["annotations"] = contents["val"]["annotations"][:1]
+    root, others = write_coco(tmp_path, contents), [name for name in CLASSES if name != OBJECTS[VAL[0]][0][0]]
+    expected = f"no validation image has the classes {', '.join(others)}, of 3 classes"
+    for messages in (open_dataset(root).messages, list_dataset(root).messages):
+        assert expected in messages
 
 
 def test_coco_has_crowds_areas_masks_and_ids(tmp_path: Path) -> None:

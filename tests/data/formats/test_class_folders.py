@@ -9,6 +9,7 @@ from PIL import Image
 
 from reslab.data import cache as scanning
 from reslab.data.dataset import DatasetSplits
+from reslab.data.formats.class_folders import LabeledFiles, align_classes
 from reslab.data.image_datasets import FileImageDataset
 from reslab.data.registry import list_dataset, open_dataset
 from reslab.runtime.files import cache_dir
@@ -163,16 +164,23 @@ def test_validation_images_may_lack_classes_in_folders_as_in_a_csv_file(tmp_path
     fill(root / "train", "abcd"), fill(root / "val", "bd", num=2), fill(root / "test", "c", num=1)
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}" for path in sorted(root.rglob("*.png"))]
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
-    for data in (open_dataset(root), open_dataset(tmp_path / "list.csv")):
-        assert data.classes == ("a", "b", "c", "d")
+    (tmp_path / "flat").mkdir()
+    flat_rows = [f"{i}.png,{row.split(',', 1)[1]}" for i, row in enumerate(rows)]
+    (tmp_path / "flat" / "labels.csv").write_text("\n".join(["path,label,split", *flat_rows]))
+    for i in range(len(rows)):
+        image(tmp_path / "flat" / f"{i}.png", i)
+    for path in (root, tmp_path / "list.csv", tmp_path / "flat"):
+        data, listing = open_dataset(path), list_dataset(path)
+        assert data.classes == listing.classes == ("a", "b", "c", "d")
         assert data.splits["val"].labels.tolist() == [1, 1, 3, 3]
         assert data.splits["test"].labels.tolist() == [2]
         assert data.messages[-2:] == (
             "no validation image has the classes a, c, of 4 classes",
             "no test image has the classes a, b, d, of 4 classes",
         )
-    assert list_dataset(root).layout_error == ""
-    assert list_dataset(root).splits["val"].labels.tolist() == [1, 1, 3, 3]
+        assert listing.layout_error == ""
+        assert listing.messages[-2:] == data.messages[-2:]
+        assert listing.splits["val"].labels.tolist() == [1, 1, 3, 3]
 
 
 def test_two_validation_folders_or_no_training(tmp_path: Path) -> None:
@@ -221,7 +229,27 @@ def test_class_of_unreadable_images_only(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").touch()
-    assert "a readable image in every class folder" in refused(tmp_path, skip_bad_images=True)
+    message = refused(tmp_path, skip_bad_images=True)
+    assert message == f"required: a readable training image of every class in {tmp_path}; got: none of c"
+
+
+def test_validation_images_of_a_class_may_all_be_unreadable(tmp_path: Path) -> None:
+    fill(tmp_path / "train"), fill(tmp_path / "val", num=2)
+    for path in (tmp_path / "val" / "b").glob("*.png"):
+        path.write_bytes(b"")
+    assert "2 images in" in refused(tmp_path)
+    data = open_dataset(tmp_path, skip_bad_images=True)
+    assert data.splits["val"].labels.tolist() == [0, 0]
+    assert data.messages == ("no validation image has the class b, of 2 classes",)
+    for path in (tmp_path / "val" / "a").glob("*.png"):
+        path.write_bytes(b"")
+    assert f"required: validation images in {tmp_path.name}; got: none" in refused(tmp_path, skip_bad_images=True)
+
+
+def test_labels_that_are_no_class_are_not_aligned(tmp_path: Path) -> None:
+    files = LabeledFiles(tmp_path, ("a", "b"), (tmp_path / "0.png",), ((0.0, 1.0),), "multi-label")
+    with pytest.raises(AssertionError, match=r"the number of a class; got: \(0\.0, 1\.0\)"):
+        align_classes({"train": files})
 
 
 def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

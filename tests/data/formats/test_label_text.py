@@ -216,6 +216,7 @@ def test_training_without_a_class_of_another_split_is_a_message(images: Path) ->
     rows = [f"{label},{'train' if i < 6 else 'val'}" for i, label in enumerate(["1,1,0", "0,0,0"] * 3 + ["0,1,1"] * 2)]
     data = open_dataset(write(images, "path,ant,bee,fly,split", rows))
     assert "validation images have classes that no training image has: fly" in data.messages
+    assert not any("no validation image has" in message for message in data.messages)  # negative examples of ant
     assert data.split("val").labels.dtype == torch.float32
 
 

@@ -223,13 +223,29 @@ def test_numeric_labels_from_one_or_beyond_the_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "one" / "train-0.tar", numbered([1, 2, 3, 1]))
     write_tar(tmp_path / "one" / "val-0.tar", numbered([1]))
     messages = open_dataset(tmp_path / "one").messages
-    assert messages == ("no training image has the class 0, of 4 classes: labels seem to count from 1; subtract 1",)
+    assert messages == (
+        "no training image has the class 0, of 4 classes: labels seem to count from 1; subtract 1",
+        "no validation image has the classes 2, 3, of 4 classes",
+    )
+    assert list_dataset(tmp_path / "one").messages == messages
     write_tar(tmp_path / "far" / "0.tar", numbered([0, 1, 10_000_000_000, 0]))
     with pytest.raises(ValueError, match=r"labels below 4, .* got: 10000000000, of 0\.tar/2\.png"):
         open_dataset(tmp_path / "far")
     write_tar(tmp_path / "huge" / "0.tar", numbered([0, 1, "1" * 4000, 0]))
     with pytest.raises(ValueError, match="a number of 4000 digits"):
         open_dataset(tmp_path / "huge")
+
+
+def test_validation_images_of_a_class_or_of_all_may_be_unreadable(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", numbered([0, 1, 0, 1]))
+    write_tar(tmp_path / "val-0.tar", numbered([0, 1]) | {"1.png": b"no image"})
+    data = open_dataset(tmp_path, skip_bad_images=True)
+    assert data.messages == ("no validation image has the class 1, of 2 classes",)
+    small = {f"{i}.png": encoded(i, (9, 9)) for i in range(4)}
+    write_tar(tmp_path / "train-0.tar", numbered([0, 1, 0, 1]) | small)
+    write_tar(tmp_path / "val-0.tar", numbered([0, 1]) | {"0.png": b"no image", "1.png": b"no image"})
+    with pytest.raises(ValueError, match=f"required: validation images in {tmp_path.name}; got: none"):
+        open_dataset(tmp_path, skip_bad_images=True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reslab.data.boxes import BoxIssue, BoxIssueKind, BoxTable, ImageId, ObjectRow, fit_box, make_box_table
-from reslab.data.dataset_names import SPLIT_TITLES
+from reslab.data.dataset_names import SPLIT_TITLES, missing_classes_message
 from reslab.data.formats.file_listing import relative_name
 from reslab.data.segments import Polygons, Segment
 from reslab.spec.errors import invalid, unknown_name
@@ -145,7 +145,7 @@ def issue_messages(issues: Sequence[BoxIssue]) -> tuple[str, ...]:
 
 
 def coverage_messages(tables: Mapping[str, BoxTable], classes: Sequence[str], has_class_list: bool) -> tuple[str, ...]:
-    """Return messages about classes without a training object, and splits without any object.
+    """Return messages about splits without any object, and about classes without an object in a split.
 
     Raises ValueError if there is no training object, or another split has objects of a class without one and no list of
     classes names it.
@@ -169,8 +169,11 @@ def coverage_messages(tables: Mapping[str, BoxTable], classes: Sequence[str], ha
         messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {_join(names)}")
     missing = [name for label, name in enumerate(classes, 1) if label not in shown["train"]]
     if missing:
-        noun = "class" if len(missing) == 1 else "classes"
-        messages.append(f"no training image has the {noun} {_join(missing)}, of {len(classes)} classes")
+        messages.append(missing_classes_message("train", missing, len(classes)))
+    for split, labels in shown.items():
+        names = [classes[label - 1] for label in sorted(shown["train"] - labels)]
+        if labels and names:
+            messages.append(missing_classes_message(split, names, len(classes)))
     return tuple(messages)
 
 

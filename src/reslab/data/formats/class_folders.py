@@ -268,22 +268,12 @@ def align_classes(splits: Mapping[str, LabeledFiles]) -> dict[str, LabeledFiles]
     for split, files in splits.items():
         if not label_of.keys() >= set(files.classes):
             check_same_classes({"train": train, split: files})
-        labels = tuple(label_of[files.classes[label]] for label in files.labels if isinstance(label, int))
-        aligned[split] = replace(files, classes=train.classes, labels=labels)
+        labels = []
+        for label in files.labels:
+            assert isinstance(label, int), f"required: the number of a class; got: {label}"
+            labels.append(label_of[files.classes[label]])
+        aligned[split] = replace(files, classes=train.classes, labels=tuple(labels))
     return aligned
-
-
-def missing_class_messages(splits: Mapping[str, LabeledFiles]) -> tuple[str, ...]:
-    """Return a message for each split other than training without images of some classes."""
-    messages = []
-    for split, files in splits.items():
-        present = set(files.labels)
-        names = [name for label, name in enumerate(files.classes) if label not in present]
-        if split != "train" and names:
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            noun = "class" if len(names) == 1 else "classes"
-            messages.append(f"no {SPLIT_TITLES[split]} image has the {noun} {shown}, of {len(files.classes)} classes")
-    return tuple(messages)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -23,7 +23,6 @@ from reslab.data.formats.class_folders import (
     list_class_images,
     list_image_files,
     list_labeled_splits,
-    missing_class_messages,
     split_of_folder,
     subfolders,
 )
@@ -52,7 +51,7 @@ from reslab.data.splits import (
 from reslab.data.targets import TARGET_RULES
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.task import TargetKind, find_task
+from reslab.spec.task import find_task
 
 
 def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
@@ -63,7 +62,7 @@ def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
     root = root.resolve()
     files_by_split, ignored, messages = _list_splits(root)
     files_by_split = align_classes(files_by_split)
-    messages = (*ignored.messages(root), *messages, *missing_class_messages(files_by_split))
+    messages = (*ignored.messages(root), *messages)
     return _open_files(root, root, files_by_split, options, messages)
 
 
@@ -110,14 +109,6 @@ def open_labeled_files(
     train = files_by_split["train"]
     if train.task_reason:
         messages = (*messages, train.task_reason)
-    messages += check_label_coverage(
-        {split: files.to_dataset(None).labels for split, files in files_by_split.items()},
-        train.classes,
-        has_class_list=True,
-        target_kind=find_task(train.task).target,
-    )
-    if find_task(train.task).target is TargetKind.CLASS:
-        messages += missing_class_messages(files_by_split)
     data = _open_files(location, root, files_by_split, options, messages)
     if not columns:
         return data
@@ -136,7 +127,7 @@ def open_listed_images(
     path = path.resolve()
     root = path if path.is_dir() else path.parent
     files_by_split = label_images(path, images)
-    return _open_files(path, root, files_by_split, options, missing_class_messages(files_by_split))
+    return _open_files(path, root, files_by_split, options)
 
 
 def label_images(path: Path, images: Mapping[str, Sequence[tuple[Path | str, str]]]) -> dict[str, LabeledFiles]:
@@ -172,7 +163,10 @@ def _open_files(
     splits: Mapping[str, ImageDataset] = {
         split: _without_skipped(files, root, skipped_names) for split, files in files_by_split.items()
     }
-    classes = readable_class_names(files_by_split["train"].classes)
+    train = files_by_split["train"]
+    _check_training_classes(train, splits["train"])
+    coverage = _coverage_messages(train, splits)
+    classes = readable_class_names(train.classes)
     splits, record = apply_split(location, splits, classes, options)
     if skipped:
         record = {**record, "skipped_files": [list(pair) for pair in skipped]}
@@ -187,19 +181,30 @@ def _open_files(
         skipped_files=skipped,
         decode_warnings=tuple((name, file.warning) for name, file in scanned.items() if file.warning),
         location=str(location),
-        messages=(*messages, *rare_class_messages(record)),
-        task=files_by_split["train"].task,
+        messages=(*messages, *coverage, *rare_class_messages(record)),
+        task=train.task,
     )
 
 
 def _without_skipped(files: LabeledFiles, root: Path, skipped_names: set[str]) -> FileImageDataset:
     dataset = files.to_dataset(root)
-    kept = dataset.subset([i for i in range(len(dataset)) if dataset.name(i) not in skipped_names])
-    empty_labels = classes_without(dataset, kept.labels, len(files.classes))
-    if empty_labels and TARGET_RULES[dataset.target_kind].keeps_classes:
-        got = f"none in {', '.join(f'{files.classes[label]}/' for label in empty_labels)}"
-        raise invalid(f"a readable image in every class folder of {files.folder}", got)
-    return kept
+    return dataset.subset([i for i in range(len(dataset)) if dataset.name(i) not in skipped_names])
+
+
+def _check_training_classes(train: LabeledFiles, kept: ImageDataset) -> None:
+    empty_labels = classes_without(train.to_dataset(None), kept.labels, len(train.classes))
+    if empty_labels and TARGET_RULES[kept.target_kind].keeps_classes:
+        got = f"none of {', '.join(train.classes[label] for label in empty_labels)}"
+        raise invalid(f"a readable training image of every class in {train.folder}", got)
+
+
+def _coverage_messages(train: LabeledFiles, splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
+    return check_label_coverage(
+        {split: dataset.labels for split, dataset in splits.items()},
+        train.classes,
+        has_class_list=True,
+        target_kind=find_task(train.task).target,
+    )
 
 
 def list_image_folder(root: Path) -> DatasetListing:
@@ -221,8 +226,9 @@ def list_image_folder(root: Path) -> DatasetListing:
     try:
         labeled, ignored, messages = _list_splits(root)
         labeled = align_classes(labeled)
-        classes, messages = labeled["train"].classes, (*messages, *missing_class_messages(labeled))
+        classes = labeled["train"].classes
         splits = {split: files.to_dataset(root) for split, files in labeled.items()}
+        messages = (*messages, *_coverage_messages(labeled["train"], splits))
     except ValueError as error:
         layout_error = str(error)
     unlabeled_paths = {split: list_image_files(folder) for split, folder in folders.items()}
@@ -236,10 +242,10 @@ def list_csv_dataset(csv_path: Path, columns: ColumnNames | None = None, task: s
     """List the images of a CSV file. Raises ValueError as `list_csv` does."""
     files_by_split, messages = list_csv(csv_path, columns, task)
     splits = {split: files.to_dataset(csv_path.parent) for split, files in files_by_split.items()}
-    return labeled_listing(csv_path, csv_path.stem, files_by_split["train"], splits, messages)
+    return _labeled_listing(csv_path, csv_path.stem, files_by_split["train"], splits, messages)
 
 
-def labeled_listing(
+def _labeled_listing(
     location: Path, name: str, train: LabeledFiles, splits: Mapping[str, ImageDataset], messages: tuple[str, ...]
 ) -> DatasetListing:
     """Return the listing of labeled files, with the classes and the task of those for training."""
@@ -248,7 +254,7 @@ def labeled_listing(
         str(location),
         train.classes,
         splits,
-        messages=messages,
+        messages=(*messages, *_coverage_messages(train, splits)),
         task=train.task,
         task_reason=train.task_reason,
     )
@@ -318,7 +324,7 @@ def list_labels_folder(root: Path, columns: ColumnNames | None = None, task: str
     """List the images of a folder with a labels file. Raises ValueError with the line of every mistake."""
     files_by_split, messages = _list_files(root, columns, task)
     splits = {split: files.to_dataset(root) for split, files in files_by_split.items()}
-    return labeled_listing(root, root.name, files_by_split["train"], splits, messages)
+    return _labeled_listing(root, root.name, files_by_split["train"], splits, messages)
 
 
 def _list_files(

@@ -1,4 +1,4 @@
-"""Small datasets: MNIST and its kin in idx files, the digits that scikit-learn bundles, and images that are drawn.
+"""Small datasets: MNIST and others in idx files, the digits that scikit-learn bundles, and images that are drawn.
 
 The drawn ones need no download. Birds and airplanes, 32x32 in color, are a small stand-in for `cifar2`, the two classes
 of CIFAR-10 of a textbook: as many channels, pixels and classes. Shapes are disks, squares and triangles in 64x64 color

@@ -265,7 +265,8 @@ def _make_dataset(
         kept = [samples[i] for i in chosen]
         dataset = _to_dataset(kept, labels.by_split[split][chosen], labels.task, root)
         # Without an evaluation transform the images are small and all of one size.
-        fits_in_memory = not eval_transform and len(kept) * 3 * kept[0].height * kept[0].width <= MAX_BYTES_IN_MEMORY
+        num_bytes = sum(3 * sample.height * sample.width for sample in kept)
+        fits_in_memory = bool(kept) and not eval_transform and num_bytes <= MAX_BYTES_IN_MEMORY
         splits[split] = _decode_to_memory(name, dataset) if fits_in_memory and not dataset.is_remote else dataset
     reasons = (labels.task_reason,) if labels.task_reason else ()
     messages = (*reasons, *_coverage_messages(splits, labels))

@@ -1,4 +1,4 @@
-"""Images of a detection on a page: true and predicted boxes, drawn by what became of them, with a legend."""
+"""Images of a detection on a page: true and predicted boxes, drawn by their outcome, with a legend."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class BoxImage:
 
 @dataclass(frozen=True)
 class ErrorImage:
-    """An image with its objects, its predictions, and what became of both (`metrics.detection`)."""
+    """An image with its objects, its predictions, and the outcome of each of them (`metrics.detection`)."""
 
     image: BoxImage
     target: DetectionTarget
