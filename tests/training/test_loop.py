@@ -126,6 +126,33 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bf16_steps_on_maps_narrower_than_the_stride_have_the_gradients_of_float32(
+    is_compiled: bool, channels_last: bool
+) -> None:
+    """The gradient of oneDNN in bf16 has values of memory that was freed: here of tensors of 1e20."""
+    torch.manual_seed(0)
+    # The strided one gets maps that are bfloat16 already.
+    model = nn.Sequential(nn.Conv2d(2, 16, 1), nn.Conv2d(16, 64, 3, 2, 1), nn.Flatten(), nn.Linear(128, 3))
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=memory_format)
+    x, y = torch.randn(4, 2, 3, 1), torch.arange(4) % 3
+    TrainStep(channels_last=channels_last).backward(model, functional.cross_entropy, x, y)
+    expected = [parameter.grad for parameter in model.parameters()]
+    compiled_model = torch.compile(model, backend="aot_eager") if is_compiled else None
+    step = TrainStep("bf16", channels_last=channels_last, compiled_model=compiled_model)
+    for _ in range(5):
+        model.zero_grad()
+        freed = [torch.full((size,), 1e20) for size in (64, 1024, 4096, 16384, 65536)]
+        del freed
+        step.backward(model, functional.cross_entropy, x, y)
+        for parameter, grad in zip(model.parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            assert grad is not None
+            assert (parameter.grad - grad).norm() <= 2**-6 * grad.norm()  # a few roundings to bfloat16
+
+
 def network_gradient(norm: bool = False) -> nn.Module:
     torch.manual_seed(0)
     norms = [nn.BatchNorm2d(4)] if norm else []

@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices during training steps: tap by tap on a CPU, by patches on a GPU.
+"""Convolutions that training steps compute in another way: as products of matrices for speed, in float32 where needed.
 
 On a map of 3x3 a third of the products of a 3x3 kernel meet nothing but padding, and the direct convolution reads wide
 kernels once for every few positions. A tap is one entry of the kernel, a matrix (out channels, in channels):
@@ -7,18 +7,23 @@ kernels once for every few positions. A tap is one entry of the kernel, a matrix
 
 where a tap contributes only at positions whose input lies inside the map. The gradients are sums over the same taps.
 
-In bfloat16 they also stand in for convolutions of maps that are narrower than the stride (a width of 1 at stride 2): in
-the gradient of the weights of those, oneDNN reads memory that nothing has written (torch 2.14.1, AVX-512 with bf16).
-
 A convolution of one to a few input channels leaves the matrix units of a GPU mostly idle, because libraries pad the
 channels to 8. The product of the patches with the weights has no such loss:
 
     y = P W^T        P (N H' W', channels x height x width of the kernel), W (out channels, the same)
 
 torch.compile writes P in one pass. It is as large as the patches, so that only small ones pay.
+
+In bfloat16 on a CPU oneDNN is wrong on some narrow maps (torch 2.14.1, AVX-512 with bf16), which run in float32:
+
+* narrower than the stride, such as a width of 1 at stride 2: the gradient of the weights has values of memory that
+  nothing has written;
+* as wide as the stride without padding, such as patches of 4x4 in a map 4 wide: in channels-last the output has nothing
+  to do with the convolution.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -30,19 +35,28 @@ from torch.nn import functional
 
 
 @contextlib.contextmanager
-def _exchange_convs(model: nn.Module, kind: type[nn.Conv2d], suits: Callable[[nn.Conv2d], bool]) -> Iterator[None]:
-    """Inside, the convolutions of the model that suit are of the class `kind`.
-
-    Only plain `nn.Conv2d` without groups and dilation, padded with a number of zeros.
-    """
-    convs = [module for module in model.modules() if type(module) is nn.Conv2d and _is_plain(module) and suits(module)]
-    for conv in convs:
-        conv.__class__ = kind
+def _exchange_classes(modules: list[Any], exchange: Callable[[type], type]) -> Iterator[None]:
+    """Inside, each module is of the class that `exchange` gives for its own."""
+    own_classes = [type(module) for module in modules]
+    for module, own_class in zip(modules, own_classes, strict=True):
+        module.__class__ = exchange(own_class)
     try:
         yield
     finally:
-        for conv in convs:
-            conv.__class__ = nn.Conv2d
+        for module, own_class in zip(modules, own_classes, strict=True):
+            module.__class__ = own_class
+
+
+def _plain_convs(model: nn.Module) -> Iterator[nn.Conv2d]:
+    """Yield each `nn.Conv2d` without groups and dilation, padded with a number of zeros."""
+    return (module for module in model.modules() if type(module) is nn.Conv2d and _is_plain(module))
+
+
+def _conv_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which a convolution of x is computed: that of autocast, which leaves float64 as it is."""
+    device = x.device.type
+    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
@@ -77,30 +91,28 @@ def tap_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
     Outputs and gradients equal the direct convolution's up to the rounding of the precision, float32 or bfloat16.
     """
-    with _exchange_convs(model, _TapConv2d, _suits_taps) if enabled else contextlib.nullcontext():
+    convs = [conv for conv in _plain_convs(model) if _suits_taps(conv)] if enabled else []
+    with _exchange_classes(convs, lambda own_class: _TapConv2d):
         yield
 
 
 def _suits_taps(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size[0] * conv.kernel_size[1] > 1 and (_is_wide(conv) or conv.stride[1] > 1)
-
-
-def _is_wide(conv: nn.Conv2d) -> bool:
-    return min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS and conv.weight.is_contiguous(
-        memory_format=torch.channels_last
+    return (
+        min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
+        and math.prod(conv.kernel_size) > 1
+        and conv.weight.is_contiguous(memory_format=torch.channels_last)
     )
 
 
 class _TapConv2d(nn.Conv2d):
-    """A convolution that chooses tap by tap or direct by the size of its maps and the precision."""
+    """A convolution that chooses tap by tap or direct by the size of its maps."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        dtype = _conv_dtype(input)
         assert not isinstance(self.padding, str)
         sides = _output_sides(input, self.kernel_size, self.stride, self.padding)
-        is_tiny = _is_wide(self) and 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
-        is_misread = dtype == torch.bfloat16 and input.shape[3] < self.stride[1] and min(sides) > 0
-        if is_misread or (is_tiny and dtype in (torch.float32, torch.bfloat16)):
+        is_tiny = 0 < CHANNELS_PER_POSITION * sides[0] * sides[1] <= min(self.weight.shape[:2])
+        if is_tiny and dtype in (torch.float32, torch.bfloat16):
             output: Tensor = _TapConv.apply(input.to(dtype), weight.to(dtype), self.stride, self.padding, sides)
             return output if bias is None else output + bias.to(dtype).view(-1, 1, 1)
         return super()._conv_forward(input, weight, bias)
@@ -191,7 +203,8 @@ def patch_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     For networks in channels-last that are compiled. Outputs and gradients equal the direct convolution's up to
     rounding.
     """
-    with _exchange_convs(model, _PatchConv2d, _suits_patches) if enabled else contextlib.nullcontext():
+    convs = [conv for conv in _plain_convs(model) if _suits_patches(conv)] if enabled else []
+    with _exchange_classes(convs, lambda own_class: _PatchConv2d):
         yield
 
 
@@ -204,8 +217,7 @@ class _PatchConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if input.requires_grad:
             return super()._conv_forward(input, weight, bias)
-        device = input.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+        dtype = _conv_dtype(input)
         assert not isinstance(self.padding, str)
         output = product_conv(input.to(dtype), weight.to(dtype), self.stride, self.padding)
         return output if bias is None else output + bias.to(dtype).view(-1, 1, 1)
@@ -221,3 +233,55 @@ def product_conv(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tu
     patches, matrix = (functional.pad(part, (0, missing)) for part in (patches, matrix))
     output = patches.reshape(-1, matrix.shape[1]) @ matrix.T
     return output.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
+
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@contextlib.contextmanager
+def float32_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Inside, convolutions that bfloat16 gets wrong on a CPU run in float32 under autocast: those of narrow maps.
+
+    They are those of every class of torch.nn and of classes derived from it, also in a model that is compiled inside.
+    Weights that are bfloat16 themselves and calls of `torch.nn.functional` outside such a module stay as they are.
+    Outputs are of autocast's type.
+    """
+    convs = [conv for conv in model.modules() if isinstance(conv, _CONVS) and _has_wide_steps(conv)] if enabled else []
+    with _exchange_classes(convs, _float32_class):
+        yield
+
+
+def _has_wide_steps(conv: Any) -> bool:
+    return conv.stride[-1] > 1 and math.prod(conv.kernel_size) > 1
+
+
+class _Float32Conv(nn.Module):
+    """Mixed into the class of a convolution: float32 for narrow maps."""
+
+    stride: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    weight: Tensor
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        is_cast = _conv_dtype(input) == torch.bfloat16 and self.weight.dtype == torch.float32
+        if not is_cast or not self._is_narrow(input.shape[-1]):
+            return super().forward(input, *args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            output: Tensor = super().forward(input.float(), *args, **kwargs)
+            return output.to(torch.bfloat16)
+
+    def _is_narrow(self, side: int) -> bool:
+        stride = self.stride[-1]
+        padding = 0 if isinstance(self.padding, str) else self.padding[-1]  # "same" is for stride 1 only
+        if self.transposed:  # the kernel steps over the output
+            side = (side - 1) * stride - 2 * padding + self.dilation[-1] * (self.kernel_size[-1] - 1) + 1
+        return side < stride or (side == stride and padding == 0)
+
+
+@cache
+def _float32_class(own_class: type) -> type:
+    # One class for each: the code of torch.compile is for one class, and must serve every step.
+    return type(f"Float32{own_class.__name__}", (_Float32Conv, own_class), {})

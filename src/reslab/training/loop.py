@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.matmul_convs import patch_convs, tap_convs
+from reslab.nn.matmul_convs import float32_convs, patch_convs, tap_convs
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
@@ -56,7 +56,8 @@ class TrainStep:
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
     On a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`); with `channels_last`,
-    compiled on a GPU, those of few channels (`patch_convs`).
+    compiled on a GPU, those of few channels (`patch_convs`). In bf16 on a CPU, those of maps no wider than their stride
+    run in float32 where bfloat16 is wrong (`float32_convs`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -102,9 +103,12 @@ class TrainStep:
         )
         losses: list[Tensor] = []
         outputs: list[Any] = []
-        is_tapped = self.compiled_model is None and x[0].device.type == "cpu"
-        is_compiled_on_gpu = self.channels_last and self.compiled_model is not None and x[0].device.type == "cuda"
-        with tap_convs(model, is_tapped), patch_convs(model, is_compiled_on_gpu):
+        is_compiled, device_type = self.compiled_model is not None, x[0].device.type
+        with (
+            tap_convs(model, device_type == "cpu" and not is_compiled),
+            patch_convs(model, device_type == "cuda" and is_compiled and self.channels_last),
+            float32_convs(model, device_type == "cpu" and self.precision == "bf16"),
+        ):
             for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
                 is_last = len(losses) == self.grad_accum_steps - 1
                 with self._no_sync_context(is_last):
