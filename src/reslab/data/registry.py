@@ -299,7 +299,9 @@ def list_dataset(
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text.lower() in DATASETS:
         data = open_dataset(text, data_dir, task=task, mask_values=mask_values)
-        return DatasetListing(data.name, data.location, data.classes, data.splits)
+        return DatasetListing(
+            data.name, data.location, data.classes, data.splits, messages=data.messages, task=data.task
+        )
     path = dataset_path(name_or_path)
     if not path.exists() and "/" not in text:
         raise unknown_dataset(text)

@@ -14,7 +14,7 @@ from reslab.data.boxes import BoxImageDataset
 from reslab.data.check.check import Finding, FindingKind, Severity, check_data
 from reslab.data.check.findings import list_findings
 from reslab.data.check.statistics import count_boxes
-from reslab.data.registry import list_dataset
+from reslab.data.registry import list_dataset, open_dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco, write_csv, write_voc, write_yolo
@@ -22,6 +22,12 @@ from box_files import CLASSES, OBJECTS, SPLITS, TRAIN, coco_content, write_coco,
 
 def findings(folder: Path) -> dict[str, Finding]:
     return {finding.kind: finding for finding in list_findings(check_data(folder))}
+
+
+def test_a_named_dataset_is_listed_with_its_task_and_messages() -> None:
+    listing, data = list_dataset("drawn-shapes"), open_dataset("drawn-shapes")
+    assert (listing.task, listing.messages) == (data.task, data.messages)
+    assert listing.task == "detection"
 
 
 def test_boxes_are_counted_exactly(tmp_path: Path) -> None:
