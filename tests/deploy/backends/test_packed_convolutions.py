@@ -40,6 +40,19 @@ def test_bf16_outputs_equal_those_of_the_convolution() -> None:
         torch.testing.assert_close(PackedConv2d(conv)(x), conv(x), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.skipif(not can_pack(torch.bfloat16, CPU), reason="no bf16 in oneDNN on this processor")
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_bf16_outputs_on_maps_as_wide_as_the_stride(side: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 64, 4, stride=4).requires_grad_(False)
+    x = torch.randn(2, 16, side, side).contiguous(memory_format=memory_format)
+    packed = PackedConv2d(conv.to(torch.bfloat16, memory_format=memory_format))
+    with torch.inference_mode():
+        expected = nn.functional.conv2d(x.bfloat16().float(), conv.weight.float(), conv.bias.float(), 4)
+        torch.testing.assert_close(packed(x.bfloat16()).float(), expected, rtol=0.02, atol=0.02)
+
+
 def test_threads_may_share_a_convolution_from_the_first_call_on() -> None:
     conv = nn.Conv2d(16, 32, 3).requires_grad_(False)
     x = torch.randn(1, 16, 12, 12)

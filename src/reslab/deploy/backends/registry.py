@@ -13,14 +13,17 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.nn.graph_file import load_program
+from reslab.nn.matmul_convs import is_misread
 from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.runtime.device import choose_device, deterministic_mode, has_fast_bf16
 from reslab.runtime.extras import has_extra, require_extra
@@ -31,14 +34,24 @@ _PROCESSORS = ("x86_64", "AMD64")
 
 
 class PackedConv2d(nn.Module):
-    """A convolution in inference mode. Its weights are packed for the size of the first input; any size is correct."""
+    """A convolution in inference mode. Its weights are packed for the size of the first input; any size is correct.
+
+    In bfloat16, narrow maps that oneDNN gets wrong (`is_misread`) are computed in float32.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight.detach(), conv.bias
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        has_wide_steps = conv.stride[-1] > 1 and prod(conv.kernel_size) > 1
+        self.dense_weight = self.weight if has_wide_steps and self.weight.dtype == torch.bfloat16 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        padding, stride, dilation, groups = self.geometry
+        if self.dense_weight is not None and is_misread(x.shape[-1], stride[-1], int(padding[-1])):
+            bias = None if self.bias is None else self.bias.float()
+            wide = conv2d(x.float(), self.dense_weight.float(), bias, stride, padding, dilation, groups)
+            return wide.to(x.dtype)
         weight = self.weight
         if not weight.is_mkldnn:  # in several threads at once, each packs the same weights
             pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # its stub lacks the size of the input
