@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.option_groups import AllowCode, NamedModel
 from reslab.cli.options import (
+    AllowCode,
     DataDir,
     Device,
     JsonFlag,
     MaxPixels,
+    NamedModel,
     Panel,
     html_option,
     limit_pixels,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.evaluation_report import EvaluationReport
-from reslab.cli.option_groups import AllowCode, ComputeOptions, DatasetOptions
+from reslab.cli.option_groups import ComputeOptions, DatasetOptions
 from reslab.cli.options import (
+    AllowCode,
     AllowExtra,
     DataDir,
     ImageSize,

@@ -12,15 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from reslab.cli.options import (
+    AllowCode,
     AllowExtra,
     DataDir,
     Device,
     ImageSize,
     MaxPixels,
     ModelName,
+    NamedModel,
     Panel,
     Pretrained,
-    complete_model,
     limit_pixels,
     parse_pretrained,
     resolve_data_option,
@@ -197,26 +198,6 @@ class ComputeOptions:
             show_default="chosen automatically",
         ),
     ] = None
-
-
-NamedModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        rich_help_panel=Panel.MODEL,
-        autocompletion=complete_model,
-        help="A name of `reslab models`, timm/NAME, torchvision/NAME, hf-hub:ORG/NAME or package.module:factory.",
-    ),
-]
-AllowCode = Annotated[
-    bool,
-    typer.Option(
-        "--allow-code",
-        rich_help_panel=Panel.MODEL,
-        help="Allow importing the factory that a run of your own module records.",
-    ),
-]
 
 
 @dataclass(frozen=True)

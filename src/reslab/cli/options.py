@@ -90,6 +90,24 @@ ModelName = Annotated[
         help="A name of `reslab models`, a TOML file, timm/NAME, torchvision/NAME or package.module:factory.",
     ),
 ]
+NamedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        rich_help_panel=Panel.MODEL,
+        autocompletion=complete_model,
+        help="A name of `reslab models`, timm/NAME, torchvision/NAME, hf-hub:ORG/NAME or package.module:factory.",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        rich_help_panel=Panel.MODEL,
+        help="Allow importing the factory that a run of your own module records.",
+    ),
+]
 Pretrained = Annotated[
     str | None,
     typer.Option(

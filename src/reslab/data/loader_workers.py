@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from reslab.data.decode import read_image
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset, WrappedImageDataset
 from reslab.data.jpeg import has_torchvision_decoder
-from reslab.data.rng import RandomDraws, hash_keys, repeat_keys, set_alternating_bit, temporary_seed
+from reslab.data.rng import RandomDraws, augmentation_keys, temporary_seed
 from reslab.data.sampler import StepIndices
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.transforms.pipeline import TransformPipeline
@@ -235,11 +235,9 @@ class StreamWorker(IterableDataset[LoadedBatch]):
     def _load(self, epoch: int, index: int, repeat: int, content: bytes) -> LoadedImage:
         name = self.dataset.name(index)
         try:
-            indices = torch.tensor([index])
-            repeat_index = torch.tensor([repeat])
-            key = repeat_keys(hash_keys(self.seed, epoch, indices), repeat_index)
-            if self.transform.alternates:
-                key = set_alternating_bit(key, self.seed, epoch, indices, repeat_index)
+            key = augmentation_keys(
+                self.seed, epoch, torch.tensor([index]), torch.tensor([repeat]), self.transform.alternates
+            )
             draws = self.transform.sample_draws(key)[0]
             choose_scale = self.transform.choose_scale(draws)
             pixels = read_image(content, self.dataset.channels, name, self.dataset.limits, choose_scale)

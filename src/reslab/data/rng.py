@@ -87,6 +87,19 @@ def set_alternating_bit(
     return keys & -2 | number & 1
 
 
+def augmentation_keys(
+    seed: int, epoch: int, indices: Tensor, repeat_index: Tensor | None = None, alternates: bool = False
+) -> Tensor:
+    """Return the key of each sample's augmentation, a hash of (seed, epoch, sample, copy), (N,) int64.
+
+    With `alternates` its lowest bit is another one in each epoch, for `alternating-flip`.
+    """
+    keys = hash_keys(seed, epoch, indices)
+    if repeat_index is not None:
+        keys = repeat_keys(keys, repeat_index)
+    return set_alternating_bit(keys, seed, epoch, indices, repeat_index) if alternates else keys
+
+
 class RandomDraws:
     """The random numbers of one operation for N samples: draw k of sample i is a function of its key, k and `op_index`.
 

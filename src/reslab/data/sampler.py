@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from reslab.data.rng import RandomDraws, hash_key, hash_keys, permutation, repeat_keys, set_alternating_bit
+from reslab.data.rng import RandomDraws, augmentation_keys, hash_key, hash_keys, permutation
 from reslab.data.targets import TASK_OF_TARGET
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
@@ -24,16 +24,10 @@ class StepIndices:
     repeat_index: Tensor | None = None
 
     def augmentation_keys(self, seed: int, device: torch.device, alternates: bool = False) -> Tensor:
-        """Return each sample's augmentation key, a hash of (seed, epoch, sample, copy), (batch,) int64.
-
-        With `alternates` its lowest bit is another one in each epoch, for `alternating-flip`.
-        """
+        """Return each sample's augmentation key (`reslab.data.rng.augmentation_keys`), (batch,) int64."""
         indices = self.indices.to(device, non_blocking=True)
         repeat_index = None if self.repeat_index is None else self.repeat_index.to(device, non_blocking=True)
-        keys = hash_keys(seed, self.epoch, indices)
-        if repeat_index is not None:
-            keys = repeat_keys(keys, repeat_index)
-        return set_alternating_bit(keys, seed, self.epoch, indices, repeat_index) if alternates else keys
+        return augmentation_keys(seed, self.epoch, indices, repeat_index, alternates)
 
     def slice_range(self, start: int, stop: int) -> "StepIndices":
         """Return the samples from `start` up to `stop` of the batch."""

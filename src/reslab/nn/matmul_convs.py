@@ -246,17 +246,18 @@ def float32_convs(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     Weights that are bfloat16 themselves and calls of `torch.nn.functional` outside such a module stay as they are.
     Outputs are of autocast's type.
     """
-    convs = [conv for conv in model.modules() if isinstance(conv, _CONVS) and _has_wide_steps(conv)] if enabled else []
+    convs = [conv for conv in model.modules() if isinstance(conv, _CONVS) and may_be_misread(conv)] if enabled else []
     with _exchange_classes(convs, _float32_class):
         yield
 
 
-def _has_wide_steps(conv: Any) -> bool:
+def may_be_misread(conv: Any) -> bool:
+    """Return True for a convolution that bfloat16 gets wrong on a CPU for maps of some width (`is_misread`)."""
     return conv.stride[-1] > 1 and math.prod(conv.kernel_size) > 1
 
 
 def is_misread(side: int, stride: int, padding: int) -> bool:
-    """Return True for maps of this width that a bfloat16 convolution with a kernel above 1 gets wrong on a CPU."""
+    """Return True for maps of this width, of a convolution that `may_be_misread`."""
     return side < stride or (side == stride and padding == 0)
 
 

@@ -25,7 +25,6 @@ def capture_graph(
     because the workspaces of cuBLAS belong to the stream.
     """
     graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
     # Only this thread is recorded: others may copy batches to the GPU meanwhile.
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = function()

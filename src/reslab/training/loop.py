@@ -55,9 +55,9 @@ class TrainStep:
     `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
     (torch's DistributedDataParallel). `batch_metrics` are measured beside the loss, of the network's `main_output`.
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
-    On a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`); with `channels_last`,
-    compiled on a GPU, those of few channels (`patch_convs`). In bf16 on a CPU, those of maps no wider than their stride
-    run in float32 where bfloat16 is wrong (`float32_convs`).
+    With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`),
+    and compiled on a GPU those of few channels (`patch_convs`). In bf16 on a CPU, those of maps no wider than their
+    stride run in float32 where bfloat16 is wrong (`float32_convs`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -105,7 +105,7 @@ class TrainStep:
         outputs: list[Any] = []
         is_compiled, device_type = self.compiled_model is not None, x[0].device.type
         with (
-            tap_convs(model, device_type == "cpu" and not is_compiled),
+            tap_convs(model, device_type == "cpu" and not is_compiled and self.channels_last),
             patch_convs(model, device_type == "cuda" and is_compiled and self.channels_last),
             float32_convs(model, device_type == "cpu" and self.precision == "bf16"),
         ):

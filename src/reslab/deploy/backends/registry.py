@@ -13,7 +13,6 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +22,7 @@ from torch.nn.functional import conv2d
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.nn.graph_file import load_program
-from reslab.nn.matmul_convs import is_misread
+from reslab.nn.matmul_convs import is_misread, may_be_misread
 from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.runtime.device import choose_device, deterministic_mode, has_fast_bf16
 from reslab.runtime.extras import has_extra, require_extra
@@ -43,8 +42,8 @@ class PackedConv2d(nn.Module):
         super().__init__()
         self.weight, self.bias = conv.weight.detach(), conv.bias
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        has_wide_steps = conv.stride[-1] > 1 and prod(conv.kernel_size) > 1
-        self.dense_weight = self.weight if has_wide_steps and self.weight.dtype == torch.bfloat16 else None
+        is_bf16 = self.weight.dtype == torch.bfloat16
+        self.dense_weight = self.weight if is_bf16 and may_be_misread(conv) else None
 
     def forward(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.geometry

@@ -23,6 +23,14 @@ UPDATE_SCALES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+def _closure_loss(closure: Callable[[], Any] | None) -> Any:
+    """Return the loss of the closure of a step, with gradients enabled; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Muon(Optimizer):
     """W <- (1 - lr weight_decay) W - lr s orthogonal(momentum of G) (Jordan et al. 2024), AdamW elsewhere.
 
@@ -76,10 +84,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one step; parameters without a gradient stay unchanged."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _closure_loss(closure)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
@@ -217,10 +222,7 @@ class Lamb(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one step; parameters without a gradient stay unchanged."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _closure_loss(closure)
         divisor = self._clip_divisor()
         for group in self.param_groups:
             for parameter in group["params"]:
