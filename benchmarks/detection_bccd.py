@@ -1,6 +1,7 @@
 """Detection of blood cells: RetinaNet and Faster R-CNN on ResNet-18, from scratch or from a classification run.
 
 `python benchmarks/detection_bccd.py BCCD --output DIR`: BCCD is a folder with JPEGImages/, Annotations/ and ImageSets/.
+Each is evaluated on the images, and with test-time augmentation on the images and their three mirror images.
 With `--tune` it trains on `train` and evaluates on `val`; otherwise it trains on both, with the weights of the last
 step, and evaluates once on `test`. Time is that of the processor (user and system, all threads), of training and of
 the evaluation after each epoch. `--backbone RUN` starts from a classification run.
@@ -13,7 +14,9 @@ from pathlib import Path
 from side_by_side import add_json_option, report
 from tables import Column
 
-METRICS = {"ap50": "AP50", "ap": "AP", "ap75": "AP75", "voc_map": "VOC mAP", "minutes": "processor minutes"}
+TTA = "flip vertical-flip"
+METRICS = {"ap50": "AP50", "ap": "AP", "ap75": "AP75", "voc_map": "VOC mAP", "tta_ap50": "AP50, four views",
+           "tta_ap": "AP, four views", "minutes": "processor minutes"}  # fmt: skip
 MODELS = ("retinanet_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320")
 
 
@@ -32,6 +35,7 @@ def link_splits(source: Path, folder: Path, splits: dict[str, tuple[str, ...]]) 
 
 def measure(model: str, data: Path, args: argparse.Namespace, seed: int) -> dict[str, float]:
     """Train and evaluate one network; return its metrics and the minutes of the processor that training took."""
+    from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.train import train
 
     overrides = dict(item.split("=", 1) for item in args.set)
@@ -50,7 +54,9 @@ def measure(model: str, data: Path, args: argparse.Namespace, seed: int) -> dict
     minutes = sum(stop[:4]) - sum(start[:4])
     result = run.result
     assert result is not None
+    augmented = evaluate(run, tta=TTA).to_dict()
     numbers = {name: result[name] for name in ("ap50", "ap", "ap75", "voc_map")} | {"minutes": minutes / 60}
+    numbers |= {f"tta_{name}": augmented[name] for name in ("ap50", "ap")}
     text = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items() if name != "minutes")
     print(f"{model}, seed {seed}: {text} on {result['num_samples']} {result['split']} images, "
           f"{numbers['minutes']:.1f} processor minutes", flush=True)  # fmt: skip

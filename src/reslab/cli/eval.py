@@ -206,7 +206,7 @@ class InputOptions:
             "--tta",
             metavar="VIEWS",
             rich_help_panel=Panel.DATA,
-            help="Test-time augmentation: flip, shift(1), five-crop(224), ten-crop(224), scales(224,256).",
+            help="Test-time augmentation: flip, vertical-flip, shift(1), ten-crop(224), scales(224,256).",
             show_default=False,
         ),
     ] = ""

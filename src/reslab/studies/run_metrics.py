@@ -153,7 +153,7 @@ class _RunEvaluator:
 
     def evaluate(self, split: str, tta: str = "") -> Any:
         """Evaluate in eval mode, with test-time augmentation if `tta` is set."""
-        model = TTATransforms(self.model, tta) if tta else self.model
+        model = TTATransforms(self.model, tta, self.task) if tta else self.model
         with deterministic_mode():
             return self._evaluate(model, split, EVAL_BATCH_SIZE)
 

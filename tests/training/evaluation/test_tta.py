@@ -25,8 +25,12 @@ from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
 from reslab.training.run import Run
 from reslab.training.tasks.classification import Classification
+from reslab.training.tasks.multilabel import MultiLabel
+from reslab.training.tasks.regression import Regression
+from reslab.training.tasks.segmentation import Segmentation
 from reslab.training.train import train
 
+CLASSES = Classification(tuple("abc"))
 SIZES = ((60, 90), (80, 64), (100, 70), (66, 66), (72, 110))
 SMALL = {"model.depths": "1,1", "model.widths": "16,32", "model.strides": "1,2", "model.stem": "conv7/2(16) norm act"}
 
@@ -132,24 +136,24 @@ def test_flips_and_crops_are_averaged_probabilities() -> None:
         "five-crop(8) flip": ten,
     }
     for words, views in expected.items():
-        torch.testing.assert_close(TTATransforms(model, words)(x).softmax(1), mean_of(model, views), msg=words)
-        assert len(list(TTATransforms(model, words).views(x))) == len(views)
+        torch.testing.assert_close(TTATransforms(model, words, CLASSES)(x).softmax(1), mean_of(model, views), msg=words)
+        assert len(list(TTATransforms(model, words, CLASSES).views(x))) == len(views)
 
 
 def test_scales_bring_the_shorter_side_to_each_size() -> None:
     model, x = network(), images()
-    result = list(TTATransforms(model, "scales(6,12,24)").views(x))
+    result = list(TTATransforms(model, "scales(6,12,24)", CLASSES).views(x))
     assert [tuple(view.shape[-2:]) for view in result] == [(6, 7), (12, 14), (24, 28)]
     assert torch.equal(result[1], x)
     expected = functional.interpolate(x, (24, 28), mode="bilinear", antialias=True)
     torch.testing.assert_close(result[2], expected)
-    assert len(list(TTATransforms(model, "scales(6,12) flip").views(x))) == 4
+    assert len(list(TTATransforms(model, "scales(6,12) flip", CLASSES).views(x))) == 4
 
 
 def test_it_is_evaluated_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
     model, x, y = network(), images(), torch.tensor([0, 1, 2, 0, 1])
     evaluation = evaluate_batches(
-        TTATransforms(model, "flip"), [(x, y, torch.arange(5))], Classification(tuple("abc")), keep_predictions=True
+        TTATransforms(model, "flip", CLASSES), [(x, y, torch.arange(5))], CLASSES, keep_predictions=True
     )
     mean = mean_of(model, [x, x.flip(3)])
     assert evaluation.loss == pytest.approx(-mean.gather(1, y[:, None]).log().mean().item(), rel=1e-5)
@@ -172,27 +176,40 @@ def test_it_is_evaluated_like_any_network_and_its_loss_is_that_of_the_mean() -> 
 )
 def test_invalid_views_raise(words: str, options: str) -> None:
     with pytest.raises(ValueError, match=options):
-        TTATransforms(network(), words)
+        TTATransforms(network(), words, CLASSES)
 
 
 def test_an_image_too_small_to_crop_is_reported() -> None:
     with pytest.raises(ValueError, match="at least 13x13 to crop; got: 12x14; let the evaluation end with center-crop"):
-        TTATransforms(network(), "ten-crop(13)")(images())
+        TTATransforms(network(), "ten-crop(13)", CLASSES)(images())
 
 
 @pytest.mark.parametrize("name", TTA_OPS)
 def test_the_example_of_every_operation_runs(name: str) -> None:
-    example, _, _ = TTA_OPS[name]
     with torch.no_grad():
-        probabilities = TTATransforms(network(), example)(torch.rand(2, 1, 224, 224)).softmax(1)
+        probabilities = TTATransforms(network(), TTA_OPS[name].example, CLASSES)(torch.rand(2, 1, 224, 224)).softmax(1)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
     assert probabilities.shape == (2, 3)
 
 
 def test_outputs_at_each_pixel_are_flipped_back() -> None:
-    model = nn.Conv2d(1, 4, 3, padding=1)
+    model, task = nn.Conv2d(1, 4, 3, padding=1), Segmentation(tuple("abcd"))
     x = images()
-    mirrored = model(x.flip(3)).softmax(1).flip(3)
-    torch.testing.assert_close(TTATransforms(model, "flip")(x).softmax(1), (model(x).softmax(1) + mirrored) / 2)
-    with pytest.raises(ValueError, match=r"for outputs at each pixel; got: five-crop; nearest valid: flip"):
-        TTATransforms(model, "flip five-crop(8)")(x)
+    views = [model(x), model(x.flip(3)).flip(3), model(x.flip(2)).flip(2), model(x.flip(2, 3)).flip(2, 3)]
+    probabilities = [view.softmax(1) for view in views]
+    torch.testing.assert_close(TTATransforms(model, "flip", task)(x).softmax(1), (sum(probabilities[:2])) / 2)
+    torch.testing.assert_close(
+        TTATransforms(model, "flip vertical-flip", task)(x).softmax(1), torch.stack(probabilities).mean(0)
+    )
+    with pytest.raises(ValueError, match=r"for segmentation; got: five-crop\(8\); nearest valid: flip"):
+        TTATransforms(model, "flip five-crop(8)", task)
+
+
+def test_probabilities_of_labels_and_numbers_are_averaged_as_they_are() -> None:
+    model, x = network(), images()
+    labels = TTATransforms(model, "flip", MultiLabel(tuple("abc")))(x)
+    torch.testing.assert_close(labels.sigmoid(), (model(x).sigmoid() + model(x.flip(3)).sigmoid()) / 2)
+    numbers = TTATransforms(model, "flip", Regression(tuple("abc"), (0.0,) * 3, (1.0,) * 3))(x)
+    torch.testing.assert_close(numbers, (model(x) + model(x.flip(3))) / 2)
+    very_sure = torch.tensor([[60.0, -60.0, 200.0]])
+    assert torch.equal(MultiLabel(tuple("abc")).average_views([very_sure, very_sure]), very_sure)

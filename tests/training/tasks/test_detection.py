@@ -27,9 +27,10 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from reslab.data.boxes import without_ignored
 from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_header
-from reslab.nn.factory import create_model
+from reslab.nn.factory import create_model, load_model
 from reslab.spec.zoo.dense import dense_arch_for
 from reslab.training import setup_recipe
+from reslab.training.evaluation.box_fusion import fuse_boxes, mirror_boxes
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.loop import TrainStep
 from reslab.training.losses import build_loss
@@ -39,6 +40,7 @@ from reslab.training.train import train
 
 pytestmark = pytest.mark.real_plots
 
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-1, -2))
 Timeless = Callable[[Run], list[dict[str, Any]]]
 
 
@@ -51,6 +53,22 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """RetinaNet scores every anchor, so that even an untrained one has detections."""
     return boxes_run(voc, tmp_path_factory.mktemp("runs") / "voc", detector="faster-rcnn")
+
+
+def test_mirror_images_are_evaluated_by_their_fused_boxes(voc: Path, run: Run) -> None:
+    data, network = open_dataset(voc), load_model(run.path / "model.safetensors").eval()
+    evaluation = evaluate(run, tta="flip vertical-flip", keep_predictions=True)
+    num_boxes = 0
+    for i, predicted in enumerate(evaluation.predictions):
+        image = data.split(data.eval_split)[i][0]
+        with torch.no_grad():
+            views = [mirror_boxes(network([image.flip(axes)])[0], axes, image.shape[1:]) for axes in FLIPS]
+        expected = fuse_boxes(views)
+        torch.testing.assert_close(predicted.boxes, expected["boxes"], atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(predicted.scores, expected["scores"])
+        num_boxes += len(predicted.boxes)
+    assert num_boxes > 0
+    assert evaluation.ap50 != evaluate(run).ap50
 
 
 def make_batch(voc: Path, num_images: int = 4) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from reslab.spec.papers.he2015 import PAPER
 from reslab.spec.papers.presets import higher_test_error, higher_train_error, imagenet_presets, lower_test_error
+from reslab.spec.recipes.defaults import MUON
 from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, ScalePreset, ScalePresets, Study
 
 _TEN_CROP = "ten-crop(224)"
@@ -215,7 +216,7 @@ HE2015_IMAGENET: tuple[Study, ...] = (
 _RECIPE = "he2015-detection"
 _VOC_STEPS = ("batch_size=2", "optimizer.lr=0.001", "duration=80k steps", "schedule.milestones=60k steps")
 _PRETRAINED = ("pretrained=true",)
-_OWN_STEPS = ("pretrained=false", "optimizer.lr=0.0005", "schedule.milestones=")
+_OWN_STEPS = ("pretrained=false", f"optimizer.lr={MUON.lr}", "schedule.milestones=")
 
 _DETECTION_SMOKE = ScalePreset(
     "16 of the drawn shapes, one block per stage with widths 4, 8, 8 and 8, 12 steps of 2",

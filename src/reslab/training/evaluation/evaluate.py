@@ -150,9 +150,9 @@ def evaluate(
     `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
     normalization (also `mean_image`, `channel_order` and `pixel_max`: see `InputValues`), `eval_transform` the
     resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the size alone, in pixels. `tta`
-    names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are
-    averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
-    prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
+    names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the predictions for the views are
+    averaged, boxes fused. `save_weights` writes the network with this preprocessing and the data's classes to a file,
+    for prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
     names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
     `keep_predictions` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's own
     module needs it or its factory as `module`, or `allow_code`, which imports the factory that the run records. With
@@ -204,7 +204,7 @@ def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Ev
     dataset = task.prepare_data(dataset, network)
     if options.image_size is not None and isinstance(network, DenseNetwork):
         network.set_size(options.image_size)
-    model_with_views = TTATransforms(network, options.tta) if options.tta else network
+    model_with_views = TTATransforms(network, options.tta, task) if options.tta else network
     return _evaluate_split(model_with_views, task, dataset, options, process_group)
 
 

@@ -1,24 +1,29 @@
-"""Test-time augmentation: the average of the probabilities over several views of each image.
+"""Test-time augmentation: the mean of the outputs over several views of each image.
 
-Views: `flip`, `shift(1)`, `five-crop(224)`, `ten-crop(224)`, `scales(224,256)`.
+Views: `flip`, `vertical-flip`, `shift(1)`, `five-crop(224)`, `ten-crop(224)`, `scales(224,256)`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from reslab.data.transforms.ops import resize_to, resized_size
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
+from reslab.training.tasks.task_type import TaskType
 
 ViewFn = Callable[[Tensor, list[int]], list[Tensor]]
 
 
 def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
-    return [x, x.flip(3)]
+    return [x, x.flip(-1)]
+
+
+def _vertical_flip(x: Tensor, _: list[int]) -> list[Tensor]:
+    return [x, x.flip(-2)]
 
 
 def _shift(x: Tensor, sizes: list[int]) -> list[Tensor]:
@@ -49,12 +54,26 @@ def _scales(x: Tensor, sizes: list[int]) -> list[Tensor]:
     return [resize_to(x, *resized_size(height, width, size), "bilinear") for size in sizes]
 
 
-TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
-    "flip": ("flip", 0, _flip),
-    "shift": ("shift(1)", 1, _shift),
-    "five-crop": ("five-crop(224)", 1, _five_crop),
-    "ten-crop": ("ten-crop(224)", 1, _ten_crop),
-    "scales": ("scales(224,256,384)", 99, _scales),
+@dataclass(frozen=True)
+class ViewKind:
+    """An operation: how many sizes in pixels it has at most, its views, and the axis that its second view mirrors.
+
+    The axis is None for views that move pixels in another way.
+    """
+
+    example: str
+    max_sizes: int
+    make: ViewFn
+    mirrored_axis: int | None = None
+
+
+TTA_OPS: dict[str, ViewKind] = {
+    "flip": ViewKind("flip", 0, _flip, mirrored_axis=-1),
+    "vertical-flip": ViewKind("vertical-flip", 0, _vertical_flip, mirrored_axis=-2),
+    "shift": ViewKind("shift(1)", 1, _shift),
+    "five-crop": ViewKind("five-crop(224)", 1, _five_crop),
+    "ten-crop": ViewKind("ten-crop(224)", 1, _ten_crop),
+    "scales": ViewKind("scales(224,256,384)", 99, _scales),
 }
 
 
@@ -62,75 +81,72 @@ TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
 class _ViewOp:
     """An operation of the expression, with its sizes in pixels."""
 
-    name: str
+    kind: ViewKind
     sizes: list[int]
-
-    def make(self, x: Tensor) -> list[Tensor]:
-        """Return the views of a batch."""
-        return TTA_OPS[self.name][2](x, self.sizes)
-
-    def put_back(self, outputs: Tensor, view: int) -> Tensor:
-        """Return the outputs of view number `view` as those of the image; outputs of whole images are the same.
-
-        Raises ValueError for outputs at each pixel (N, C, H, W) of a crop or a resized view.
-        """
-        if outputs.ndim == 2:
-            return outputs
-        if self.name != "flip":
-            required = "a view that keeps the place of every pixel, for outputs at each pixel"
-            raise invalid(required, self.name, nearest="flip")
-        return outputs.flip(3) if view else outputs
 
 
 class TTATransforms(nn.Module):
-    """Wrap a model: log of the mean over views of softmax(model(view)); (N, C, H, W) to (N, classes) or (N, C, H, W).
+    """Wrap a model: the mean of its outputs over views of a batch of images, as `TaskType.average_views` defines it.
 
-    `flip` is the image and its mirror image; `shift(n)` the image and two that are shifted by n pixels, down and right,
-    and up and left, with reflected edges (after Jordan 2024, arXiv:2404.00498, Sec. 3.5, who counts the first view
-    twice); `five-crop(s)` the four corners and the center, `ten-crop(s)` these and their mirror images (Krizhevsky et
-    al. 2012, Sec. 4.1); `scales(a,b,...)` resizes the shorter side to each of these, bilinear (He et al. 2015, Sec.
-    3.4). Several operations are composed: the next one is applied to every view of the one before. The softmax of the
-    outputs is the averaged probabilities, so that any evaluation of logits applies.
-    Outputs at each pixel are put back before they are averaged, which only `flip` allows.
+    `flip` is the image and its mirror image, `vertical-flip` that with the rows reversed; `shift(n)` the image and two
+    that are shifted by n pixels, down and right, and up and left, with reflected edges (after Jordan 2024,
+    arXiv:2404.00498, Sec. 3.5, who counts the first view twice); `five-crop(s)` the four corners and the center,
+    `ten-crop(s)` these and their mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)` resizes the
+    shorter side to each of these, bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the next one is
+    applied to every view of the one before. Masks and boxes are put back before they are averaged, which only the
+    flips allow.
     Raises ValueError for an unknown operation (with the nearest), wrong arguments, or images that are too small.
     """
 
-    def __init__(self, model: nn.Module, expression: str) -> None:
+    def __init__(self, model: nn.Module, expression: str, task: TaskType) -> None:
         super().__init__()
-        self.model, self.expression = model, expression
-        self._view_ops = [_parse_view_op(op) for op in parse_ops(expression)]
+        self.model, self.expression, self.task = model, expression, task
+        self._view_ops = [_parse_view_op(op, task) for op in parse_ops(expression)]
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the views of a batch one by one."""
-        batches = [x]
-        for view_op in self._view_ops:
-            batches = [view for batch in batches for view in view_op.make(batch)]
-        yield from batches
+        for view, _ in _make_views(x, self._view_ops):
+            yield view
 
-    def _view_log_probs(self, x: Tensor, view_ops: list[_ViewOp]) -> list[Tensor]:
-        """Return the log-probabilities of each view of a batch, put back."""
-        if not view_ops:
-            return [self.model(x).float().log_softmax(1)]
-        first, *others = view_ops
-        return [
-            first.put_back(log_probs, number)
-            for number, view in enumerate(first.make(x))
-            for log_probs in self._view_log_probs(view, others)
-        ]
+    def forward(self, x: Any) -> Any:
+        """Return the outputs for a batch N C H W, or, of a detector, for a list of images C H W."""
+        if isinstance(x, Tensor):
+            return self._average(x, self.model)
+        return [self._average(image, lambda view: self.model([view])[0]) for image in x]
 
-    def forward(self, x: Tensor) -> Tensor:
-        log_probs = self._view_log_probs(x, self._view_ops)
-        return torch.stack(log_probs).logsumexp(0) - torch.tensor(float(len(log_probs)), device=x.device).log()
+    def _average(self, x: Tensor, model: Callable[[Tensor], Any]) -> Any:
+        outputs = []
+        for view, axes in _make_views(x, self._view_ops):
+            view_outputs = self.task.main_output(model(view))
+            outputs.append(self.task.mirror_outputs(view_outputs, axes, view.shape[-2:]) if axes else view_outputs)
+        return self.task.average_views(outputs)
 
 
-def _parse_view_op(op: Op) -> "_ViewOp":
+def _make_views(x: Tensor, view_ops: list[_ViewOp]) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Yield each view with the axes along which it is mirrored."""
+    if not view_ops:
+        yield x, ()
+        return
+    first, *others = view_ops
+    axis = first.kind.mirrored_axis
+    for number, view in enumerate(first.kind.make(x, first.sizes)):
+        mirrored = (axis,) if axis is not None and number > 0 else ()
+        for last_view, axes in _make_views(view, others):
+            yield last_view, (*mirrored, *axes)
+
+
+def _parse_view_op(op: Op, task: TaskType) -> _ViewOp:
     if op.name not in TTA_OPS:
         raise unknown_name("view", str(op), TTA_OPS, "views such as 'flip' or 'ten-crop(224)'")
-    example, max_args, _ = TTA_OPS[op.name]
+    kind = TTA_OPS[op.name]
     sizes = [arg for arg in op.args if isinstance(arg, int) and arg > 0]
-    if len(sizes) != len(op.args) or op.size is not None or not min(1, max_args) <= len(sizes) <= max_args:
-        raise invalid(f"{op.name} with whole numbers of pixels, such as {example}", str(op), nearest=example)
-    return _ViewOp(op.name, sizes)
+    if len(sizes) != len(op.args) or op.size is not None or not min(1, kind.max_sizes) <= len(sizes) <= kind.max_sizes:
+        required = f"{op.name} with whole numbers of pixels, such as {kind.example}"
+        raise invalid(required, str(op), nearest=kind.example)
+    if task.has_positions and kind.mirrored_axis is None:
+        required = f"a view that keeps the place of every pixel, for {task.spec.name}"
+        raise invalid(required, str(op), nearest="flip")
+    return _ViewOp(kind, sizes)
 
 
 def _check_size(x: Tensor, size: int) -> None:

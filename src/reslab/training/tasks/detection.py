@@ -33,6 +33,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import unit_preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import TASKS, Task, TaskByName
+from reslab.training.evaluation.box_fusion import fuse_boxes, mirror_boxes
 from reslab.training.evaluation.evaluation import Evaluation, thin_out
 from reslab.training.losses import LossFn, build_loss
 from reslab.training.tasks.task_type import TaskType
@@ -267,6 +268,7 @@ class Detection(TaskType):
 
     spec = TaskByName("detection")
     model_kind: ClassVar[ModelKind] = ModelKind.DETECTION
+    has_positions: ClassVar[bool] = True
 
     @classmethod
     def for_data(cls, data: DatasetSplits) -> "Detection":
@@ -314,6 +316,16 @@ class Detection(TaskType):
     def main_output(self, outputs: Any) -> Any:
         """Return the losses of training by name."""
         return outputs
+
+    def mirror_outputs(self, outputs: Any, axes: Sequence[int], size: Sequence[int]) -> dict[str, Tensor]:
+        """Return the boxes and masks in an image from those in its mirror image."""
+        check_detections([outputs])
+        return mirror_boxes(outputs, axes, size)
+
+    def average_views(self, outputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the weighted boxes fusion of the detections of all views."""
+        check_detections(list(outputs))
+        return fuse_boxes(outputs)
 
     def predict(self, model: Callable[..., Any], x: Any) -> list[dict[str, Tensor]]:
         """Return the detections of each image."""

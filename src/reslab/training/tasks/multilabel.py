@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
 from reslab.metrics.classification import ClassMetrics, macro_average
@@ -193,6 +194,11 @@ class MultiLabel(TaskType):
         weights = positive_weights(recipe.class_weights, data.split("train").labels, data.classes)
         weights = None if weights is None else weights.to(device, torch.float32)
         return build_loss(recipe.loss, recipe.label_smoothing, positive_weights=weights)
+
+    def average_views(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the logits of the mean probabilities over the views."""
+        logits = torch.stack([view.float() for view in outputs])
+        return functional.logsigmoid(logits).logsumexp(0) - functional.logsigmoid(-logits).logsumexp(0)
 
     def decode(self, outputs: Tensor) -> Tensor:
         """Return the probabilities (N, C), the sigmoid of each logit."""

@@ -135,6 +135,10 @@ class Regression(TaskType):
         """Return labels of zeros."""
         return torch.zeros_like(outputs)
 
+    def average_views(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the mean over the views."""
+        return torch.stack(list(outputs)).mean(0)
+
     def decode(self, outputs: Tensor) -> Tensor:
         """Return outputs (N, K) in the unit of the labels, float64."""
         values = outputs.detach().double().cpu()

@@ -268,6 +268,7 @@ class Segmentation(TaskType):
 
     spec = TaskByName("segmentation")
     model_kind: ClassVar[ModelKind] = ModelKind.SEGMENTATION
+    has_positions: ClassVar[bool] = True
 
     def main_output(self, outputs: Any) -> Tensor:
         """Return the logits; of a network with an auxiliary head, those of the main one."""

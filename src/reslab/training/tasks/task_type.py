@@ -1,5 +1,6 @@
 """The base class of tasks: what a task does in training and evaluation."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,17 @@ class TaskType(ABC):
             raise invalid(required, tuple(outputs.shape))
 
     output_noun: ClassVar[str] = "class"
+    has_positions: ClassVar[bool] = False
+    """True if outputs have positions in the image, which its mirror image mirrors."""
+
+    def mirror_outputs(self, outputs: Any, axes: Sequence[int], size: Sequence[int]) -> Any:
+        """Return the outputs for an image from those for its mirror image of `size` (H, W): axis -1 mirrors columns."""
+        return outputs.flip(*axes) if self.has_positions else outputs
+
+    def average_views(self, outputs: Sequence[Any]) -> Any:
+        """Return the outputs for images from those for several views of each; by default the log of the mean
+        probability of each class."""
+        return torch.stack([view.float().log_softmax(1) for view in outputs]).logsumexp(0) - math.log(len(outputs))
 
     def example_targets(self, outputs: Any) -> Tensor:
         """Return targets of zeros for these outputs, to try a loss on."""
