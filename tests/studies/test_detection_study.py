@@ -11,9 +11,10 @@ import torch
 from reslab.nn.factory import create_model
 from reslab.spec.dense import DenseArch
 from reslab.spec.papers import get_study
+from reslab.spec.recipes import RECIPES
 from reslab.spec.study import Claim, RowSpec, ScalePreset, ScalePresets, Study
 from reslab.studies.plan import EntryStatus, make_study_plan, training_identity
-from reslab.studies.resolve import model_cost, random_step_loss, resolve_row
+from reslab.studies.resolve import model_cost, random_step_loss, resolve_row, row_overrides
 from reslab.studies.run_metrics import entry_metrics, evaluation_metrics
 from reslab.studies.run_study import run_study
 
@@ -67,6 +68,15 @@ def test_a_study_is_trained_and_reported(study: Study, data_dir: Path, tmp_path:
     assert "Two tiny detectors" in (tmp_path / "report" / "report.html").read_text()
     again = run_study(study, "smoke", seeds=1, report_only=True, **places)
     assert [row.values() for row in again.rows] == [row.values() for row in page.rows]
+
+
+@pytest.mark.parametrize("scale", ["smoke", "short"])
+def test_the_reduced_rows_of_the_paper_keep_the_rate_of_the_recipe_they_take(scale: str) -> None:
+    study = get_study("he2015/detection")
+    for row in study.rows:
+        preset = study.preset_for(row, scale)
+        assert preset.recipe == "detection-small"
+        assert float(row_overrides(row, preset)["optimizer.lr"]) == RECIPES[preset.recipe].optimizer.lr
 
 
 def test_the_rows_are_those_of_the_training(study: Study, data_dir: Path) -> None:
