@@ -1,23 +1,58 @@
-"""Detection of blood cells: RetinaNet and Faster R-CNN on ResNet-18, from scratch or from a classification run.
+"""Detection of blood cells: RetinaNet and Faster R-CNN on ResNet-18, from random weights or from a classification run.
 
 `python benchmarks/detection_bccd.py BCCD --output DIR`: BCCD is a folder with JPEGImages/, Annotations/ and ImageSets/.
-Each is evaluated on the images, and with test-time augmentation on the images and their three mirror images.
-With `--tune` it trains on `train` and evaluates on `val`; otherwise it trains on both, with the weights of the last
-step, and evaluates once on `test`. Time is that of the processor (user and system, all threads), of training and of
-the evaluation after each epoch. `--backbone RUN` starts from a classification run.
+Each setting trains on `train` and `val`, with the weights of the last step, and is evaluated once on `test`: the images
+alone, and with test-time augmentation the images and their three mirror images. With `--tune` it trains on `train` and
+is evaluated on `val`. Time is that of the processor (user and system, all threads), of training and of its
+evaluations. The setting `pretrained` takes a classification run (`--backbone RUN`), or trains one on CIFAR-10
+(`--cifar10 DIR`). What a training measured is kept in DIR and not measured again, so that seeds can run side by side,
+and one more call makes the table.
 """
 
 import argparse
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from side_by_side import add_json_option, report
 from tables import Column
 
+RETINANET, FASTER_RCNN = "retinanet_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320"
 TTA = "flip vertical-flip"
-METRICS = {"ap50": "AP50", "ap": "AP", "ap75": "AP75", "voc_map": "VOC mAP", "tta_ap50": "AP50, four views",
-           "tta_ap": "AP, four views", "minutes": "processor minutes"}  # fmt: skip
-MODELS = ("retinanet_resnet18_fpn_320", "fasterrcnn_resnet18_fpn_320")
+BACKBONE, BACKBONE_SIZE, BACKBONE_BATCH = "resnet18", 64, 256
+METRICS = {
+    "ap50": "AP50",
+    "ap": "AP",
+    "ap75": "AP75",
+    "voc_map": "VOC mAP",
+    "tta_ap50": "AP50, 4 views",
+    "tta_ap": "AP, 4 views",
+    "minutes": "processor minutes",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the table: a network, overrides of the recipe `detection-small`, and whether it needs a backbone."""
+
+    title: str
+    model: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    is_pretrained: bool = False
+
+
+SETTINGS = {
+    "retinanet": Setting("RetinaNet, 15 epochs (the recipe)", RETINANET),
+    "retinanet-long": Setting(
+        "RetinaNet, 30 epochs, vertical flips",
+        RETINANET,
+        {"duration": "30 epochs", "train_transform": TTA, "eval_interval": "100000"},
+    ),
+    "faster-rcnn": Setting("Faster R-CNN, 15 epochs (the recipe)", FASTER_RCNN),
+    "pretrained": Setting("RetinaNet, 15 epochs, backbone trained on CIFAR-10", RETINANET, is_pretrained=True),
+}
 
 
 def link_splits(source: Path, folder: Path, splits: dict[str, tuple[str, ...]]) -> Path:
@@ -33,44 +68,64 @@ def link_splits(source: Path, folder: Path, splits: dict[str, tuple[str, ...]]) 
     return folder
 
 
-def measure(model: str, data: Path, args: argparse.Namespace, seed: int) -> dict[str, float]:
+def find_backbone(args: argparse.Namespace) -> Path:
+    """Return the classification run that was given, or train it on CIFAR-10."""
+    run_path: Path = args.backbone or args.output / "backbone"
+    if args.backbone is None and not (run_path / "model.safetensors").exists():
+        from reslab.training.train import train
+
+        settings = {"epochs": args.backbone_epochs, "batch_size": BACKBONE_BATCH, "image_size": BACKBONE_SIZE}
+        run = train(BACKBONE, args.cifar10, "cifar", output=run_path, **settings)
+        print(f"{BACKBONE} on CIFAR-10, {args.backbone_epochs:g} epochs: accuracy {run.main_metric:.2%}", flush=True)
+    return run_path
+
+
+def measure(name: str, data: Path, args: argparse.Namespace, seed: int) -> dict[str, float]:
     """Train and evaluate one network; return its metrics and the minutes of the processor that training took."""
+    kept = args.output / f"{name}-seed{seed}.json"
+    if kept.exists():
+        numbers: dict[str, float] = json.loads(kept.read_text())
+        return numbers
     from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.train import train
 
-    overrides = dict(item.split("=", 1) for item in args.set)
+    setting = SETTINGS[name]
+    overrides = {**setting.overrides, **dict(item.split("=", 1) for item in args.set)}
+    backbone = find_backbone(args) if setting.is_pretrained else None
     start = os.times()
     run = train(
-        model,
+        setting.model,
         data,
         "detection-small",
-        epochs=args.epochs,
         seed=seed,
-        pretrained=args.backbone,
+        epochs=args.epochs,
+        pretrained=backbone,
         overrides=overrides,
-        output=args.output / f"{model}-seed{seed}",
+        output=args.output / f"{name}-seed{seed}",
     )
     stop = os.times()
-    minutes = sum(stop[:4]) - sum(start[:4])
+    minutes = (sum(stop[:4]) - sum(start[:4])) / 60
     result = run.result
     assert result is not None
     augmented = evaluate(run, tta=TTA).to_dict()
-    numbers = {name: result[name] for name in ("ap50", "ap", "ap75", "voc_map")} | {"minutes": minutes / 60}
-    numbers |= {f"tta_{name}": augmented[name] for name in ("ap50", "ap")}
-    text = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items() if name != "minutes")
-    print(f"{model}, seed {seed}: {text} on {result['num_samples']} {result['split']} images, "
-          f"{numbers['minutes']:.1f} processor minutes", flush=True)  # fmt: skip
+    numbers = {key: result[key] for key in ("ap50", "ap", "ap75", "voc_map")}
+    numbers |= {f"tta_{key}": augmented[key] for key in ("ap50", "ap")} | {"minutes": minutes}
+    text = ", ".join(f"{METRICS[key]} {value:.3f}" for key, value in numbers.items())
+    print(f"{name}, seed {seed}, on {result['num_samples']} {result['split']} images: {text}", flush=True)
+    kept.write_text(json.dumps(numbers))
     return numbers
 
 
 def main() -> None:
-    """Train every network with every seed, and print mean and spread."""
+    """Train every setting with every seed, and print mean and spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, metavar="NAME", help=", ".join(SETTINGS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cifar10", help="folder of CIFAR-10; without it `pretrained` needs --backbone")
     parser.add_argument("--backbone", type=Path)
+    parser.add_argument("--backbone-epochs", type=float, default=6)
+    parser.add_argument("--epochs", type=float, help="in place of those of each setting")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tune", action="store_true", help="train on `train`, evaluate on `val`, use no test image")
     parser.add_argument("--output", type=Path, required=True)
@@ -78,19 +133,24 @@ def main() -> None:
     args = parser.parse_args()
     splits = {"train": ("train",), "val": ("val",)} if args.tune else {"train": ("train", "val"), "test": ("test",)}
     data = link_splits(args.data, args.output / "data", splits)
+    has_backbone = bool(args.backbone or args.cifar10)
+    possible = [name for name, setting in SETTINGS.items() if has_backbone or not setting.is_pretrained]
     rows: list[dict[str, object]] = []
-    for model in args.models:
-        results = [measure(model, data, args, seed) for seed in args.seeds]
+    for name in args.settings or possible:
+        results = [measure(name, data, args, seed) for seed in args.seeds]
         rows.append(
-            {"name": model, "seeds": len(results), **{key: [result[key] for result in results] for key in METRICS}}
+            {
+                "name": SETTINGS[name].title,
+                "seeds": len(results),
+                **{key: [result[key] for result in results] for key in METRICS},
+            }
         )
     columns = [
         Column("name", "network"),
         Column("seeds", "seeds", "d"),
         *(Column(key, heading, ".1f" if key == "minutes" else ".3f", mean=True) for key, heading in METRICS.items()),
     ]
-    epochs = f"{args.epochs:g} epochs" if args.epochs else "epochs of the recipe"
-    report(args.json, f"{'validation' if args.tune else 'test'} images, {epochs}", columns, rows)
+    report(args.json, f"{'validation' if args.tune else 'test'} images", columns, rows)
 
 
 if __name__ == "__main__":

@@ -115,9 +115,9 @@ BENCHMARKS = (
     ),
     Benchmark(
         "detection",
-        "detection_bccd.py {bccd} --models retinanet_resnet18_fpn_320 --seeds 0 1 2 --output {output}",
-        30,
-        "--epochs 0.1",
+        "detection_bccd.py {bccd} --cifar10 {cifar10} --output {output}",
+        150,
+        "--epochs 0.1 --backbone-epochs 0.01 --seeds 0",
         has_threads=False,
     ),
     Benchmark("jpeg-folder", "jpeg_folder.py {photos}/train", 1),
