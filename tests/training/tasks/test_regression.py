@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
+from reslab.deploy.predict import predict
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.spec.recipe import Recipe
+from reslab.training.checkpoint import load_run_network
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.prediction_files import save_predictions
 from reslab.training.tasks.regression import Regression
@@ -118,3 +120,14 @@ def test_equal_targets_have_no_r2_and_do_not_divide_by_zero(data: DatasetSplits)
 def test_class_weights_are_refused(data: DatasetSplits, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no class_weights"):
         train(MODEL, data, output=tmp_path / "run", overrides={"class_weights": "balanced"})
+
+
+def test_weights_saved_by_an_evaluation_predict_in_the_unit_of_the_targets(
+    run_path: Path, data: DatasetSplits, tmp_path: Path
+) -> None:
+    network = load_run_network(run_path)
+    network.task = None  # as of weights of others
+    evaluation = evaluate(network, data, save_weights=tmp_path / "saved.safetensors", keep_predictions=True)
+    images = data.split("test").images
+    row = predict(tmp_path / "saved.safetensors", images[0])[0]
+    assert row.values == pytest.approx(dict(zip(TARGETS, evaluation.predicted[0].tolist(), strict=True)), rel=1e-5)

@@ -151,9 +151,9 @@ def evaluate(
     normalization (also `mean_image`, `channel_order` and `pixel_max`: see `InputValues`), `eval_transform` the
     resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the size alone, in pixels. `tta`
     names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the predictions for the views are
-    averaged, boxes fused. `save_weights` writes the network with this preprocessing and the data's classes to a file,
-    for prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
-    names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
+    averaged, boxes fused. `save_weights` writes the network with this preprocessing, the task and the data's classes to
+    a file, for prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks.
+    `columns` names the columns of a CSV file and `mask_values` says what the values in masks are, as of `open_dataset`.
     `keep_predictions` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's own
     module needs it or its factory as `module`, or `allow_code`, which imports the factory that the run records. With
     `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
@@ -198,9 +198,9 @@ def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Ev
     device = _resolve_device(model, network, options.device)
     process_group = _make_process_group(device, options.distributed)
     network = network.to(process_group.device)
-    if options.save_weights is not None:
-        _save_weights(network, dataset, Path(options.save_weights), process_group)
     task = _resolve_task(target, network, dataset)
+    if options.save_weights is not None:
+        _save_weights(network, task, dataset, Path(options.save_weights), process_group)
     dataset = task.prepare_data(dataset, network)
     if options.image_size is not None and isinstance(network, DenseNetwork):
         network.set_size(options.image_size)
@@ -232,13 +232,18 @@ def _resolve_preprocess(
     return replace(data, preprocess=preprocess)
 
 
-def _save_weights(network: nn.Module, data: DatasetSplits, path: Path, process_group: ProcessGroup) -> None:
-    """Write the network with the preprocessing that it is evaluated with. Raises ValueError for a user's module."""
+def _save_weights(
+    network: nn.Module, task: TaskType, data: DatasetSplits, path: Path, process_group: ProcessGroup
+) -> None:
+    """Write the network with the task and the preprocessing that it is evaluated with.
+
+    Raises ValueError for a user's module.
+    """
     if not isinstance(network, ResidualNetwork | DenseNetwork):
         raise invalid("a network of reslab to save", f"a {type(network).__name__}", next_step="leave save_weights out")
     if path.suffix != ".safetensors":
         raise invalid("a file ending in .safetensors", path, f"{path.stem}.safetensors")
-    network.set_metadata(classes=data.classes, preprocess=data.preprocess)
+    network.set_metadata(classes=data.classes, preprocess=data.preprocess, task=task.to_dict())
     if process_group.is_main:
         save_weights(path, network)
 
