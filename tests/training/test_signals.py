@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import reslab
+from reslab.data.adapters import as_dataset
 
 
 def make_signals(num_signals: int = 240) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,6 +43,18 @@ def test_the_run_is_loaded_and_predicts_signals(run, signals):
     assert [prediction.classes[0].probability for prediction in predictions] == pytest.approx(
         expected.values.tolist(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_predictions_are_normalized_as_evaluations(dims, tmp_path):
+    generator, sides = torch.Generator().manual_seed(0), {1: (32,), 3: (4, 8, 8)}[dims]
+    inputs, labels = 50 + 20 * torch.randn(48, 1, *sides, generator=generator), torch.arange(48) % 2
+    overrides = {"model.dims": dims, "model.depths": "1,1,1", "normalize.mean": "50", "normalize.std": "20"}
+    data = as_dataset((inputs, labels), (inputs, labels), dims=dims)
+    run = reslab.train("resnet20_cifar", data, epochs=1, batch_size=16, overrides=overrides, output=tmp_path / "run")
+    evaluation = reslab.evaluate(run, data, keep_predictions=True)
+    first = [{score.name: score.probability for score in row.classes}["0"] for row in reslab.predict(run.path, inputs)]
+    torch.testing.assert_close(torch.tensor(first), evaluation.probabilities[:, 0], rtol=1e-4, atol=1e-6)
 
 
 def test_the_run_is_evaluated_on_other_signals(run):

@@ -19,6 +19,7 @@ from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.data.image_datasets import ImageLocation
 from reslab.data.image_formats import open_image
 from reslab.data.registry import find_format
+from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, fit_image_size
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -209,6 +210,8 @@ def chunked(items: Sequence[InputItem], size: int) -> Iterator[Sequence[InputIte
 class PreparedImage(NamedTuple):
     """An image prepared for a network, uint8 (C, H, W), with the decoder's warning; or the error without pixels.
 
+    Signals and volumes are floats that are normalized already.
+
     `original` are the pixels before the transform, where a mask or boxes are predicted for them.
     """
 
@@ -230,10 +233,16 @@ class PreparedImage(NamedTuple):
         return height, width
 
 
-def prepare_tensor(item: InputItem, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
-    """Return the tensor of an item as it is: the predictor normalizes signals and volumes."""
-    assert isinstance(item.content, Tensor)
-    return PreparedImage(item.content)
+class TensorTransform:
+    """Prepares a signal or a volume (C, sides...) for a network: normalized, as a backend takes floats."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.normalize = Normalize(preprocess, torch.device("cpu"))
+
+    def __call__(self, item: InputItem, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
+        """Return the normalized tensor of an item."""
+        assert isinstance(item.content, Tensor)
+        return PreparedImage(self.normalize(item.content[None])[0])
 
 
 class InferenceTransform:

@@ -19,12 +19,12 @@ from reslab.deploy.inputs import (
     InferenceTransform,
     InputItem,
     PreparedImage,
+    TensorTransform,
     UnchangedImageTransform,
     WholeImageTransform,
     chunked,
     list_inputs,
     list_tensors,
-    prepare_tensor,
 )
 from reslab.deploy.prediction import DEFAULT_MIN_SCORE, OutputForm, Prediction, ResultLimits, result_rules
 from reslab.deploy.prediction_images import (
@@ -204,7 +204,7 @@ def input_transform(network: Model, predictor: AnyPredictor) -> Callable[..., Pr
     """Return the function that prepares an item for the network. Raises ValueError if it would crop below a mask."""
     assert network.preprocess is not None
     if network.arch.dims != 2:
-        return prepare_tensor
+        return TensorTransform(network.preprocess)
     return image_transform(network, predictor)
 
 
