@@ -81,6 +81,16 @@ def test_the_thresholds_of_validation_have_the_highest_f1() -> None:
     assert MultiLabel.from_dict(json.loads(json.dumps(fitted.to_dict())), CLASSES) == fitted
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_labels_are_smoothed_between_their_two_values(num_classes: int, data: DatasetSplits) -> None:
+    """As Keras's BinaryCrossentropy(label_smoothing=0.2): t (1 - 0.2) + 0.2 / 2, whatever the number of classes."""
+    logits, labels = (tensor[:, :num_classes] for tensor in logits_and_labels())
+    loss = MultiLabel(CLASSES[:num_classes]).build_loss(Recipe("", "", loss="bce", label_smoothing=0.2), data, "cpu")
+    p = logits.double().sigmoid()
+    expected = -(torch.where(labels > 0, 0.9, 0.1) * p.log() + torch.where(labels > 0, 0.1, 0.9) * (1 - p).log()).mean()
+    assert float(loss(logits, labels)) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_class_weights_are_torchs_weights_of_positives(data: DatasetSplits) -> None:
     logits, labels = (tensor.double() for tensor in logits_and_labels())
     task, train_labels = MultiLabel(CLASSES), data.split("train").labels

@@ -189,11 +189,14 @@ class MultiLabel(TaskType):
     def build_loss(self, recipe: Recipe, data: DatasetSplits, device: torch.device | str) -> LossFn:
         """Return the recipe's loss. `class_weights` weigh the samples that show a class; `balanced`: (N - n_c) / n_c.
 
-        Raises ValueError if a class has no image to balance by, or if there is not one weight a class.
+        Label smoothing s is that of two classes: 1 becomes 1 - s / 2, and 0 becomes s / 2, as in Keras's
+        `BinaryCrossentropy`. Raises ValueError if a class has no image to balance by, or if there is not one weight a
+        class.
         """
         weights = positive_weights(recipe.class_weights, data.split("train").labels, data.classes)
         weights = None if weights is None else weights.to(device, torch.float32)
-        return build_loss(recipe.loss, recipe.label_smoothing, positive_weights=weights)
+        loss = build_loss(recipe.loss, positive_weights=weights)
+        return SmoothedLabelLoss(loss, recipe.label_smoothing) if recipe.label_smoothing else loss
 
     def average_views(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the logits of the mean probabilities over the views."""
@@ -259,6 +262,17 @@ class MultiLabel(TaskType):
             errors=find_label_errors(evaluation),
             are_thresholds_fitted=set(evaluation.thresholds) != {DEFAULT_THRESHOLD},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothedLabelLoss:
+    """loss(z, (1 - s) t + s / 2) of logits z and labels t (N, C): each label is smoothed between its two values."""
+
+    loss: LossFn
+    smoothing: float
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(outputs, targets * (1 - self.smoothing) + self.smoothing / 2)
 
 
 def positive_weights(setting: str, labels: Tensor, classes: Sequence[str]) -> Tensor | None:
