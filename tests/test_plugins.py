@@ -16,6 +16,9 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
 import reslab
+from reslab.analysis.compare import compare_models
+from reslab.analysis.open_targets import open_targets
+from reslab.analysis.target import EvalBatches, error_value, score_model
 from reslab.cli.app import main
 from reslab.data.adapters import as_dataset
 from reslab.data.registry import FORMATS
@@ -231,6 +234,12 @@ def test_a_custom_metric_selects_the_weights(folder: Path) -> None:
     assert run.result["best_step"] == best["step"]
     assert run.main_metric == run.result["kappa"]
     assert "Cohen&#39;s kappa" in run.report_path.read_text()
+    (target,) = open_targets([str(run.path)])
+    kappa = pytest.approx(run.result["kappa"], abs=1e-6)
+    comparison = compare_models([target, target])
+    assert [model.score for model in comparison.models] == [kappa, kappa]
+    score = score_model(target.model, EvalBatches(target, run.result["split"]))
+    assert score.error == pytest.approx(error_value(target.task.spec.selection_metric, run.result["kappa"]))
     with pytest.raises(ValueError, match="a new name for a metric"):
         reslab.register_metric(Metric("top1", "accuracy"))(lambda outputs, targets: 0.0)
 

@@ -12,7 +12,7 @@ from reslab.analysis.target import AnalysisTarget, EvalBatches, evaluate_target,
 from reslab.metrics.intervals import PairedTest, run_paired_test
 from reslab.spec.errors import invalid
 from reslab.spec.task import TargetKind
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, with_added_metrics
 
 _RECORD_KINDS = ("train", "eval")
 
@@ -133,7 +133,10 @@ def _with_classes(
     if not torch.equal(labels, second_labels):
         raise invalid("two networks on the same images", f"other labels for {first.name} and {second.name}")
     all_logits = (first_logits, second_logits)
-    evaluations = [first.task.evaluate([(logits, labels)], _mean_loss(logits, labels)) for logits in all_logits]
+    results = [[(logits, labels)] for logits in all_logits]
+    evaluations = [
+        with_added_metrics(first.task.evaluate(batches, _mean_loss(*batches[0])), batches) for batches in results
+    ]
     return replace(
         result,
         models=tuple(_compared_model(*pair) for pair in zip((first, second), evaluations, strict=True)),
@@ -165,7 +168,7 @@ def _collect_logits(target: AnalysisTarget, split: str) -> tuple[Tensor, Tensor]
 def _compared_model(target: AnalysisTarget, evaluation: Evaluation) -> ComparedModel:
     model = ComparedModel(
         name=target.name,
-        score=getattr(evaluation, target.task.spec.selection_metric.name, None),
+        score=evaluation.metrics[target.task.spec.selection_metric.name],
         loss=evaluation.loss,
         num_parameters=sum(parameter.numel() for parameter in target.model.parameters()),
     )

@@ -24,7 +24,7 @@ from reslab.report.images import make_thumbnail
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import ChannelOrder
 from reslab.spec.task import Metric, TargetKind, Unit
-from reslab.training.evaluation.evaluation import Evaluation
+from reslab.training.evaluation.evaluation import Evaluation, with_added_metrics
 from reslab.training.run import Run
 from reslab.training.tasks.classification import Classification
 from reslab.training.tasks.task_type import TaskType
@@ -245,13 +245,16 @@ class EvalBatches:
 def score_model(model: nn.Module, batches: EvalBatches) -> EvalScore:
     """Return the error and loss of `model` over all batches, with its current weights, in its current mode."""
     metric, evaluation = batches.target.task.spec.selection_metric, evaluate_target(model, batches)
-    error = error_value(metric, getattr(evaluation, metric.name, None))
+    error = error_value(metric, evaluation.metrics[metric.name])
     return EvalScore(error, evaluation.loss, evaluation.num_samples)
 
 
 @torch.no_grad()
 def evaluate_target(model: nn.Module, batches: EvalBatches) -> Evaluation:
-    """Return the task's evaluation of `model` over all batches, with its current weights, in its current mode."""
+    """Return the task's evaluation of `model` over all batches, with its current weights, in its current mode.
+
+    It has the metrics that users have registered, too.
+    """
     task, results, total_loss, num_samples = batches.target.task, [], 0.0, 0
     loss_fn = task.default_loss()
     for x, y in batches:
@@ -261,7 +264,7 @@ def evaluate_target(model: nn.Module, batches: EvalBatches) -> Evaluation:
         results.append(task.batch_result(outputs, y, False))
         num_samples += len(y)
     mean_loss: Any = None if loss_fn is None else total_loss / num_samples
-    return task.evaluate(results, mean_loss)
+    return with_added_metrics(task.evaluate(results, mean_loss), results)
 
 
 def sample_images(target: AnalysisTarget, split: str, max_images: int, seed: int) -> tuple[Tensor, Labels]:

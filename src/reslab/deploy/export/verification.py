@@ -27,7 +27,7 @@ from reslab.runtime.device import deterministic_mode
 from reslab.spec.dense import DetectionArch
 from reslab.spec.errors import invalid
 from reslab.spec.task import Metric, TargetKind
-from reslab.training.evaluation.evaluation import Evaluation, compute_added_metrics
+from reslab.training.evaluation.evaluation import with_added_metrics
 from reslab.training.run import Run
 from reslab.training.run_data import DataOptions, open_train_data, reopen_data
 from reslab.training.tasks.multilabel import MultiLabel
@@ -259,7 +259,8 @@ def compare_outputs(
     if not num_images:
         raise invalid("at least one image to compare on", "none")
     metric = task.spec.selection_metric
-    values: list[Any] = [_evaluate(task, batch_results).metrics[metric.name] for batch_results in results]
+    evaluations = [with_added_metrics(task.evaluate(one, 0.0), one) for one in results]
+    values: list[Any] = [evaluation.metrics[metric.name] for evaluation in evaluations]
     return ExportComparison(
         num_images=num_images,
         max_difference=max_difference,
@@ -271,12 +272,6 @@ def compare_outputs(
         value=values[0],
         exported_value=values[1],
     )
-
-
-def _evaluate(task: TaskType, batch_results: list[Any]) -> Evaluation:
-    """Return the evaluation, with the metrics that users have registered."""
-    added = compute_added_metrics(task.spec.name, batch_results) if task.spec.keeps_outputs else {}
-    return replace(task.evaluate(batch_results, 0.0), added_metrics=added)
 
 
 def _largest(outputs: Tensor) -> Tensor:

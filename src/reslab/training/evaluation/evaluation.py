@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -149,6 +149,7 @@ def mean_prediction(evaluations: Sequence[Evaluation]) -> tuple[Tensor, Tensor]:
     return torch.stack([predictions.double() for predictions, _ in kept]).mean(0), labels
 
 
+EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
 MetricFn = Callable[[Tensor, Tensor], float]
 _METRIC_FUNCTIONS: dict[str, dict[str, MetricFn]] = {}
 
@@ -174,11 +175,16 @@ def register_metric(
     return register
 
 
-def compute_added_metrics(task: str, batch_results: Sequence[Any]) -> dict[str, float]:
-    """Return the registered metrics of a task from the outputs and targets of each batch."""
-    names = {metric.name for metric in find_task(task).metrics}
-    functions = {name: function for name, function in _METRIC_FUNCTIONS.get(task, {}).items() if name in names}
+def with_added_metrics(evaluation: EvaluationT, batch_results: Sequence[Any]) -> EvaluationT:
+    """Return the evaluation with the registered metrics of its task, from what was kept of each batch."""
+    task = evaluation.spec
+    functions = {
+        metric.name: _METRIC_FUNCTIONS[task.name][metric.name]
+        for metric in task.metrics
+        if metric.name in _METRIC_FUNCTIONS.get(task.name, {})
+    }
     if not functions:
-        return {}
+        return evaluation
     outputs, targets = (torch.cat(parts) for parts in zip(*batch_results, strict=True))
-    return {name: float(function(outputs, targets)) for name, function in functions.items()}
+    added = {name: float(function(outputs, targets)) for name, function in functions.items()}
+    return replace(evaluation, added_metrics=added)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
-from reslab.training.evaluation.evaluation import compute_added_metrics
+from reslab.training.evaluation.evaluation import with_added_metrics
 from reslab.training.tasks.task_type import TaskType
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -60,10 +60,9 @@ def evaluate_batches(
         raise invalid("at least one sample to evaluate", "none", next_step="choose another split")
     results, counts, losses, bad_indices_by_batch = zip(*batch_results, strict=True)
     mean_loss: Any = None if loss is None else sum(losses) / sum(counts)
-    evaluation = task.evaluate(results, mean_loss, split, keep_predictions)
-    added = compute_added_metrics(task.spec.name, results) if task.spec.keeps_outputs else {}
+    evaluation = with_added_metrics(task.evaluate(results, mean_loss, split, keep_predictions), results)
     all_bad = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
-    return replace(evaluation, classes=task.classes, bad_indices=all_bad, added_metrics=added)
+    return replace(evaluation, classes=task.classes, bad_indices=all_bad)
 
 
 def find_bad_images(x: Tensor | Sequence[Tensor], indices: Tensor) -> list[int]:
