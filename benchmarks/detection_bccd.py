@@ -31,6 +31,14 @@ METRICS = {
     "tta_ap": "AP, 4 views",
     "minutes": "processor minutes",
 }
+LARGER = {
+    "model.min_size": "416",
+    "model.max_size": "416",
+    "model.anchor_sizes": "16,32,64,128,256",
+    "train_transform": "flip vertical-flip",
+    "duration": "16 epochs",
+    "eval_interval": "8",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,7 @@ class Setting:
 
 SETTINGS = {
     "retinanet": Setting("RetinaNet, 15 epochs (the recipe)", RETINANET),
-    "retinanet-long": Setting(
-        "RetinaNet, 30 epochs, vertical flips",
-        RETINANET,
-        {"duration": "30 epochs", "train_transform": TTA, "eval_interval": "100000"},
-    ),
+    "retinanet-416": Setting("RetinaNet, 416 pixels, 16 epochs, vertical flips", RETINANET, LARGER),
     "faster-rcnn": Setting("Faster R-CNN, 15 epochs (the recipe)", FASTER_RCNN),
     "pretrained": Setting("RetinaNet, 15 epochs, backbone trained on CIFAR-10", RETINANET, is_pretrained=True),
 }
