@@ -18,7 +18,7 @@ from reslab.data.image_datasets import FileImageDataset, ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.named import DATASETS
 from reslab.data.registry import open_dataset
-from reslab.data.splits import stratified_subset
+from reslab.data.splits import is_stratified, stratified_subset
 from reslab.data.target_datasets import TargetImageDataset
 from reslab.data.webdataset.remote import is_url
 from reslab.runtime.torchrun import DistributedEnv
@@ -29,6 +29,7 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.task import find_task
 
 DEFAULT_DATA = "digits"
+_MASK_KEYS = ("classes", "mask_encoding", "mask_values")  # of a split record: a user's mask_values replace them
 _MIN_ADVISED_WAIT = 0.2
 
 
@@ -151,6 +152,64 @@ def _reopen_data(metadata: Mapping[str, Any], data: Any, data_dir: str | Path | 
             next_step="restore the data, or start a new run",
         )
     return replace(dataset, preprocess=from_dict(Preprocess, metadata["preprocess"]))
+
+
+def open_data_for_run(
+    metadata: Mapping[str, Any], data: Any, options: DataOptions | None = None, *, dims: int = 2
+) -> DatasetSplits:
+    """Open data to evaluate a run on, in the run's recorded split where they are its own images.
+
+    A new split of them would hold out images that the run was trained on. They are its own if they have the recorded
+    content, lie where the run's data lie, or have all the images that the record names; others are opened as by
+    `open_train_data`. Raises ValueError like `open_dataset`, and for a `val_fraction` that is not the recorded one.
+    """
+    options = options or DataOptions()
+    if isinstance(data, DatasetSplits) or held_out_images(metadata["split_record"]) is None:
+        return open_train_data(data, options, dims=dims)
+    own = _open_own_data(metadata, data, options)
+    if own is None:
+        return open_train_data(data, options, dims=dims)
+    fraction = metadata["split_record"]["fraction"]
+    if options.val_fraction not in (None, fraction):
+        required = f"the run's own validation split of {own.name}, a fraction of {fraction:g}"
+        got = f"{options.val_fraction:g}, another split with images that the run was trained on"
+        raise invalid(required, got, nearest=f"{fraction:g}", next_step="leave the fraction out")
+    return own
+
+
+def held_out_images(record: Mapping[str, Any]) -> list[Any] | None:
+    """Return the names or numbers of the training images that a split record holds out for validation; else None."""
+    if not is_stratified(record) or record.get("into") != "val":
+        return None
+    return list(record["names"] if "names" in record else record["indices"])
+
+
+def _open_own_data(metadata: Mapping[str, Any], data: Any, options: DataOptions) -> DatasetSplits | None:
+    """Return the run's images in its recorded split; None for other data, or data of another task."""
+    record = dict(metadata["split_record"])
+    if options.mask_values is not None:
+        record = {name: value for name, value in record.items() if name not in _MASK_KEYS}
+    is_same_place = data_location(data) is not None and data_location(data) == metadata["requested"]
+    try:
+        own = open_dataset(
+            data,
+            data_dir=options.data_dir or metadata["data_dir"],
+            skip_bad_images=options.skip_bad_images or bool(metadata["skipped_files"]),
+            split_record=record,
+            columns=options.columns,
+            task=options.task,
+            mask_values=options.mask_values,
+            dims=metadata.get("dims", 2),
+        )
+        if "num_images" in record:
+            own = stratified_subset(own, record["num_images"])
+    except ValueError:
+        if is_same_place and options.task is None:
+            raise
+        return None
+    # Numbers of images in memory say nothing of other images.
+    is_own = is_same_place or "names" in record or own.fingerprint == metadata["fingerprint"]
+    return own if is_own and own.split_record.get("method") == record["method"] else None
 
 
 def _require_location(metadata: Mapping[str, Any]) -> None:

@@ -46,7 +46,15 @@ from reslab.training.model_source import open_any_network, open_network
 from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run
-from reslab.training.run_data import DataOptions, choose_num_workers, infer_input_size, open_train_data, reopen_data
+from reslab.training.run_data import (
+    DataOptions,
+    choose_num_workers,
+    held_out_images,
+    infer_input_size,
+    open_data_for_run,
+    open_train_data,
+    reopen_data,
+)
 from reslab.training.tasks.registry import find_task_type, restore_task
 from reslab.training.tasks.task_type import TaskType
 
@@ -192,7 +200,7 @@ def evaluate(
 def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Evaluation:
     target = _open_run(model, options)
     named = target if isinstance(target, Run) else model
-    dataset = _resolve_size(named, _resolve_data(target, data, options), options)
+    dataset = _resolve_size(named, _resolve_data(target, _find_run(model), data, options), options)
     network = _resolve_model(target, dataset, options)
     dataset = _resolve_preprocess(named, network, dataset, options)
     device = _resolve_device(model, network, options.device)
@@ -322,9 +330,10 @@ def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: Evaluate
     if not models:
         raise invalid("at least one model to evaluate", "none")
     targets = [_open_run(model, options) for model in models]
-    first_target = targets[0]
-    if data is None and isinstance(first_target, Run):
-        data = reopen_data(first_target.metadata["data"], None, options.data_dir)
+    runs = [run for run in map(_find_run, models) if run is not None]
+    if data is not None or isinstance(targets[0], Run):
+        data = _resolve_data(targets[0], runs[0] if runs else None, data, options)
+        _check_same_split(runs, data, options.split or data.eval_split)
     evaluations = [_evaluate_model(target, data, replace(options, keep_predictions=True)) for target in targets]
     if len(evaluations) == 1:
         return evaluations[0]
@@ -341,12 +350,40 @@ def _open_run(model: ModelLike, options: EvaluateOptions) -> ModelLike:
     return open_any_network(model, weights=options.pretrained, allow_code=options.allow_code)
 
 
-def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> DatasetSplits:
+def _find_run(model: ModelLike) -> Run | None:
+    """Return a run, also of its folder and of weights in it; None for any other model."""
+    if isinstance(model, Run):
+        return model
+    if not isinstance(model, str | Path):
+        return None
+    path = Path(model)
+    folders = (path, path.parent, path.parent.parent) if path.suffix == ".safetensors" else (path,)
+    return next((Run(folder) for folder in folders if (folder / "run.json").is_file()), None)
+
+
+def _check_same_split(runs: Sequence[Run], data: DatasetSplits, split: str) -> None:
+    """Raise ValueError for runs that hold out other images than those of the evaluated split: they trained on some."""
+    held_out = held_out_images(data.split_record)
+    if split != "val" or held_out is None or not runs:
+        return
+    first, *others = runs
+    for run in others:
+        is_same_data = run.metadata["data"]["requested"] == first.metadata["data"]["requested"]
+        if is_same_data and held_out_images(run.metadata["data"]["split_record"]) != held_out:
+            required = f"runs that hold out the same validation images of {data.name}"
+            got = f"{first.path} and {run.path}, which hold out different ones"
+            raise invalid(required, got, next_step="train them with one --val-fraction")
+
+
+def _resolve_data(target: ModelLike, run: Run | None, data: Any, options: EvaluateOptions) -> DatasetSplits:
     if isinstance(target, Run) and data is None:
         return reopen_data(target.metadata["data"], None, options.data_dir)
     if data is None:
         raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
-    return open_train_data(data, options, dims=_map_dims(target, options))
+    dims = _map_dims(target, options)
+    if run is not None:
+        return open_data_for_run(run.metadata["data"], data, options, dims=dims)
+    return open_train_data(data, options, dims=dims)
 
 
 def _map_dims(target: ModelLike, options: EvaluateOptions) -> int:
