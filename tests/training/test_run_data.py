@@ -92,4 +92,4 @@ def test_an_ensemble_holds_out_the_same_images(photo_run: Run, photos: Path, tin
     for data in (None, photos):
         with pytest.raises(ValueError, match=r"hold out the same validation images of photos; got: .*run and .*other"):
             evaluate([photo_run, other], data)
-    assert evaluated([photo_run, photo_run.path], photos) == held_out(photo_run)
+    assert evaluated([photo_run, photo_run.path], photos, val_fraction=0.1) == held_out(photo_run)

@@ -334,7 +334,9 @@ def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: Evaluate
     if data is not None or isinstance(targets[0], Run):
         data = _resolve_data(targets[0], runs[0] if runs else None, data, options)
         _check_same_split(runs, data, options.split or data.eval_split)
-    evaluations = [_evaluate_model(target, data, replace(options, keep_predictions=True)) for target in targets]
+    # The data are open by now: what says how to open them is done.
+    options = replace(options, keep_predictions=True, val_fraction=None, columns=None, mask_values=None)
+    evaluations = [_evaluate_model(target, data, options) for target in targets]
     if len(evaluations) == 1:
         return evaluations[0]
     return find_task_type(evaluations[0].spec.name).average(evaluations)
