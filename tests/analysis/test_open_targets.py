@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from reslab.analysis.open_targets import HE2016_ORDERS, open_targets, parse_target, target_from_module
+from reslab.data.adapters import as_dataset
 from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
@@ -42,6 +44,29 @@ def test_images_get_the_size_of_a_fresh_network_and_its_head_the_classes_of_the_
     [target] = open_targets(["book_resdeep:depths=2"], num_images=4)
     assert target.images.shape == (4, 3, 32, 32)
     assert target.model(target.images).shape == (4, 10)
+
+
+@pytest.mark.parametrize(("task", "num_outputs"), [("regression", 1), ("multi-label", 2)])
+def test_a_fresh_network_has_an_output_for_each_column_of_the_labels(task: str, num_outputs: int) -> None:
+    """With ten outputs, torch's loss would repeat a single target for each of them."""
+    labels = (torch.arange(24).view(-1, 1) % torch.arange(2, 2 + num_outputs)).float().clamp(max=1)
+    images = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8)
+    data = as_dataset((images, labels), (images, labels), task=task)
+    [target] = open_targets([TINY], data=data, num_images=8)
+    assert target.model(target.images).shape == target.labels.shape == (8, num_outputs)
+    loss = functional.mse_loss if task == "regression" else functional.binary_cross_entropy_with_logits
+    mean, std = (getattr(target.task, "mean", 0.0), getattr(target.task, "std", 1.0))
+    expected = loss(target.model(target.images), (target.labels - torch.tensor(mean)) / torch.tensor(std))
+    torch.testing.assert_close(target.batch_loss(target.model, target.images, target.labels), expected)
+
+
+def test_random_targets_of_a_regression_are_in_its_unit(tmp_path: Path) -> None:
+    network = create_model("resnet20_cifar", depths=(1, 1, 1), image_size=(8, 8), num_classes=1)
+    network.set_metadata(classes=("year",), task={"name": "regression", "mean": [1990.0], "std": [10.0]})
+    save_weights(tmp_path / "years.safetensors", network)
+    [target] = open_targets([str(tmp_path / "years.safetensors")], data="random", num_images=200)
+    assert 1988 < float(target.labels.mean()) < 1992
+    assert 9 < float(target.labels.std()) < 11
 
 
 def test_the_seed_determines_network_and_images() -> None:

@@ -154,7 +154,11 @@ def random_inputs(
     fields = task_fields or {"name": _task_of_arch(arch) or DEFAULT_TASK}
     num_classes = arch.num_classes - (arch.num_background if isinstance(arch, DenseArch) else 0)
     task = restore_task(fields, tuple(str(index) for index in range(num_classes)))
-    return AnalysisInputs(images, _RANDOM_LABELS[task.spec.target](images, num_classes, generator), task)
+    labels = _RANDOM_LABELS[task.spec.target](images, num_classes, generator)
+    if task.spec.target is TargetKind.VALUES:  # standard normal ones would be far from the mean of the unit
+        assert isinstance(labels, Tensor)
+        labels = task.decode(labels).float()
+    return AnalysisInputs(images, labels, task)
 
 
 def _random_boxes(images: Tensor, num_classes: int, generator: torch.Generator) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reslab.analysis.inputs import AnalysisInputs, ImageOptions, labels_to, load_inputs
 from reslab.analysis.target import AnalysisTarget
 from reslab.data.rng import step_seed, temporary_seed
+from reslab.data.targets import TARGET_RULES
 from reslab.nn.checkpoints.safetensors_io import unwrap_model
 from reslab.nn.dense_factory import build_dense_network
 from reslab.nn.module_network import AnyNetwork, ModuleFactory, ModuleNetwork, as_factory
@@ -231,7 +232,10 @@ def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) 
 
 
 def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
-    """Open a zoo model with fresh weights; its head grows where the data has more classes."""
+    """Open a zoo model with fresh weights; its head grows where the data has more classes.
+
+    Where each column of the labels is an output of its own, it has exactly these.
+    """
     if spec.pretrained is not None:
         if spec.arch_overrides:
             raise invalid("a model as it is with --weights", f"{spec.name} and {spec.pretrained}")
@@ -241,7 +245,7 @@ def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.devi
     inputs = load_inputs(arch, options)
     if isinstance(arch, DenseArch):
         arch = override_dense_arch(arch, {"num_classes": len(inputs.classes) + arch.num_background})
-    elif len(inputs.classes) > arch.num_classes:
+    elif len(inputs.classes) > arch.num_classes or TARGET_RULES[inputs.task.spec.target].exact_outputs:
         arch = resolve_arch(arch, {"num_classes": len(inputs.classes)})
     return _make_target(spec, init_network(arch, options.seed), inputs, device)
 

@@ -79,6 +79,13 @@ def test_the_losses_are_torchs_of_standardized_values(name: str, reference: obje
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
 
 
+def test_outputs_of_another_shape_are_an_error_and_not_repeated(data: DatasetSplits) -> None:
+    loss = Regression(("dots",), (0.0,), (1.0,)).default_loss()
+    for outputs in (torch.zeros(16, 10), torch.zeros(16)):
+        with pytest.raises(ValueError, match=r"the shape of the targets, \(16, 1\)"):
+            loss(outputs, torch.zeros(16, 1))
+
+
 def test_a_run_learns_and_is_evaluated_from_its_file(run_path: Path, data: DatasetSplits, tmp_path: Path) -> None:
     metadata = json.loads((run_path / "run.json").read_text())
     task = metadata["task"]

@@ -211,13 +211,18 @@ class Regression(TaskType):
 
 @dataclass(frozen=True, eq=False)
 class StandardizedLoss:
-    """loss(z, (t - mean) / std) of outputs z and targets t (N, K), in at least float32."""
+    """loss(z, (t - mean) / std) of outputs z and targets t (N, K), in at least float32.
+
+    Raises ValueError for other outputs, with which torch's losses would repeat the targets.
+    """
 
     loss: LossFn
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape != targets.shape:
+            raise invalid(f"outputs of the shape of the targets, {tuple(targets.shape)}", tuple(outputs.shape))
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return self.loss(outputs, self.standardize(targets).to(outputs.dtype))
 
