@@ -213,3 +213,20 @@ def test_probabilities_of_labels_and_numbers_are_averaged_as_they_are() -> None:
     torch.testing.assert_close(numbers, (model(x) + model(x.flip(3))) / 2)
     very_sure = torch.tensor([[60.0, -60.0, 200.0]])
     assert torch.equal(MultiLabel(tuple("abc")).average_views([very_sure, very_sure]), very_sure)
+
+
+@pytest.mark.parametrize(
+    ("shape", "views"),
+    [
+        ((2, 3, 16), "vertical-flip"),
+        ((2, 3, 16), "flip shift(1)"),
+        ((2, 3, 16), "scales(8)"),
+        ((1, 1, 4, 8, 8), "five-crop(4)"),
+    ],
+)
+def test_views_of_images_are_none_of_signals_and_volumes(shape: tuple[int, ...], views: str) -> None:
+    """`vertical-flip` would reverse the channels of a signal, and `scales` resize them."""
+    with pytest.raises(ValueError, match=r"images for the view .*(signals|volumes) of shape.*nearest valid: flip"):
+        TTATransforms(nn.Flatten(), views, CLASSES)(torch.zeros(shape))
+    flipped = TTATransforms(nn.Flatten(), "flip", CLASSES)(torch.randn(shape))
+    assert flipped.shape == (shape[0], np.prod(shape[1:]))

@@ -95,7 +95,8 @@ class TTATransforms(nn.Module):
     shorter side to each of these, bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the next one is
     applied to every view of the one before. Masks and boxes are put back before they are averaged, which only the
     flips allow.
-    Raises ValueError for an unknown operation (with the nearest), wrong arguments, or images that are too small.
+    Raises ValueError for an unknown operation (with the nearest), wrong arguments, images that are too small, and
+    signals and volumes for views of images.
     """
 
     def __init__(self, model: nn.Module, expression: str, task: TaskType) -> None:
@@ -111,6 +112,8 @@ class TTATransforms(nn.Module):
     def forward(self, x: Any) -> Any:
         """Return the outputs for a batch N C H W, or, of a detector, for a list of images C H W."""
         if isinstance(x, Tensor):
+            for view_op in self._view_ops:
+                _check_dims(x, view_op.kind)
             return self._average(x, self.model)
         return [self._average(image, lambda view: self.model([view])[0]) for image in x]
 
@@ -147,6 +150,17 @@ def _parse_view_op(op: Op, task: TaskType) -> _ViewOp:
         required = f"a view that keeps the place of every pixel, for {task.spec.name}"
         raise invalid(required, str(op), nearest="flip")
     return _ViewOp(kind, sizes)
+
+
+def _check_dims(x: Tensor, kind: ViewKind) -> None:
+    """Raise ValueError for a view of images where x are signals (N, C, T), whose channels it would take for rows.
+
+    Of signals `flip` reverses the time; of volumes (N, C, D, H, W) the flips mirror each slice.
+    """
+    allowed_dims = {-1: (1, 2, 3), -2: (2, 3), None: (2,)}[kind.mirrored_axis]
+    if x.ndim - 2 not in allowed_dims:
+        noun = "signals" if x.ndim == 3 else "volumes"
+        raise invalid(f"images for the view {kind.example}", f"{noun} of shape {tuple(x.shape)}", nearest="flip")
 
 
 def _check_size(x: Tensor, size: int) -> None:
