@@ -12,6 +12,7 @@ from reslab.cli.output import print_result, print_table, write_page
 from reslab.report.format import format_int, format_number, format_percent, main_metric_text
 from reslab.report.format import metric_rows as task_metric_rows
 from reslab.runtime.torchrun import read_distributed_env
+from reslab.spec.task import TargetKind
 
 if TYPE_CHECKING:
     from reslab.training.evaluation.evaluation import Evaluation
@@ -126,7 +127,7 @@ def ensemble_payload(evaluation: "Evaluation", names: Sequence[str]) -> dict[str
         {"run": name, **member.to_dict()}
         for name, member in zip(names, evaluation.members, strict=bool(evaluation.members))
     ]
-    return {"ensemble": {"combination": "mean probabilities", "members": members}} if members else {}
+    return {"ensemble": {"combination": _combination(evaluation), "members": members}} if members else {}
 
 
 def ensemble_rows(evaluation: "Evaluation", names: Sequence[str]) -> list[tuple[str, str]]:
@@ -137,7 +138,11 @@ def ensemble_rows(evaluation: "Evaluation", names: Sequence[str]) -> list[tuple[
         (f"member {number}", f"{main_metric_text(member.spec, member.to_dict())}: {name}")
         for number, (name, member) in enumerate(zip(names, evaluation.members, strict=True), 1)
     ]
-    return [("ensemble", f"mean probabilities of {len(names)} runs"), *member_rows]
+    return [("ensemble", f"{_combination(evaluation)} of {len(names)} runs"), *member_rows]
+
+
+def _combination(evaluation: "Evaluation") -> str:
+    return "mean values" if evaluation.spec.target is TargetKind.VALUES else "mean probabilities"
 
 
 def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:

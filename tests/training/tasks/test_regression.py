@@ -9,6 +9,7 @@ from sklearn import metrics
 from torch import Tensor
 from torch.nn import functional
 
+from reslab.cli.evaluation_report import ensemble_rows
 from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits
 from reslab.deploy.predict import predict
@@ -112,6 +113,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_path: Path, data: Dataset
     train(MODEL, data, resume=True, **options)  # type: ignore[arg-type]
     files = [folder / "model.safetensors" for folder in (run_path, tmp_path / "run")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_an_ensemble_averages_values_and_its_loss_is_comparable_with_its_members(
+    run_path: Path, data: DatasetSplits
+) -> None:
+    alone = evaluate(run_path, data, keep_predictions=True)
+    both = evaluate([run_path, run_path], data)
+    torch.testing.assert_close(both.predicted, alone.predicted)
+    assert both.loss == pytest.approx(alone.loss, rel=1e-5)
+    std = json.loads((run_path / "run.json").read_text())["task"]["std"]
+    expected = functional.mse_loss(alone.predicted / torch.tensor(std), alone.labels / torch.tensor(std))
+    assert both.loss == pytest.approx(float(expected), rel=1e-5)
+    assert dict(ensemble_rows(both, ["a", "b"]))["ensemble"] == "mean values of 2 runs"
 
 
 def test_equal_targets_have_no_r2_and_do_not_divide_by_zero(data: DatasetSplits) -> None:

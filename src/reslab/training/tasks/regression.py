@@ -29,12 +29,14 @@ class RegressionEvaluation(Evaluation):
     """The scores of a regression, in the unit of the targets.
 
     `targets` has the metrics of each target, empty if the loss is not finite; with several targets the scores are the
-    means over them. If predictions were kept, there are `predicted` and `labels` (N, K) float64.
+    means over them. `std` are the standard deviations by which the loss divides errors. If predictions were kept, there
+    are `predicted` and `labels` (N, K) float64.
     """
 
     spec = TaskByName("regression")
 
     targets: tuple[RegressionMetrics, ...] = ()
+    std: tuple[float, ...] = ()
     predicted: Tensor | None = None
     labels: Tensor | None = None
 
@@ -174,7 +176,7 @@ class Regression(TaskType):
     ) -> RegressionEvaluation:
         """Return the metrics of each target."""
         outputs, labels = (torch.cat(parts) for parts in zip(*batch_results, strict=True))
-        evaluation = RegressionEvaluation(num_samples=len(labels), loss=loss, split=split)
+        evaluation = RegressionEvaluation(num_samples=len(labels), loss=loss, split=split, std=self.std)
         if not math.isfinite(loss):
             return evaluation
         predicted, labels = self.decode(outputs), labels.double()
@@ -183,12 +185,15 @@ class Regression(TaskType):
 
     @classmethod
     def average(cls, evaluations: Sequence[Any]) -> RegressionEvaluation:
-        """Return the evaluation of the mean of the predictions; its loss is the mean squared error in their unit."""
+        """Return the evaluation of the mean of the predictions.
+
+        Its loss is, as those of the members, the mean squared error of standardized values, by the first member's.
+        """
         (predicted, labels), first = mean_prediction(evaluations), evaluations[0]
         members = tuple(replace(each, predicted=None, labels=None, dataset=None) for each in evaluations)
         return replace(
             first,
-            loss=float(functional.mse_loss(predicted, labels)),
+            loss=float(((predicted - labels) / torch.tensor(first.std or 1.0, dtype=torch.float64)).square().mean()),
             targets=tuple(regression_metrics(predicted, labels)),
             predicted=predicted,
             added_metrics={},
