@@ -60,7 +60,7 @@ def reopen_run(
     _check_options(options, run.metadata)
     recipe = _resume_recipe(options, run)
     data = reopen_data(run.metadata["data"], options.data, options.data_dir)
-    task = restore_task(run.metadata["task"], data.classes)
+    task = restore_task(run.metadata["task"], data.classes).unfitted()  # those of a run that ended before
     model = _resume_model(options, run)
     data = task.prepare_data(data, model)
     if not (has_train_checkpoint(run.path / "checkpoint") or run.metadata["pretrained"]):

@@ -331,12 +331,14 @@ def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
     selected = trainer.select_weights()
     val_evaluation = _evaluate_val(trainer)
     task = trainer.task if val_evaluation is None else trainer.task.fitted_to(val_evaluation)
-    eval_split = trainer.evaluator.data.eval_split
-    if val_evaluation is not None and eval_split == "val" and task == trainer.task:
+    evaluator, eval_split = replace(trainer.evaluator, task=task), trainer.evaluator.data.eval_split
+    if val_evaluation is not None and task != trainer.task:  # with the values that are saved with the weights
+        val_evaluation = evaluator.evaluate("val", keep_predictions=True)
+    if val_evaluation is not None and eval_split == "val":
         evaluation = val_evaluation
     else:
-        evaluation = replace(trainer.evaluator, task=task).evaluate(eval_split, keep_predictions=True)
-    train_evaluation = trainer.evaluator.evaluate("train") if trainer.recipe.eval_train else None
+        evaluation = evaluator.evaluate(eval_split, keep_predictions=True)
+    train_evaluation = evaluator.evaluate("train") if trainer.recipe.eval_train else None
     trainer.process_group.run_on_main(
         lambda: _write_results(
             trainer,

@@ -129,6 +129,26 @@ def test_a_run_learns_and_keeps_its_thresholds(run_path: Path, data: DatasetSpli
     assert "precision-recall" in report
 
 
+def test_a_run_that_goes_on_after_its_end_equals_one_that_was_as_long(data: DatasetSplits, tmp_path: Path) -> None:
+    """The thresholds of its first end are none of the weights that follow; its metrics have those of the second."""
+    options = {"model.depths": "1,1,1", "batch_size": "64", "eval_train": "true"}
+    durations = {"long": ("2 epochs",), "continued": ("1 epoch", "2 epochs")}
+    runs = {}
+    for name, parts in durations.items():
+        for part in parts:
+            overrides = {**options, "duration": part}
+            runs[name] = train(MODEL, data, output=tmp_path / name, resume=part != parts[0], overrides=overrides)
+    logs = [
+        [(line["step"], line["f1_micro"]) for line in run.log.records() if line["kind"] == "eval"]
+        for run in runs.values()
+    ]
+    assert logs[0] == logs[1]
+    run = runs["continued"]
+    assert run.metadata["task"] == runs["long"].metadata["task"]
+    assert run.result["train_f1_micro"] == evaluate(run, data, split="train").f1_micro
+    assert run.result["val_metrics"]["f1_micro"] == evaluate(run, data, split="val").f1_micro
+
+
 def test_an_ensemble_averages_probabilities(run_path: Path, data: DatasetSplits) -> None:
     single = evaluate(run_path, data, keep_predictions=True)
     double = evaluate([run_path, run_path], data)

@@ -249,6 +249,10 @@ class MultiLabel(TaskType):
         thresholds = best_f1_thresholds(probabilities, labels, DEFAULT_THRESHOLD)
         return replace(self, thresholds=tuple(thresholds.tolist()))
 
+    def unfitted(self) -> "MultiLabel":
+        """Return the task with the thresholds of training, 0.5."""
+        return replace(self, thresholds=())
+
     @classmethod
     def results(
         cls, evaluation: MultiLabelEvaluation, val_evaluation: MultiLabelEvaluation | None = None

@@ -155,6 +155,10 @@ class TaskType(ABC):
         """Return the task with the values that are chosen on the validation split, such as thresholds."""
         return self
 
+    def unfitted(self) -> Self:
+        """Return the task without the values of `fitted_to`, which belong to weights that have been trained."""
+        return self
+
     @classmethod
     @abstractmethod
     def results(cls, evaluation: Any, val_evaluation: Any = None) -> TaskResults:
