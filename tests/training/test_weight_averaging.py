@@ -292,6 +292,26 @@ def test_a_mean_of_nothing_or_of_other_weights_is_refused() -> None:
         mean.add(nn.Linear(2, 2).state_dict())
 
 
+def test_runs_are_averaged_where_they_are_of_one_task(tmp_path: Path) -> None:
+    """A mean of weights has neither the unit of one of two standardizations nor the thresholds of one of the runs."""
+    tasks = {
+        "old": {"name": "regression", "mean": [1990.0, 0.0, 0.0], "std": [10.0, 1.0, 1.0]},
+        "new": {"name": "regression", "mean": [2000.0, 0.0, 0.0], "std": [10.0, 1.0, 1.0]},
+        "first": {"name": "multi-label", "thresholds": [0.1, 0.2, 0.3]},
+        "second": {"name": "multi-label", "thresholds": [0.7, 0.8, 0.9]},
+    }
+    for name, task in tasks.items():
+        model = create_model("resnet20_cifar", **{**SMALL, "num_classes": 3})
+        model.set_metadata(classes=("a", "b", "c"), task=task)
+        save_weights(tmp_path / f"{name}.safetensors", model)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in tasks}
+    for other in ("new", "first"):
+        with pytest.raises(ValueError, match="runs for one task, of the same training labels"):
+            average_runs([paths["old"], paths[other]])
+    assert average_runs([paths["old"], paths["old"]]).task == tasks["old"]
+    assert average_runs([paths["first"], paths["second"]]).task == {"name": "multi-label"}
+
+
 def test_runs_are_averaged_where_they_are_of_one_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     models = [create_model("resnet20_cifar", **SMALL) for _ in range(3)]

@@ -19,6 +19,7 @@ from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import BestWeights, TrainCheckpoint, load_run_network
 from reslab.training.evaluation.evaluation import Evaluation
 from reslab.training.run import Run
+from reslab.training.tasks.registry import restore_task
 
 StateDict = dict[str, Tensor]
 
@@ -139,8 +140,9 @@ class WeightMean:
 def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str = "cpu") -> ResidualNetwork:
     """Return the network whose weights are the mean of several runs' weights (Wortsman et al. 2022, Sec. 2).
 
-    In eval mode. The running statistics of its BatchNorms are averaged too; `update_bn_stats` recomputes them.
-    Raises ValueError if the runs have several architectures or classes.
+    In eval mode. The running statistics of its BatchNorms are averaged too; `update_bn_stats` recomputes them. A
+    temperature and thresholds, which were fitted to the weights of a run, are left out. Raises ValueError if the runs
+    have several architectures, classes or tasks, or standardize values by other means and deviations.
     """
     if not sources:
         raise invalid("at least one run to average", "none")
@@ -150,11 +152,20 @@ def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str
         if (to_dict(model.arch), model.classes) != (to_dict(first_model.arch), first_model.classes):
             got = f"{source}, a {model.arch.name}, beside {sources[0]}, a {first_model.arch.name}"
             raise invalid("runs of one architecture and the same classes", got, next_step="evaluate them together")
+        if _unfitted_task(model) != _unfitted_task(first_model):
+            got = f"{source} for {_unfitted_task(model)}, beside {sources[0]} for {_unfitted_task(first_model)}"
+            raise invalid("runs for one task, of the same training labels", got, next_step="evaluate them together")
     weight_mean = WeightMean()
     for model in models:
         weight_mean.add(model.state_dict())
     first_model.load_state_dict(weight_mean.mean())
+    first_model.temperature, first_model.task = None, _unfitted_task(first_model)
     return first_model
+
+
+def _unfitted_task(model: ResidualNetwork) -> dict[str, Any]:
+    """Return the task of a network without what was fitted to its weights."""
+    return restore_task(model.task, model.classes or ()).unfitted().to_dict()
 
 
 SWA_BN_BATCHES = 100
