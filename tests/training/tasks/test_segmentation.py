@@ -178,6 +178,15 @@ def brute_force_iou(predicted: np.ndarray, true: np.ndarray) -> list[float]:
     return [a / b for a, b in zip(intersections, unions, strict=True) if b]
 
 
+def test_an_image_of_void_alone_does_not_lower_the_training_accuracy() -> None:
+    logits = torch.zeros(2, 2, 4, 4)
+    logits[:, 1] = 1
+    targets = torch.ones(2, 4, 4, dtype=torch.int64)
+    targets[1] = 255
+    accuracy = Segmentation(("ground", "cell")).batch_metrics(logits, targets)["pixel_accuracy"]
+    assert float(accuracy) == 1.0
+
+
 def test_the_metrics_are_those_of_all_pixels_whatever_the_batches() -> None:
     logits, targets = random_batch(5)
     targets = with_void(targets)

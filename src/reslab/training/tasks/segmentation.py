@@ -301,10 +301,15 @@ class Segmentation(TaskType):
         return outputs.argmax(1).to(torch.uint8)
 
     def batch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return `pixel_accuracy`, the mean over the images of the share of their pixels that is correct."""
+        """Return `pixel_accuracy`, the mean over the images of the share of their pixels that is correct.
+
+        An image without a pixel that counts has no share.
+        """
         counts = targets != VOID
         correct = ((outputs.detach().argmax(1) == targets) & counts).sum((1, 2))
-        return {"pixel_accuracy": (correct / counts.sum((1, 2)).clamp(min=1)).mean()}
+        num_pixels = counts.sum((1, 2))
+        shares = correct / num_pixels.clamp(min=1)
+        return {"pixel_accuracy": shares.sum() / (num_pixels > 0).sum().clamp(min=1)}
 
     def batch_result(self, outputs: Tensor, targets: Tensor, keep_predictions: bool) -> BatchResult:
         """Return the confusion matrix and the scores of each image; masks, reduced, only with `keep_predictions`."""
