@@ -1,10 +1,14 @@
-"""Hashes of files: whole up to a size, by evenly spaced blocks above it."""
+"""Hashes of files: whole up to a size, by evenly spaced blocks above it; what the cache says of files that changed."""
 
 import hashlib
+import io
 import os
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -105,3 +109,65 @@ def test_the_fingerprint_of_a_sampled_dataset_is_marked(tmp_path: Path, monkeypa
     path.write_bytes(content)
     os.utime(path, ns=(0, 0))
     assert fingerprint() not in (sampled, whole)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of the same size and modification time, as an archive or `cp -p` does."""
+    stat = path.stat()
+    assert len(content) == stat.st_size
+    path.with_suffix(".new").write_bytes(content)
+    os.utime(path.with_suffix(".new"), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    path.with_suffix(".new").replace(path)
+
+
+def bmp_bytes(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def shard_bytes(labels: str, level: int) -> bytes:
+    """Return a shard of images of one gray level; tar files of few images are all as long."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for i, label in enumerate(labels):
+            for extension, content in (("bmp", bmp_bytes(np.full((4, 4), level))), ("cls", label.encode())):
+                member = tarfile.TarInfo(f"{i}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_boxes_of_masks_are_those_of_the_files_that_are_there(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((8, 12))
+    mask[:3, :5] = 1
+    for i in range(4):
+        (tmp_path / "images" / f"{i}.bmp").write_bytes(bmp_bytes(np.zeros((8, 12))))
+        (tmp_path / "masks" / f"{i}.bmp").write_bytes(bmp_bytes(mask))
+
+    def boxes() -> list[float]:
+        data = open_dataset(tmp_path, task="detection", mask_values="instances")
+        target: dict[str, Any] = data.split("train")[0][1]
+        return list(target["boxes"][0].tolist())
+
+    assert boxes() == [0, 0, 5, 3]
+    for i in range(4):
+        replace_file(tmp_path / "masks" / f"{i}.bmp", bmp_bytes(mask[::-1, ::-1]))
+    assert boxes() == [7, 5, 12, 8]
+
+
+def test_shards_have_the_labels_and_images_of_the_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MIN_SECONDS_TO_CACHE", 0)
+    path = tmp_path / "train-0.tar"
+    path.write_bytes(shard_bytes("0011", 10))
+    first = open_dataset(tmp_path, val_fraction=0.5)
+    replace_file(path, shard_bytes("0101", 99))
+    second = open_dataset(tmp_path, split_record=first.split_record)
+    images = {split: second.split(split) for split in ("train", "val")}
+    labels = {part.name(i)[-5]: int(part.labels[i]) for part in images.values() for i in range(len(part))}
+    assert labels == {"0": 0, "1": 1, "2": 0, "3": 1}
+    assert {int(part.load_image(i).max()) for part in images.values() for i in range(len(part))} == {99}

@@ -24,8 +24,8 @@ from reslab.data.formats.file_listing import relative_name
 from reslab.runtime.files import atomic_path, cache_dir
 
 MIN_SECONDS_TO_CACHE = 0.5
-_DECODED_FORMAT = "2"
-_SCANS_FORMAT = "2"
+_DECODED_FORMAT = "3"
+_SCANS_FORMAT = "3"
 
 MAX_HASHED_BYTES = 32 << 30
 """Files with more bytes in all count by samples: reading ImageNet's 140 GB would take an hour."""
@@ -67,7 +67,7 @@ def write_json(path: Path, value: dict[str, Any]) -> bool:
 
 
 def decode_cached(name: str, paths: list[Path], decode: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of `decode()`, or of the cache for files of the same sizes and times.
+    """Return the images and labels of `decode()`, or of the cache for unchanged files (`file_state`).
 
     They are cached only if decoding takes longer than `MIN_SECONDS_TO_CACHE`.
     """
@@ -88,9 +88,16 @@ def decode_cached(name: str, paths: list[Path], decode: Callable[[], tuple[Tenso
 def _files_digest(paths: list[Path]) -> str:
     digest = hashlib.sha256(_DECODED_FORMAT.encode())
     for path in paths:
-        stat = path.stat()
-        digest.update(os.fsencode(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}\n"))
+        digest.update(os.fsencode(f"{path.resolve()}:{file_state(path.stat())}\n"))
     return digest.hexdigest()[:24]
+
+
+def file_state(stat: os.stat_result) -> list[int]:
+    """Return size, modification time, change time and inode of a file, of which one differs once it was replaced.
+
+    Size and modification time alone do not tell: archives and `cp -p` give a file the time of another.
+    """
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 @dataclass(frozen=True)
@@ -130,12 +137,11 @@ def file_digests(paths: Sequence[Path]) -> list[str]:
 
     If the files have more than `MAX_HASHED_BYTES` in all, those larger than their share of `SAMPLED_BYTES` count by
     their size and evenly spaced blocks, and their digests say so (`is_sampled`): a change between the blocks that keeps
-    the size is not noticed. A file is read again only when its size, modification time, change time or inode differs
-    from the cached ones.
+    the size is not noticed. A file is read again only when its `file_state` differs from the cached one.
     """
     stats = [path.stat() for path in paths]
     sample = _choose_sample([stat.st_size for stat in stats])
-    states = [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for stat in stats]
+    states = [file_state(stat) for stat in stats]
     keys = [os.fspath(path) for path in paths]
     # One cache file a folder of class folders: splits of one dataset share it.
     root = os.path.commonpath(keys) if len(keys) > 1 else os.path.dirname(keys[0]) if keys else ""
@@ -177,10 +183,9 @@ def _whole_digest(path: Path) -> str:
 
 
 class ScannedFile(NamedTuple):
-    """A decoded file: size and modification time, height and width of the image or why it cannot be read, warning."""
+    """A decoded file: size in bytes, height and width of the image or why it cannot be read, warning."""
 
     num_bytes: int
-    modified_ns: int
     height: int
     width: int
     error: str
@@ -208,10 +213,10 @@ def _scan_image(path: Path) -> list[Any]:
 def scan_files(
     kind: str, location: Path, root: Path, paths: Sequence[Path], scan: Callable[[Path], list[Any]]
 ) -> dict[str, list[Any]]:
-    """Return [number of bytes, modification time, *scan(path)] of every file by its name, relative to `root`.
+    """Return [number of bytes, *scan(path)] of every file by its name, relative to `root`.
 
-    The cache keeps the results of a kind and a location, values of JSON; a file is scanned again when its size or
-    modification time changes. A file that does not exist has -1 bytes.
+    The cache keeps the results of a kind and a location, values of JSON; a file is scanned again when its `file_state`
+    changes. A file that does not exist has -1 bytes.
     """
     digest = hashlib.sha256(os.fsencode(location.resolve())).hexdigest()[:24]
     cache_path = cache_dir() / kind / f"{digest}.json"
@@ -224,15 +229,17 @@ def scan_files(
     rows = dict(zip(names, scanned, strict=True))
     if rows != cached_rows:
         write_json(cache_path, {**state, "root": str(root.resolve()), "files": rows})
-    return rows
+    return {name: [row[0], *row[len(_NO_FILE) :]] for name, row in rows.items()}
+
+
+_NO_FILE = [-1, 0, 0, 0]  # the state of a broken link, which decoding reports
 
 
 def _scan_file(path: Path, cached_row: list[Any] | None, scan: Callable[[Path], list[Any]]) -> list[Any]:
     try:
-        stat = path.stat()
-        state = [stat.st_size, stat.st_mtime_ns]
-    except OSError:  # a broken link: decoding reports it
-        state = [-1, 0]
-    if cached_row and cached_row[:2] == state:
+        state = file_state(path.stat())
+    except OSError:
+        state = _NO_FILE
+    if cached_row and cached_row[: len(state)] == state:
         return cached_row
     return [*state, *scan(path)]

@@ -62,7 +62,7 @@ def read_instances(root: Path, mask_values: MaskValues | MaskMapping | None = No
     paths = [mask for _, mask in pairs.all_pairs]
     rows = scan_files("instance-boxes", root, root, paths, _scan_instances)
     splits = {
-        split: [_to_image(image, mask, rows[relative_name(root, mask)][2:], category) for image, mask in part]
+        split: [_to_image(image, mask, rows[relative_name(root, mask)][1:], category) for image, mask in part]
         for split, part in pairs.splits.items()
     }
     return BoxListing(root, splits, (category,), messages=pairs.messages)

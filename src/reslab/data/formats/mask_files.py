@@ -210,7 +210,7 @@ def _scan(location: Path, pairs: MaskPairs) -> tuple[dict[str, ScannedFile], dic
     """Return what reading every image and every mask once found, by the names of the images and of the masks."""
     images = scan_images(location, pairs.root, [image for image, _ in pairs.all_pairs])
     rows = scan_files("mask-scans", location, pairs.root, [mask for _, mask in pairs.all_pairs], _scan_mask)
-    return images, {name: ScannedMask(*row[2:]) for name, row in rows.items()}
+    return images, {name: ScannedMask(*row[1:]) for name, row in rows.items()}
 
 
 def _scan_mask(path: Path) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.data.cache import content_digest, read_json, write_json
+from reslab.data.cache import content_digest, file_state, read_json, write_json
 from reslab.data.decode import decode_image, read_image
 from reslab.data.decode_limits import limits_key
 from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images
@@ -31,7 +31,7 @@ _COMMON_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 TAR_IMAGE_EXTENSIONS = (*_COMMON_EXTENSIONS, *(e[1:] for e in IMAGE_EXTENSIONS if e[1:] not in _COMMON_EXTENSIONS))
 """The extensions of a sample's image, without the dot; the first that a sample has is taken."""
 TarContent = bytes | mmap.mmap
-_CACHE_FORMAT = "3"
+_CACHE_FORMAT = "4"
 _BLOCK_BYTES = 512
 _OCTAL = re.compile(rb"[0-7]+")
 _MAX_LABEL_BYTES = {"cls": 1 << 12, "json": 1 << 22, "txt": 1 << 12}
@@ -239,8 +239,7 @@ def index_shard(path: Path) -> list[IndexedSample]:
 
     Raises ValueError naming the shard if it is truncated, not a tar, or a sample lacks its image or label.
     """
-    stat = path.stat()
-    rows = cached_index(str(path.resolve()), [stat.st_size, stat.st_mtime_ns], lambda: scan_shard(path))
+    rows = cached_index(str(path.resolve()), file_state(path.stat()), lambda: scan_shard(path))
     return [row.to_sample(path) for row in rows]
 
 
