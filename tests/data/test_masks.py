@@ -1,5 +1,7 @@
 """Mask files of every mode give the numbers that they store, and an encoding makes classes of them, exactly."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from reslab.data.decode_limits import ImageError
 from reslab.data.mask_colors import VOID_COLOR
-from reslab.data.masks import VOID, MaskEncoding, StoredMask, read_mask_size, read_stored_mask
+from reslab.data.masks import VOID, MaskEncoding, StoredMask, read_mask_size, read_stored_mask, stored_mask
 
 NUMBERS = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
 PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200]
@@ -40,29 +42,42 @@ def test_a_palette_of_few_bits(tmp_path: Path, bits: int) -> None:
     assert np.array_equal(read_stored_mask(path).values, numbers)
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_gray_of_few_bits_keeps_its_numbers(tmp_path: Path, bits: int) -> None:
-    """Pillow reads 2 bits as 0, 85, 170, 255; made here from a palette PNG, as Pillow does not write such files."""
-    import struct
-    import zlib
-
-    numbers = NUMBERS % (1 << bits)
-    rows = b""
-    for row in numbers:
-        packed = np.zeros((len(row), 8), dtype=np.uint8)
-        packed = np.unpackbits(row[:, None], axis=1)[:, -bits:].reshape(-1)
-        rows += b"\0" + np.packbits(packed).tobytes()
+def write_png(path: Path, rows: list[bytes], width: int, bits: int, color_type: int) -> Path:
+    """Write a PNG of these rows, as Pillow writes none of 2 or 4 bits of gray, nor of 16 bits of color."""
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", 9, 6, bits, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, color_type, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
         (b"IEND", b""),
     ]
     content = b"\x89PNG\r\n\x1a\n"
     for kind, body in chunks:
         content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    path = tmp_path / "m.png"
     path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_keeps_its_numbers(tmp_path: Path, bits: int) -> None:
+    """Pillow reads 2 bits as 0, 85, 170, 255: the last would be void."""
+    numbers = NUMBERS % (1 << bits)
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:].reshape(-1)).tobytes() for row in numbers]
+    path = write_png(tmp_path / "m.png", rows, 9, bits, 0)
     assert np.array_equal(read_stored_mask(path).values, numbers)
+    with Image.open(path) as image:
+        assert np.array_equal(stored_mask(image).values, numbers)
+
+
+@pytest.mark.parametrize(("color_type", "num_channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colors_of_16_bits_are_refused(tmp_path: Path, color_type: int, num_channels: int) -> None:
+    """Pillow returns the high byte of each color, 0 for all numbers below 256."""
+    values = np.repeat(NUMBERS[..., None].astype(">u2"), num_channels, 2)
+    values[..., 3 if num_channels == 4 else 1] = 65535 if num_channels != 3 else 1
+    path = write_png(tmp_path / "m.png", [row.tobytes() for row in values], 9, 16, color_type)
+    required = "a mask of 8 bits per color, or of numbers alone; got: 16 bits per color"
+    with pytest.raises(ImageError, match=f"m.png: required: {required}"):
+        read_stored_mask(path)
+    with Image.open(path) as image, pytest.raises(ImageError, match=required):
+        stored_mask(image)
 
 
 def test_other_modes_of_numbers(tmp_path: Path) -> None:

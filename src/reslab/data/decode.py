@@ -229,7 +229,7 @@ def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
 
     Raises ImageError for pixels whose white is undefined, and whatever Pillow raises for damaged pixels.
     """
-    bits = _png_bits(image)  # before loading, which forgets it
+    bits = png_bits(image)  # before loading, which forgets it
     image.load()
     transparency = image.info.get("transparency")
     if bits != 8 and image.mode in ("L", "RGB") and transparency is not None:
@@ -240,8 +240,11 @@ def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
     return array_to_tensor(pil_to_array(image, channels), orientation)
 
 
-def _png_bits(image: Image.Image) -> int:
-    """Return the bits per channel of a PNG's file, which its transparent color has, too; 8 where they are not known."""
+def png_bits(image: Image.Image) -> int:
+    """Return the bits per channel of a PNG's file, which its transparent color has, too; 8 where they are not known.
+
+    Of an image that is not loaded yet: loading forgets them.
+    """
     tiles: Any = getattr(image, "tile", None)
     if image.format == "PNG" and tiles and isinstance(tiles[0][3], str):  # "L;4", "RGB;16B", "RGB"
         bits = tiles[0][3].partition(";")[2].rstrip("B")

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from reslab.data.decode import decoding_error, exif_orientation, turn_upright
+from reslab.data.decode import decoding_error, exif_orientation, png_bits, turn_upright
 from reslab.data.decode_limits import (
     DecodeLimits,
     ImageError,
@@ -31,6 +31,7 @@ VOID = 255
 """The number of pixels that do not count: neither in the loss nor in the metrics."""
 MAX_CLASSES = 254
 _UNKNOWN = 254  # of values that stand for no class, while a mask is decoded
+_TIFF_BITS = 258
 _LOSSY_FORMATS = ("JPEG", "MPO")
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -92,14 +93,20 @@ def _read_open_mask(file: BinaryIO, limits: DecodeLimits, check_complete: bool) 
         if check_complete and png is not None and not has_all_png_data(file, png):
             message = "truncated (it has fewer pixels than its header declares)"
             raise ImageError(message, ImageErrorKind.DAMAGED)
-        return _to_stored(image, png.bit_depth if png else 8)
+        return _to_stored(image, png.bit_depth if png else _tiff_bits(image))
 
 
 def stored_mask(image: Image.Image) -> StoredMask:
     """Return the values of a mask that is a Pillow image. Raises ImageError for another mode."""
     _check_mode(image)
+    bits = png_bits(image) if image.format == "PNG" else _tiff_bits(image)
     image.load()
-    return _to_stored(image, 8)
+    return _to_stored(image, bits)
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    """Return the bits per channel of a TIFF's file; 8 for others."""
+    return max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
 
 
 def read_mask_size(path: Path, limits: DecodeLimits | None = None) -> tuple[int, int]:
@@ -128,6 +135,10 @@ def _check_mode(image: Image.Image) -> None:
 
 
 def _to_stored(image: Image.Image, bit_depth: int) -> StoredMask:
+    if bit_depth > 8 and image.mode in ("RGB", "RGBA", "LA"):
+        required, got = "a mask of 8 bits per color, or of numbers alone", f"{bit_depth} bits per color"
+        next_step = "save the numbers in one channel of 16 bits (mode I;16)"  # Pillow keeps the high byte of each color
+        raise ImageError(str(invalid(required, got, next_step=next_step)), ImageErrorKind.PIXELS)
     array = turn_upright(np.array(image), exif_orientation(image))
     if image.mode in ("RGBA", "LA"):
         if not bool((array[..., -1] == 255).all()):
