@@ -203,6 +203,18 @@ def test_invalid_shards(tmp_path: Path) -> None:
     assert "x.tar: truncated or not a tar file" in refused(tmp_path / "f")
 
 
+def test_two_samples_of_one_key_are_not_one(tmp_path: Path) -> None:
+    """As of two folders of which only the names of the files were packed: the last would take the place of the first."""
+    path = write_tar(tmp_path / "x.tar", samples(range(4)))
+    with tarfile.open(path, "a") as tar:
+        for name, content in samples(range(2, 6)).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert "every file of a sample once in" in refused(tmp_path)
+    assert "x.tar; got: 002.png twice" in refused(tmp_path)
+
+
 def numbered(labels: list[object], extension: str = "cls") -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for i, label in enumerate(labels):

@@ -84,7 +84,7 @@ def list_tar_samples(path: Path, content: TarContent) -> list[TarSample]:
     """Return the samples of a tar in the order in which their keys first appear.
 
     A label is the text of KEY.cls, "label" (or "labels") in KEY.json, or the text of KEY.txt. Raises ValueError naming
-    shard and key if an image or a label is missing, or the tar is truncated.
+    shard and key if an image or a label is missing or there twice, or the tar is truncated.
     """
     samples: dict[str, dict[str, TarMember]] = {}
     for member in list_tar_members(path, content):
@@ -92,7 +92,11 @@ def list_tar_samples(path: Path, content: TarContent) -> list[TarSample]:
         if file.startswith("."):  # metadata of macOS and of archivers
             continue
         stem, _, extension = file.partition(".")
-        samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[extension.lower()] = member
+        files = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+        first = files.setdefault(extension.lower(), member)
+        if first is not member and extension.lower() in (*TAR_IMAGE_EXTENSIONS, *_MAX_LABEL_BYTES):
+            next_step = "give each sample a key of its own, such as with its folder"
+            raise invalid(f"every file of a sample once in {path}", f"{member.name} twice", next_step=next_step)
     return [_make_sample(path, content, key, members) for key, members in samples.items()]
 
 
