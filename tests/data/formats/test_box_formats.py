@@ -1,6 +1,7 @@
 """Images with boxes in COCO's JSON, PASCAL VOC, YOLO's text files, CSV files and masks of instances."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -439,6 +440,26 @@ def test_boxes_are_clipped_and_empty_ones_left_out_with_a_message(tmp_path: Path
     assert len(dataset.load_target(1)["boxes"]) == 0
     assert any("1 box is clipped to its image (train2017/00.png annotation 0)" in message for message in data.messages)
     assert any("1 box has no area and is left out (train2017/01.png annotation 10)" in text for text in data.messages)
+
+
+def test_shares_of_the_sides_are_not_pixels(tmp_path: Path) -> None:
+    """Boxes of less than a pixel would be trained on and evaluated without a word."""
+    path = write_csv(tmp_path / "csv")
+    header, *lines = path.read_text().splitlines()
+    shares = [",".join([*line.split(",")[:1], "0.1", "0.25", "0.5", "1", *line.split(",")[5:]]) for line in lines]
+    path.write_text("\n".join([header, *shares]).replace(",0.1,0.25,0.5,1,,", ",,,,,,"))
+    required = r"required: boxes in pixels in .*csv; got: only coordinates up to 1, such as 0\.1, 0\.25, 0\.5, 1 \(line 2 of"
+    with pytest.raises(ValueError, match=required):
+        open_dataset(path)
+    assert "boxes in pixels in" in list_dataset(path).layout_error
+    contents = {split: coco_content(images, bbox=[0.1, 0.25, 0.4, 0.75]) for split, images in SPLITS.items()}
+    with pytest.raises(ValueError, match="boxes in pixels in"):
+        open_dataset(write_coco(tmp_path / "coco", contents))
+    root = write_voc(tmp_path / "voc")
+    for xml in (root / "Annotations").glob("*.xml"):
+        xml.write_text(re.sub(r"<(xmin|ymin)>\d+", r"<\1>0.25", re.sub(r"<(xmax|ymax)>\d+", r"<\1>0.75", xml.read_text())))
+    with pytest.raises(ValueError, match="boxes in pixels in"):
+        open_dataset(root)
 
 
 def test_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from reslab.data.formats.box_listing import (
     AnnotatedImage,
     AnnotatedObject,
     BoxListing,
+    check_in_pixels,
     check_listed_once,
     coverage_messages,
     fit_objects,
@@ -118,12 +119,14 @@ class _FittedImage:
 def open_boxes(location: Path, listing: BoxListing, options: SplitOptions, message: str) -> DatasetSplits:
     """Open images with boxes; `message` says why the task is detection.
 
-    Raises ValueError for images listed twice and classes that cannot be used, and unless these may be skipped, for
-    images and annotations that cannot be read, sizes that differ, and boxes that are not inside their image.
+    Raises ValueError for images listed twice, boxes that are not in pixels and classes that cannot be used, and unless
+    these may be skipped, for images and annotations that cannot be read, sizes that differ, and boxes that are not
+    inside their image.
     """
     if not listing.splits.get("train"):
         raise invalid(f"training images with boxes in {location}", f"only {', '.join(listing.splits) or 'none'}")
     check_listed_once(listing)
+    check_in_pixels(listing)
     classes = tuple((options.record or {}).get("classes", ())) or listing.find_classes()
     scanned = scan_images(location, listing.root, [image.path for image in listing.all_images])
     fitted = {split: _fit_images(listing.root, images, scanned, classes) for split, images in listing.splits.items()}
@@ -177,6 +180,7 @@ def list_boxes(location: Path, read: Callable[[], BoxListing]) -> DatasetListing
         datasets = {split: _to_dataset(listing, images) for split, images in fitted.items()}
         splits = dict[str, ImageDataset](datasets)
         check_listed_once(listing)
+        check_in_pixels(listing)
         if "train" in datasets:
             tables = {split: dataset.table for split, dataset in datasets.items()}
             messages += coverage_messages(tables, classes, listing.classes is not None)
@@ -193,6 +197,7 @@ def open_coco_file(path: Path) -> DatasetSplits:
     """
     path = path.resolve()
     listing = read_coco_file(path)
+    check_in_pixels(listing)
     ((split, images),) = listing.splits.items()
     classes = listing.find_classes()
     fitted = [_fit_stated(listing.root, image, classes) for image in images]
