@@ -153,6 +153,24 @@ def test_yolo_reads_names_as_a_list_exports_and_polygons(tmp_path: Path) -> None
     assert [segment is not None for segment in segments].count(True) == 1
 
 
+@pytest.mark.parametrize("num_values", [2, 3])
+def test_keypoints_of_yolo_are_no_polygon(num_values: int, tmp_path: Path) -> None:
+    """Of 12 keypoints, a line has an odd number of numbers, as one with a polygon has."""
+    expected = boxes_of(open_dataset(write_yolo(tmp_path / "boxes")), "train").table
+    root = write_yolo(tmp_path / "pose")
+    keypoints = {2: " 0.9 0.8", 3: " 0.9 0.8 2"}[num_values] * 12
+    for path in (root / "labels").rglob("*.txt"):
+        path.write_text("".join(f"{line}{keypoints}\n" for line in path.read_text().splitlines()))
+    with (root / "data.yaml").open("a") as file:
+        file.write(f"kpt_shape: [12, {num_values}]\n")
+    table = boxes_of(open_dataset(root), "train").table
+    assert np.array_equal(table.boxes, expected.boxes)
+    assert not table.segments
+    (root / "labels/train/01.txt").write_text("2 0.1 0.25 0.5 0.25 0.5 0.75\n")
+    with pytest.raises(ValueError, match=f"height and {12 * num_values} numbers of keypoints in line 1; got: 7 numbers"):
+        open_dataset(root)
+
+
 def test_csv_columns_may_be_called_otherwise(tmp_path: Path) -> None:
     expected = open_dataset(write_csv(tmp_path / "a")).fingerprint
     for k, header in enumerate(("filename,x1,y1,x2,y2,class,subset", "path,left,top,right,bottom,category,split")):

@@ -1,7 +1,8 @@
 """YOLO's text files: `data.yaml` with the classes, and for `images/.../NAME.jpg` the boxes in `labels/.../NAME.txt`.
 
 A line is `class cx cy width height`, the class from 0 and the others as shares of the image's width and height. A line
-with more numbers is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, of which the box is the smallest around it.
+with more numbers is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, of which the box is the smallest around it. Where
+data.yaml has a `kpt_shape`, the further numbers are keypoints instead, which are not read.
 """
 
 import math
@@ -43,7 +44,7 @@ def read_yolo(path: Path) -> BoxListing:
     yaml_path = _find_yaml(path)
     assert yaml_path is not None, path
     content = _load_yaml(yaml_path)
-    classes = _read_names(yaml_path, content)
+    classes, num_keypoint_values = _read_names(yaml_path, content), _count_keypoint_values(yaml_path, content)
     root = _data_root(yaml_path, content)
     splits = {}
     for split, keys in _YAML_KEYS.items():
@@ -54,7 +55,7 @@ def read_yolo(path: Path) -> BoxListing:
         paths = [path for text in texts for path in _list_images(yaml_path, root, split, text)]
         if split == "test" and not any(os.path.isfile(_label_path(image)) for image in paths):
             continue
-        splits[split] = [_read_image(image, classes) for image in paths]
+        splits[split] = [_read_image(image, classes, num_keypoint_values) for image in paths]
         if paths and not any(os.path.isfile(_label_path(image)) for image in paths):
             required = f"text files of {SPLIT_TITLES[split]} boxes such as {_label_path(paths[0])}"
             raise invalid(required, "none", next_step="put them into labels/ beside images/")
@@ -99,6 +100,17 @@ def _read_names(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     return texts
 
 
+def _count_keypoint_values(path: Path, content: Mapping[str, Any]) -> int:
+    """Return how many numbers of keypoints follow each box; 0 without a `kpt_shape`."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)
+    if not is_shape or shape[1] not in (2, 3):
+        raise invalid(f"kpt_shape: [number of keypoints, 2 or 3] in {path}", repr(shape), "[17, 3]")
+    return int(shape[0] * shape[1])
+
+
 def _data_root(yaml_path: Path, content: Mapping[str, Any]) -> Path:
     """Return the folder that paths are relative to: `path` if it exists, else the folder of data.yaml."""
     folder = yaml_path.parent.resolve()
@@ -134,18 +146,27 @@ def _label_path(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _read_image(image: Path, classes: Sequence[str]) -> AnnotatedImage:
+def _read_image(image: Path, classes: Sequence[str], num_keypoint_values: int) -> AnnotatedImage:
     source = _label_path(image)
     if not os.path.isfile(source):
         return AnnotatedImage(image, (), source)
     try:
         lines = source.read_text("utf-8-sig").splitlines()
         objects = [
-            _read_line(line.split(), f"line {number}", classes) for number, line in enumerate(lines, 1) if line.strip()
+            _read_line(_without_keypoints(line.split(), f"line {number}", num_keypoint_values), f"line {number}", classes)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
         ]
     except ValueError as error:
         return AnnotatedImage(image, (), source, error=str(error))
     return AnnotatedImage(image, tuple(objects), source, has_shares=True)
+
+
+def _without_keypoints(cells: list[str], location: str, num_keypoint_values: int) -> list[str]:
+    if num_keypoint_values and len(cells) not in (5, 5 + num_keypoint_values):
+        required = f"class, cx, cy, width, height and {num_keypoint_values} numbers of keypoints in {location}"
+        raise invalid(required, f"{len(cells)} numbers")
+    return cells[:5] if num_keypoint_values else cells
 
 
 def _read_line(cells: Sequence[str], location: str, classes: Sequence[str]) -> AnnotatedObject:
