@@ -119,6 +119,8 @@ def test_ids_without_data(tmp_path: Path) -> None:
     known = ResultIds(CLASSES, image_ids={"1.jpg": 5})
     assert known.of_images(["a/1.jpg"]) == [5]
     assert known.of_images(["a/1.jpg", "a/2.jpg"]) == [1, 2]  # not all are of the data
+    assert known.of_images(["a/1.jpg", "b/1.jpg"]) == ["a_1.jpg", "b_1.jpg"]  # not both are image 5
+    assert ids.of_images(["a/1.jpg", "b/001.jpg"]) == ["1", "001"]
 
 
 def test_voc_results_count_pixels_from_one(tmp_path: Path) -> None:

@@ -284,11 +284,13 @@ class ResultIds:
 
     def of_images(self, paths: Sequence[str]) -> list[ImageId]:
         """Return the id of the image of each path."""
-        if all(Path(path).name in self.image_ids for path in paths):
-            return [self.image_ids[Path(path).name] for path in paths]
+        names = [Path(path).name for path in paths]
+        if len(set(names)) == len(names) and all(name in self.image_ids for name in names):
+            return [self.image_ids[name] for name in names]
         unique = unique_stems(paths)
         stems = [unique[path] for path in paths]
         are_numbers = all(stem.isdecimal() and stem.isascii() for stem in stems)
+        are_numbers = are_numbers and len({int(stem) for stem in stems}) == len(stems)  # 1 and 001 are two images
         return [int(stem) for stem in stems] if are_numbers else list(stems)
 
 
