@@ -153,7 +153,7 @@ def _read_image(image: Path, classes: Sequence[str], num_keypoint_values: int) -
     try:
         lines = source.read_text("utf-8-sig").splitlines()
         objects = [
-            _read_line(_without_keypoints(line.split(), f"line {number}", num_keypoint_values), f"line {number}", classes)
+            _read_line(line.split(), f"line {number}", classes, num_keypoint_values)
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
@@ -162,14 +162,14 @@ def _read_image(image: Path, classes: Sequence[str], num_keypoint_values: int) -
     return AnnotatedImage(image, tuple(objects), source, has_shares=True)
 
 
-def _without_keypoints(cells: list[str], location: str, num_keypoint_values: int) -> list[str]:
-    if num_keypoint_values and len(cells) not in (5, 5 + num_keypoint_values):
-        required = f"class, cx, cy, width, height and {num_keypoint_values} numbers of keypoints in {location}"
-        raise invalid(required, f"{len(cells)} numbers")
-    return cells[:5] if num_keypoint_values else cells
-
-
-def _read_line(cells: Sequence[str], location: str, classes: Sequence[str]) -> AnnotatedObject:
+def _read_line(
+    cells: Sequence[str], location: str, classes: Sequence[str], num_keypoint_values: int
+) -> AnnotatedObject:
+    if num_keypoint_values:
+        if len(cells) not in (5, 5 + num_keypoint_values):
+            required = f"class, cx, cy, width, height and {num_keypoint_values} numbers of keypoints in {location}"
+            raise invalid(required, f"{len(cells)} numbers")
+        cells = cells[:5]
     try:
         values = [float(cell) for cell in cells]
     except ValueError:
