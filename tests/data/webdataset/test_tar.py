@@ -204,7 +204,7 @@ def test_invalid_shards(tmp_path: Path) -> None:
 
 
 def test_two_samples_of_one_key_are_not_one(tmp_path: Path) -> None:
-    """As of two folders of which only the names of the files were packed: the last would take the place of the first."""
+    """As of two folders of which only the names of the files were packed: the last would replace the first."""
     path = write_tar(tmp_path / "x.tar", samples(range(4)))
     with tarfile.open(path, "a") as tar:
         for name, content in samples(range(2, 6)).items():
