@@ -125,6 +125,20 @@ def test_an_error_that_rises_is_a_drop_in_percent() -> None:
     assert failed_checks(worse, "int8", 10) == ["50.00 percent of mean absolute error lost, at most 10 allowed"]
 
 
+def test_an_undefined_metric_is_not_compared() -> None:
+    """Without an image that shows a class there is no average precision."""
+    task, x = MultiLabel(("a",), (0.5,)), torch.ones(2, 1)
+    undefined = compare_outputs(lambda x: x, lambda x: x, [(x, torch.zeros(2, 1))], task)
+    assert (undefined.value, undefined.exported_value, undefined.metric_drop) == (None, None, None)
+    assert failed_checks(undefined, "float32", 1.0) == []
+    assert "undefined on these images" in failed_checks(undefined, "int8", 1.0)[0]
+
+
+def test_data_of_another_task_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="regression"):
+        export(build_network("regression"), "onnx", tmp_path / "net.onnx", data=make_data("multi-label"))
+
+
 SMALL = {"backbone.depths": (1, 1, 1, 1), "backbone.widths": (8, 8, 8, 16)}
 
 

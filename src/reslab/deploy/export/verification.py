@@ -76,11 +76,12 @@ def load_verification_data(
 ) -> VerificationData:
     """Return the evaluation images of `data`, by default the run's own; all of them or a sample of `num_images`.
 
-    Raises ValueError without data and run, and if classes or channels differ from the network's.
+    Raises ValueError without data and run, and if task, classes or channels differ from the network's.
     """
     if num_images is not None and num_images < 1:
         raise invalid("at least 1 image to compare on", num_images, nearest="1")
-    opened_data = _open_data(run, data, data_dir)
+    task = getattr(network, "task", None)
+    opened_data = _open_data(run, data, DataOptions(data_dir=data_dir, task=task["name"] if task else None))
     num_classes = len(class_names(network))
     if opened_data.num_classes != num_classes:
         required = f"data of {num_classes} classes, as the network has"
@@ -122,8 +123,7 @@ def load_calibration_images(source: str | Path, network: AnyNetwork) -> Tensor:
     return load_verification_data(network, Run(source), None, None, None).calibration_images()
 
 
-def _open_data(run: Run | None, data: Any, data_dir: str | Path | None) -> DatasetSplits:
-    options = DataOptions(data_dir=data_dir)
+def _open_data(run: Run | None, data: Any, options: DataOptions) -> DatasetSplits:
     if data is not None and run is not None:
         return open_data_for_run(run.metadata["data"], data, options)
     if data is not None:
@@ -131,7 +131,7 @@ def _open_data(run: Run | None, data: Any, data_dir: str | Path | None) -> Datas
     if run is None:
         step = "name a dataset or a folder: --data NAME|FOLDER (a run has its own)"
         raise invalid("images to verify the export on", "weights without a run", next_step=step)
-    return reopen_data(run.metadata["data"], None, data_dir)
+    return reopen_data(run.metadata["data"], None, options.data_dir)
 
 
 def _sample_images(images: ImageDataset, num_images: int) -> ImageDataset:
@@ -189,7 +189,7 @@ class ExportComparison:
     over the outputs, or what `difference_of` says; `max_error` the maximum of |exported - original| itself. Of
     `num_compared` predictions (`noun`: images, labels, pixels or boxes) `num_agreeing` have the `same` class or box;
     none are compared where predictions are numbers. `value` and `exported_value` are the `metric` of the network and of
-    the export.
+    the export, None where it is undefined, as average precision is without an object.
     """
 
     num_images: int
@@ -199,8 +199,8 @@ class ExportComparison:
     num_compared: int
     num_agreeing: int
     metric: Metric
-    value: float
-    exported_value: float
+    value: float | None
+    exported_value: float | None
     same: str = "class"
     difference_of: str = "the largest output"
 
@@ -210,8 +210,10 @@ class ExportComparison:
         return self.num_agreeing / self.num_compared if self.num_compared else None
 
     @property
-    def metric_drop(self) -> float:
-        """The loss of the metric, negative for a gain: in percentage points, or percent of an error."""
+    def metric_drop(self) -> float | None:
+        """The loss of the metric in percentage points, or percent of an error; negative: a gain; None: undefined."""
+        if self.value is None or self.exported_value is None:
+            return None
         drop = self.metric.score(self.value) - self.metric.score(self.exported_value)
         return 100 * drop if self.metric.is_fraction else 100 * drop / max(abs(self.value), torch.finfo().tiny)
 
@@ -290,6 +292,8 @@ def failed_checks(comparison: ExportComparison, precision: str, max_drop: float)
     """
     if precision != "float32":
         title, unit = comparison.metric.title, "points" if comparison.metric.is_fraction else "percent"
+        if comparison.metric_drop is None:
+            return [f"{title} is undefined on these images, so that its loss cannot be measured; name others with data"]
         message = f"{comparison.metric_drop:.2f} {unit} of {title} lost, at most {max_drop:g} allowed"
         return [] if comparison.metric_drop <= max_drop else [message]
     failures = []
