@@ -1,11 +1,13 @@
 """Tensors and torch datasets as `DatasetSplits`."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
+from torchvision.datasets import ImageFolder
 
 from reslab.data.adapters import as_dataset
 from reslab.data.check.check import FindingKind, check_data
@@ -85,6 +87,36 @@ def test_kept_labels_are_used_unless_changed_on_the_way_out() -> None:
     assert part.splits["train"].labels.tolist() == [1, 2, 3]
     assert part.classes == ("w", "x", "y", "z")
     assert torch.equal(part.splits["train"].preview(1), PIXELS[2])
+
+
+def test_labels_that_items_do_not_have_are_not_used() -> None:
+    class Relabeled(Items):
+        def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+            image, label = super().__getitem__(i)
+            return image, label % 2
+
+    relabeled = as_dataset(Relabeled(targets=LABELS.tolist())).splits["train"]
+    assert torch.equal(relabeled.labels, LABELS % 2)
+    part = Subset(Relabeled(targets=LABELS.tolist()), [3, 6, 9])
+    assert as_dataset(part).splits["train"].labels.tolist() == (LABELS[[3, 6, 9]] % 2).tolist()
+
+
+def test_splits_number_their_classes_alike(tmp_path: Path) -> None:
+    for folder in ("train/cat", "train/dog", "train/hen", "val/cat", "val/hen", "most/cat", "most/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(PIXELS[i].permute(1, 2, 0).numpy()).save(tmp_path / folder / f"{i}.png")
+    train, val, most = (ImageFolder(str(tmp_path / split)) for split in ("train", "val", "most"))
+    required = "labels of validation images that number the classes of training"
+    with pytest.raises(ValueError, match=f"{required}; got: label 1 for hen, in training for dog"):
+        as_dataset(train, val)
+    with pytest.raises(ValueError, match=required):
+        as_dataset(Subset(train, range(6)), Subset(val, range(4)))
+    with pytest.raises(ValueError, match="labels of test images"):
+        as_dataset(train, test=val, classes=["cat", "dog", "hen"])
+    assert as_dataset(train, most).splits["val"].labels.tolist() == [0, 0, 1, 1]
+    mapped = ImageFolder(str(tmp_path / "val"), target_transform=lambda label: 2 * label)
+    assert as_dataset(train, mapped).splits["val"].labels.tolist() == [0, 0, 2, 2]
 
 
 def test_grey_pillow_items_stay_grey() -> None:

@@ -172,7 +172,9 @@ def as_dataset(
             raise invalid("data without splits, where val_fraction is given", "a DatasetSplits", next_step=next_step)
         return train
     requested_task = task if task or split_record is None else str(split_record.get("task", DEFAULT_TASK))
-    splits = _to_splits({"train": train, "val": val, "test": test}, dims, requested_task)
+    sources = {"train": train, "val": val, "test": test}
+    splits = _to_splits(sources, dims, requested_task)
+    _check_class_order(sources)
     target_kind = splits["train"].target_kind
     known_classes = tuple(map(str, classes)) if classes is not None else _stored_class_names(train, splits)
     class_names = known_classes or TARGET_RULES[target_kind].name_outputs(_count_labels(splits))
@@ -327,7 +329,7 @@ def _from_items(dataset: Any, task: str | None) -> ImageDataset:
     if _is_mask_item(first[1], item_to_tensor(first[0], channels).shape[-2:], task):
         images = WrappedImageDataset(dataset, torch.zeros(len(dataset), dtype=torch.int64), channels, indices)
         return MaskImageDataset(images, MaskItems(dataset, indices))
-    labels, target_kind = convert_labels(_read_labels(dataset), task)
+    labels, target_kind = convert_labels(_read_labels(dataset, first[1]), task)
     return WrappedImageDataset(dataset, labels, channels, indices, target_kind=target_kind)
 
 
@@ -337,12 +339,24 @@ def _is_mask_item(label: Any, size: Sequence[int], task: str | None) -> bool:
     return hasattr(label, "shape") and len(label.shape) > 1 and _are_masks(size, torch.as_tensor(label)[None], None)
 
 
-def _read_labels(dataset: Any) -> Tensor:
-    """Return the labels that a dataset stores, as torchvision's do; else fetch every item once."""
+def _read_labels(dataset: Any, first_label: Any) -> Tensor:
+    """Return the labels that a dataset stores, as torchvision's do; else fetch every item once.
+
+    Those of the first and the last item tell whether the items have the stored labels.
+    """
     stored = _stored_labels(dataset)
-    if stored is None:
-        return stack_labels([dataset[i][1] for i in range(len(dataset))])
-    return _as_label_tensor(stored)
+    if stored is not None and _are_equal(first_label, stored[0]):
+        last = len(dataset) - 1
+        if _are_equal(dataset[last][1], stored[last]):
+            return _as_label_tensor(stored)
+    return stack_labels([dataset[i][1] for i in range(len(dataset))])
+
+
+def _are_equal(label: Any, stored: Any) -> bool:
+    try:
+        return torch.equal(torch.as_tensor(label).flatten().double(), torch.as_tensor(stored).flatten().double())
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _stored_labels(dataset: Any) -> Any:
@@ -364,6 +378,31 @@ def _stored_class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple
     if stored_names is None or len(stored_names) < num_labels or (exact and len(stored_names) != num_labels):
         return ()
     return tuple(map(str, stored_names))
+
+
+def _check_class_order(sources: Mapping[str, Any]) -> None:
+    """Raise ValueError for a split whose stored class names give a label another class than in training.
+
+    torchvision's `ImageFolder` numbers the folders that are there: where one is missing, the later ones move up.
+    """
+    names = {split: _own_class_names(part) for split, part in sources.items()}
+    for split, other in names.items():
+        pairs = enumerate(zip(names["train"], other, strict=False))
+        label = next((label for label, (in_training, here) in pairs if in_training != here), None)
+        if label is not None:
+            required = f"labels of {SPLIT_TITLES[split]} images that number the classes of training"
+            got = f"label {label} for {other[label]}, in training for {names['train'][label]}"
+            next_step = "number them alike, with a folder for every class or a target_transform"
+            raise invalid(required, got, next_step=next_step)
+
+
+def _own_class_names(dataset: Any) -> tuple[str, ...]:
+    """Return the class names of a dataset whose items have the labels that it stores; empty for others."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    is_kept = getattr(dataset, "targets", None) is not None and getattr(dataset, "target_transform", None) is None
+    return tuple(map(str, names)) if is_kept and isinstance(names, list | tuple) else ()
 
 
 def _default_preprocess(dataset: ImageDataset) -> Preprocess:
