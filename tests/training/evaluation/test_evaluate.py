@@ -126,6 +126,9 @@ def test_what_does_not_fit_is_reported(digits_run: Run, tmp_path: Path) -> None:
     swapped = replace(data, classes=("1", "0", *data.classes[2:]))
     with pytest.raises(ValueError, match="0 where the data has 1"):
         evaluate(digits_run, swapped)
+    for weights in (digits_run.weights_path, str(digits_run.weights_path)):
+        with pytest.raises(ValueError, match="0 where the data has 1"):
+            evaluate(weights, swapped)
     (tmp_path / "unfinished").mkdir()
     shutil.copy(digits_run.path / "run.json", tmp_path / "unfinished" / "run.json")
     with pytest.raises(ValueError, match=r"no weights yet.*--resume"):

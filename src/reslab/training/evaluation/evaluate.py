@@ -231,7 +231,8 @@ def _resolve_preprocess(
 ) -> DatasetSplits:
     """Return the data with the preprocessing that the network expects. Raises ValueError if their classes differ."""
     preprocess = options.input_values.apply(_base_preprocess(network, data))
-    if not isinstance(target, str | Arch):
+    # A name has published weights, whose names of classes others may spell otherwise.
+    if not isinstance(target, Arch) and not (isinstance(target, str) and not Path(target).exists()):
         _check_classes(network, data)
     if options.eval_transform is not None:
         preprocess = replace(preprocess, transform=options.eval_transform)
