@@ -89,18 +89,6 @@ def test_kept_labels_are_used_unless_changed_on_the_way_out() -> None:
     assert torch.equal(part.splits["train"].preview(1), PIXELS[2])
 
 
-def test_labels_that_items_do_not_have_are_not_used() -> None:
-    class Relabeled(Items):
-        def __getitem__(self, i: int) -> tuple[Image.Image, int]:
-            image, label = super().__getitem__(i)
-            return image, label % 2
-
-    relabeled = as_dataset(Relabeled(targets=LABELS.tolist())).splits["train"]
-    assert torch.equal(relabeled.labels, LABELS % 2)
-    part = Subset(Relabeled(targets=LABELS.tolist()), [3, 6, 9])
-    assert as_dataset(part).splits["train"].labels.tolist() == (LABELS[[3, 6, 9]] % 2).tolist()
-
-
 def test_splits_number_their_classes_alike(tmp_path: Path) -> None:
     for folder in ("train/cat", "train/dog", "train/hen", "val/cat", "val/hen", "most/cat", "most/dog"):
         (tmp_path / folder).mkdir(parents=True)

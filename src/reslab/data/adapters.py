@@ -329,7 +329,7 @@ def _from_items(dataset: Any, task: str | None) -> ImageDataset:
     if _is_mask_item(first[1], item_to_tensor(first[0], channels).shape[-2:], task):
         images = WrappedImageDataset(dataset, torch.zeros(len(dataset), dtype=torch.int64), channels, indices)
         return MaskImageDataset(images, MaskItems(dataset, indices))
-    labels, target_kind = convert_labels(_read_labels(dataset, first[1]), task)
+    labels, target_kind = convert_labels(_read_labels(dataset), task)
     return WrappedImageDataset(dataset, labels, channels, indices, target_kind=target_kind)
 
 
@@ -339,24 +339,12 @@ def _is_mask_item(label: Any, size: Sequence[int], task: str | None) -> bool:
     return hasattr(label, "shape") and len(label.shape) > 1 and _are_masks(size, torch.as_tensor(label)[None], None)
 
 
-def _read_labels(dataset: Any, first_label: Any) -> Tensor:
-    """Return the labels that a dataset stores, as torchvision's do; else fetch every item once.
-
-    Those of the first and the last item tell whether the items have the stored labels.
-    """
+def _read_labels(dataset: Any) -> Tensor:
+    """Return the labels that a dataset stores, as torchvision's do; else fetch every item once."""
     stored = _stored_labels(dataset)
-    if stored is not None and _are_equal(first_label, stored[0]):
-        last = len(dataset) - 1
-        if _are_equal(dataset[last][1], stored[last]):
-            return _as_label_tensor(stored)
-    return stack_labels([dataset[i][1] for i in range(len(dataset))])
-
-
-def _are_equal(label: Any, stored: Any) -> bool:
-    try:
-        return torch.equal(torch.as_tensor(label).flatten().double(), torch.as_tensor(stored).flatten().double())
-    except (TypeError, ValueError, RuntimeError):
-        return False
+    if stored is None:
+        return stack_labels([dataset[i][1] for i in range(len(dataset))])
+    return _as_label_tensor(stored)
 
 
 def _stored_labels(dataset: Any) -> Any:
