@@ -179,9 +179,16 @@ def test_labels_from_one_and_gaps_are_reported() -> None:
         as_dataset((PIXELS, LABELS * 10_000_000_000 // 3))
 
 
+def test_normalized_floats_are_reported_where_nobody_records_how() -> None:
+    images = torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
+    (message,) = as_dataset((images, LABELS)).messages
+    assert f"floats from {images.min():.4g} to {images.max():.4g}, normalized by a mean and std" in message
+    assert as_dataset((images, LABELS), preprocess=as_dataset((PIXELS, LABELS)).preprocess).messages == ()
+    assert as_dataset((images.flatten(2), LABELS), dims=1).messages == ()
+
+
 def test_floats_to_255_are_reported() -> None:
     assert "training images are floats from 0 to 255" in as_dataset((PIXELS.float(), LABELS)).messages[0]
     assert as_dataset((PIXELS.float() / 255, LABELS)).messages == ()
-    assert as_dataset((torch.randn(20, 3, 4, 4) * 3, LABELS)).messages == ()
     findings = {finding.kind: finding for finding in list_findings(check_data(as_dataset((PIXELS.float(), LABELS))))}
     assert findings[FindingKind.FLOAT_RANGE].severity == "warning"

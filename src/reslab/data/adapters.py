@@ -196,7 +196,11 @@ def as_dataset(
         preprocess=preprocess or _default_preprocess(splits["train"]),
         splits=splits,
         split_record=record,
-        messages=(*messages, *rare_class_messages(record), *float_range_messages(splits)),
+        messages=(
+            *messages,
+            *rare_class_messages(record),
+            *float_range_messages(splits, preprocess is not None or dims != 2),
+        ),
         task=requested_task or TASK_OF_TARGET[target_kind],
     )
 

@@ -224,8 +224,12 @@ class DatasetListing:
     task_reason: str = ""
 
 
-def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
-    """Return a message for each split with float images from 0 to 255, which a network expects scaled."""
+def float_range_messages(splits: Mapping[str, ImageDataset], is_recorded: bool = True) -> tuple[str, ...]:
+    """Return a message for each split with float images from 0 to 255, which a network expects scaled.
+
+    Unless `is_recorded`, also one for training images that were normalized by a mean and std that nobody records. Of
+    datasets of items the first image is looked at.
+    """
     messages = []
     for split, dataset in splits.items():
         if not len(dataset) or isinstance(dataset, FileImageDataset | ShardImageDataset):
@@ -234,9 +238,16 @@ def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
         if not pixels.is_floating_point():
             continue
         low, high = float(pixels.amin()), float(pixels.amax())
+        text = f"{SPLIT_TITLES[split]} images are floats from {low:.4g} to {high:.4g}"
         if low >= 0 and _MAX_SCALED_PIXEL < high <= 255:
-            text = f"{SPLIT_TITLES[split]} images are floats from {low:g} to {high:g}, which are not scaled further"
-            messages.append(f"{text}: divide them by 255 and normalize them, or pass them in uint8")
+            messages.append(
+                f"{text}, which are not scaled further: divide them by 255 and normalize them, or pass them in uint8"
+            )
+        elif low < 0 and split == "train" and not is_recorded:
+            messages.append(
+                f"{text}, normalized by a mean and std that the weights do not record: image files for `predict` and "
+                "`serve` are not normalized; for them pass uint8, or floats from 0 to 1 with a `preprocess`"
+            )
     return tuple(messages)
 
 
