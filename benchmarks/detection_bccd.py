@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cifar10", help="folder of CIFAR-10; without it `pretrained` needs --backbone")
     parser.add_argument("--backbone", type=Path)
-    parser.add_argument("--backbone-epochs", type=float, default=6)
+    parser.add_argument("--backbone-epochs", type=float, default=3)
     parser.add_argument("--epochs", type=float, help="in place of those of each setting")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--tune", action="store_true", help="train on `train`, evaluate on `val`, use no test image")
