@@ -55,6 +55,16 @@ def test_from_boxes_to_predictions(command: Command, cells: Path, run: Path, tmp
     assert result["voc_map"] == pytest.approx(value["voc_map"], abs=1e-6)
 
 
+def test_a_calibration_is_refused_before_the_evaluation(
+    command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reslab.training.evaluation.evaluate.evaluate", None)
+    for option in ("--calibration", "--save-temperature"):
+        outcome = command("eval", run, option)
+        assert outcome.code == 1
+        assert f"a classification for {option}; got: {run}, a run of the task detection" in outcome.err
+
+
 def changed_coco(**changes: Any) -> Callable[[Path], Path]:
     """Return a writer of COCO's layout with a changed first training annotation."""
 

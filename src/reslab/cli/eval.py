@@ -252,7 +252,7 @@ def evaluate(
         with data.reading.limits():
             report.show(_evaluate_file(data.results, data), None, [data.results.name])
         return
-    _check_predictions_file(report.predictions, models.runs or [])
+    _check_run_tasks(report, models.runs or [])
     source, arguments = models.source(), models.arguments()
     if report.save_temperature:
         _check_calibration_options(source, models.model, inputs.by_flag())
@@ -285,9 +285,11 @@ def _evaluate(
     return evaluation, None
 
 
-def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
-    """Raise ValueError, before an evaluation, for detections in a .json file that a run cannot have."""
-    if predictions is None or predictions.suffix.lower() != ".json":
+def _check_run_tasks(report: EvaluationReport, runs: list[str]) -> None:
+    """Raise ValueError, before an evaluation, for a calibration or detections in .json that a run cannot have."""
+    needs_boxes = report.predictions is not None and report.predictions.suffix.lower() == ".json"
+    calibrates = report.calibration or report.save_temperature
+    if not (needs_boxes or calibrates):
         return
     from reslab.training.run import Run
 
@@ -295,9 +297,13 @@ def _check_predictions_file(predictions: Path | None, runs: list[str]) -> None:
         if not (Path(path) / "run.json").is_file():
             continue
         task = find_task(Run(path).metadata["task"]["name"])
-        if task.target is not TargetKind.BOXES:
+        if needs_boxes and task.target is not TargetKind.BOXES:
+            assert report.predictions is not None
             required = f"a .csv or .npz file for the predictions of {task.name}"
-            raise invalid(required, predictions, str(predictions.with_suffix(".csv")))
+            raise invalid(required, report.predictions, str(report.predictions.with_suffix(".csv")))
+        if calibrates and task.target is not TargetKind.CLASS:
+            option = "--save-temperature" if report.save_temperature else "--calibration"
+            raise invalid(f"a classification for {option}", f"{path}, a run of the task {task.name}")
 
 
 def _evaluate_file(results: Path, data: EvaluatedDataOptions) -> "Evaluation":
