@@ -86,12 +86,18 @@ def check_listed_once(listing: BoxListing) -> None:
 
 
 def check_in_pixels(listing: BoxListing) -> None:
-    """Raise ValueError if every box lies in the first pixel: then its coordinates are shares of the image's sides."""
+    """Raise ValueError if every box lies in the first pixel, one in a part of it: boxes as shares of the image's sides.
+
+    Boxes of images of one pixel are whole pixels.
+    """
     all_objects = ((image, one) for image in listing.all_images if not image.has_shares for one in image.objects)
     objects = [(image, one) for image, one in all_objects if one.box[0] < one.box[2] and one.box[1] < one.box[3]]
-    if not objects or any(abs(value) > 1 for _, one in objects for value in one.box):
+    if any(abs(value) > 1 for _, one in objects for value in one.box):
         return
-    image, one = objects[0]
+    fractions = [(image, one) for image, one in objects if any(value % 1 for value in one.box)]
+    if not fractions:
+        return
+    image, one = fractions[0]
     shown = ", ".join(f"{value:g}" for value in one.box)
     got = f"only coordinates up to 1, such as {shown} ({one.location} of {image.source.name})"
     next_step = "multiply x by the width and y by the height of the image"
