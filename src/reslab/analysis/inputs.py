@@ -25,7 +25,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.task import DEFAULT_TASK, TargetKind
 from reslab.spec.zoo.dense import arch_kind
 from reslab.training.run import Run
-from reslab.training.run_data import DataOptions, open_data_for_run, open_train_data, reopen_data
+from reslab.training.run_data import DataOptions, open_data_for_run, reopen_data
 from reslab.training.tasks.registry import find_task_type, restore_task
 from reslab.training.tasks.task_type import TaskType
 
@@ -89,11 +89,7 @@ def load_inputs(
     else:
         _check_has_data(arch, options, task_name)
         data_options = DataOptions(data_dir=options.data_dir, task=task_name or _task_of_arch(arch))
-        dataset = (
-            open_train_data(options.data, data_options)
-            if run is None
-            else open_data_for_run(run.metadata["data"], options.data, data_options)
-        )
+        dataset = open_data_for_run(run, options.data, data_options)
     task = restore_task(fields, dataset.classes) if fields else find_task_type(dataset.task).for_data(dataset)
     _check_kind(arch, task)
     if trained_model is not None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,9 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.task import find_task
+
+if TYPE_CHECKING:
+    from reslab.training.run import Run
 
 DEFAULT_DATA = "digits"
 _MASK_KEYS = ("classes", "mask_encoding", "mask_values")  # of a split record: a user's mask_values replace them
@@ -155,19 +158,19 @@ def _reopen_data(metadata: Mapping[str, Any], data: Any, data_dir: str | Path | 
 
 
 def open_data_for_run(
-    metadata: Mapping[str, Any], data: Any, options: DataOptions | None = None, *, dims: int = 2
+    run: "Run | None", data: Any, options: DataOptions | None = None, *, dims: int = 2
 ) -> DatasetSplits:
     """Open data to evaluate a run on, in the run's recorded split where they are its own images.
 
     A new split of them would hold out images that the run was trained on. They are its own if they have the recorded
-    content, lie where the run's data lie, or have all the images that the record names; others are opened as by
-    `open_train_data`. Raises ValueError like `open_dataset`, and for a `val_fraction` that is not the recorded one.
+    content, lie where the run's data lie, or have all the images that the record names; others, and those without a
+    run, are opened as by `open_train_data`. Raises ValueError like `open_dataset`, and for a `val_fraction` that is not
+    the recorded one.
     """
     options = options or DataOptions()
-    if isinstance(data, DatasetSplits) or held_out_images(metadata["split_record"]) is None:
-        return open_train_data(data, options, dims=dims)
-    own = _open_own_data(metadata, data, options)
-    if own is None:
+    metadata = None if run is None else run.metadata["data"]
+    own = None if metadata is None else _open_own_data(metadata, data, options)
+    if metadata is None or own is None:
         return open_train_data(data, options, dims=dims)
     fraction = metadata["split_record"]["fraction"]
     if options.val_fraction not in (None, fraction):
@@ -185,7 +188,9 @@ def held_out_images(record: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _open_own_data(metadata: Mapping[str, Any], data: Any, options: DataOptions) -> DatasetSplits | None:
-    """Return the run's images in its recorded split; None for other data, or data of another task."""
+    """Return the run's images in its recorded split; None for other data, data of another task, or without a split."""
+    if isinstance(data, DatasetSplits) or held_out_images(metadata["split_record"]) is None:
+        return None
     record = dict(metadata["split_record"])
     if options.mask_values is not None:
         record = {name: value for name, value in record.items() if name not in _MASK_KEYS}

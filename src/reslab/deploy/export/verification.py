@@ -29,7 +29,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.task import Metric, TargetKind
 from reslab.training.evaluation.evaluation import with_added_metrics
 from reslab.training.run import Run
-from reslab.training.run_data import DataOptions, open_data_for_run, open_train_data, reopen_data
+from reslab.training.run_data import DataOptions, open_data_for_run, reopen_data
 from reslab.training.tasks.multilabel import MultiLabel
 from reslab.training.tasks.task_type import TaskType
 
@@ -124,10 +124,8 @@ def load_calibration_images(source: str | Path, network: AnyNetwork) -> Tensor:
 
 
 def _open_data(run: Run | None, data: Any, options: DataOptions) -> DatasetSplits:
-    if data is not None and run is not None:
-        return open_data_for_run(run.metadata["data"], data, options)
     if data is not None:
-        return open_train_data(data, options)
+        return open_data_for_run(run, data, options)
     if run is None:
         step = "name a dataset or a folder: --data NAME|FOLDER (a run has its own)"
         raise invalid("images to verify the export on", "weights without a run", next_step=step)

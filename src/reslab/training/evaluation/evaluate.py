@@ -52,7 +52,6 @@ from reslab.training.run_data import (
     held_out_images,
     infer_input_size,
     open_data_for_run,
-    open_train_data,
     reopen_data,
 )
 from reslab.training.tasks.registry import find_task_type, restore_task
@@ -383,10 +382,7 @@ def _resolve_data(target: ModelLike, run: Run | None, data: Any, options: Evalua
         return reopen_data(target.metadata["data"], None, options.data_dir)
     if data is None:
         raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
-    dims = _map_dims(target, options)
-    if run is not None:
-        return open_data_for_run(run.metadata["data"], data, options, dims=dims)
-    return open_train_data(data, options, dims=dims)
+    return open_data_for_run(run, data, options, dims=_map_dims(target, options))
 
 
 def _map_dims(target: ModelLike, options: EvaluateOptions) -> int:

@@ -18,14 +18,6 @@ from reslab.training.tasks.task_type import TaskType
 ViewFn = Callable[[Tensor, list[int]], list[Tensor]]
 
 
-def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
-    return [x, x.flip(-1)]
-
-
-def _vertical_flip(x: Tensor, _: list[int]) -> list[Tensor]:
-    return [x, x.flip(-2)]
-
-
 def _shift(x: Tensor, sizes: list[int]) -> list[Tensor]:
     size, (height, width) = sizes[0], x.shape[-2:]
     if size >= min(height, width):
@@ -67,9 +59,13 @@ class ViewKind:
     mirrored_axis: int | None = None
 
 
+def _mirror(name: str, axis: int) -> ViewKind:
+    return ViewKind(name, 0, lambda x, sizes: [x, x.flip(axis)], axis)
+
+
 TTA_OPS: dict[str, ViewKind] = {
-    "flip": ViewKind("flip", 0, _flip, mirrored_axis=-1),
-    "vertical-flip": ViewKind("vertical-flip", 0, _vertical_flip, mirrored_axis=-2),
+    "flip": _mirror("flip", -1),
+    "vertical-flip": _mirror("vertical-flip", -2),
     "shift": ViewKind("shift(1)", 1, _shift),
     "five-crop": ViewKind("five-crop(224)", 1, _five_crop),
     "ten-crop": ViewKind("ten-crop(224)", 1, _ten_crop),
