@@ -89,7 +89,8 @@ BENCHMARKS = (
         "activation-checkpointing", "activation_checkpointing.py", 2, "--depth 20 --batch-size 8", has_threads=False
     ),
     record("2026-11-29_fashion-muon", 2, "--data-dir {fashion-mnist}"),
-    record("2026-11-29_fashion-flip", 6, "--data-dir {fashion-mnist}"),
+    record("2026-11-30_fashion-low-rate", 5, "--data-dir {fashion-mnist}"),
+    record("2026-11-30_fashion-cutout", 17, "--data-dir {fashion-mnist}"),
     record("2026-11-29_cifar10-half-width", 30, "--data {cifar10}"),
     record("2026-11-29_small-digits", 1),
     Benchmark(

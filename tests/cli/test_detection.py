@@ -55,6 +55,24 @@ def test_from_boxes_to_predictions(command: Command, cells: Path, run: Path, tmp
     assert result["voc_map"] == pytest.approx(value["voc_map"], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("default")
+def test_results_without_the_data_of_the_run_warn_of_their_ids(command: Command, run: Path, tmp_path: Path) -> None:
+    cells = run.parent / "cells"
+    image = tmp_path / "one.png"
+    image.write_bytes((cells / "JPEGImages" / f"{VAL[0]:02}.png").read_bytes())
+    cells.rename(tmp_path / "moved")
+    try:
+        found, named = (
+            command("predict", run, image, "--output", tmp_path / name) for name in ("a.coco.json", "a.voc")
+        )
+    finally:
+        (tmp_path / "moved").rename(cells)
+    assert found.code == named.code == 0
+    assert "the ids of the classes are 1 to 3" in found.err
+    assert "the data of the run could not be opened" in found.err
+    assert "ids" not in named.err
+
+
 def test_a_calibration_is_refused_before_the_evaluation(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,12 +70,12 @@ def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp
 def test_a_network_of_the_users_own_is_trained_and_evaluated(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_network.py").write_text(
+    (tmp_path / "two_layers.py").write_text(
         "from torch import nn\n\n\ndef make(width: int = 8) -> nn.Module:\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    model, run = ("--model", "own_network:make"), tmp_path / "run"
+    model, run = ("--model", "two_layers:make"), tmp_path / "run"
     outcome = command("train", *model, "--set", "model.width=4", "--epochs", "1", "--output", run, "--json")
     assert outcome.code == 0, outcome.out
     assert command("eval", run, *model, "--json").value["top1"] == outcome.value["top1"]

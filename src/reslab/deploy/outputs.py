@@ -203,7 +203,10 @@ def check_output_format(path: Path, task: Task) -> None:
 
 def find_result_ids(path: Path, source: Path, classes: Sequence[str]) -> ResultIds | None:
     """Return the ids for the results in this file, from the data of the run `source`; None if its format has none."""
-    return find_ids(source, classes) if isinstance(_find_format(path), BoxResultFormat) else None
+    output_format = _find_format(path)
+    if not isinstance(output_format, BoxResultFormat):
+        return None
+    return find_ids(source, classes) if output_format.has_ids else ResultIds(tuple(classes))
 
 
 def _partial_path(path: Path) -> Path:

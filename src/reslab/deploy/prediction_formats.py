@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -294,14 +295,23 @@ class ResultIds:
         return [int(stem) for stem in stems] if are_numbers else list(stems)
 
 
+class ResultIdsWarning(UserWarning):
+    """A file of results has ids of its own, which may differ from those of the annotations."""
+
+
 def find_ids(source: Path, classes: Sequence[str]) -> ResultIds:
-    """Return the ids of the data of a run's folder; those without data if it is none, or its data cannot be opened."""
+    """Return the ids of the data of a run's folder; those without data if it is none, or its data cannot be opened.
+
+    In the second case COCO's ids of the classes may be others: it warns with a `ResultIdsWarning`.
+    """
     plain = ResultIds(tuple(classes))
     if not (source / "run.json").is_file():
         return plain
     try:
         data = reopen_data(Run(source).metadata["data"])
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        text = f"the ids of the classes are 1 to {len(classes)}, and those of the images their file names, because the"
+        warnings.warn(f"{text} data of the run could not be opened: {error}", ResultIdsWarning, stacklevel=2)
         return plain
     splits = [split for split in data.splits.values() if isinstance(split, BoxImageDataset)]
     category_ids = next((split.category_ids for split in splits if split.category_ids), ())
@@ -343,12 +353,16 @@ def encode_voc(predictions: Sequence[Prediction], ids: ResultIds) -> dict[str, b
 
 @dataclass(frozen=True)
 class BoxResultFormat:
-    """A file format of boxes alone: `encode` returns the bytes of a file, or of a folder those of its files by name."""
+    """A file format of boxes alone: `encode` returns the bytes of a file, or of a folder those of its files by name.
+
+    With `has_ids` classes and images have the ids of the annotations in it, not only their names.
+    """
 
     encode: Callable[[Sequence[Prediction], ResultIds], bytes | Mapping[str, bytes]]
+    has_ids: bool = False
 
 
-BOX_FORMATS = {".coco.json": BoxResultFormat(encode_coco), ".voc": BoxResultFormat(encode_voc)}
+BOX_FORMATS = {".coco.json": BoxResultFormat(encode_coco, has_ids=True), ".voc": BoxResultFormat(encode_voc)}
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

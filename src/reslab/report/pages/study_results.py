@@ -270,11 +270,15 @@ def metric_descriptions(metrics: Sequence[StudyMetric]) -> list[str]:
     return [f"{metric_display_name(metric.name)}: {metric.description}." for metric in unique]
 
 
+_ABBREVIATIONS = {"ap": "AP", "ap50": "AP50", "voc": "VOC", "map": "mAP", "macs": "MACs"}
+
+
 def metric_display_name(name: str) -> str:
-    """Return a metric's name for readers: `test error`, `test error, top 5`, `responses, mean std`."""
+    """Return a metric's name for readers: `test error`, `test error, top 5`, `test VOC mAP`."""
     for suffix, text in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", batch statistics")):
         name = name.replace(suffix, text)
-    return name.replace("_", " ").replace(".", ", ")
+    words = name.replace(".", ", ").replace("_", " ").split(" ")
+    return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
 
 
 def reported_split(records: Sequence[Mapping[str, Any]]) -> str:
