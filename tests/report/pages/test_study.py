@@ -13,6 +13,7 @@ from reslab.report.pages.study_results import (
     StudyPage,
     StudyRow,
     StudyRun,
+    metric_display_name,
     ours_text,
     panel_title,
     reported_text,
@@ -82,6 +83,19 @@ def test_markdown_links_every_figure_it_writes(text_and_files: tuple[str, dict[s
         assert root.tag.endswith("svg")
         assert next(iter(root)).tag.endswith("title")
         assert "http" not in file.replace("http://www.w3.org/", "")
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("test_voc_map", "test VOC mAP"),
+        ("test_ap50", "test AP50"),
+        ("test_error_top5", "test error, top 5"),
+        ("responses.mean_std", "responses, mean std"),
+    ],
+)
+def test_metrics_have_names_for_readers(metric: str, name: str) -> None:
+    assert metric_display_name(metric) == name
 
 
 def test_tables_of_the_markdown_are_whole(text_and_files: tuple[str, object]) -> None:
