@@ -74,8 +74,8 @@ def run_step(point: Point, seconds: float, wall_clock: bool) -> dict[str, float]
     import torch
 
     from reslab.nn.factory import create_model
-    from reslab.runtime.device import MemoryTracker
     from reslab.runtime.distributed import init_process_group
+    from reslab.runtime.memory import MemoryTracker
     from reslab.training.loop import TrainStep
     from reslab.training.losses import build_loss
 

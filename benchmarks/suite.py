@@ -92,6 +92,7 @@ BENCHMARKS = (
     record("2026-11-30_fashion-low-rate", 5, "--data-dir {fashion-mnist}"),
     record("2026-11-30_fashion-cutout", 17, "--data-dir {fashion-mnist}"),
     record("2026-11-29_cifar10-half-width", 30, "--data {cifar10}"),
+    record("2026-11-30_cifar10-full-width", 35, "--data {cifar10} --seeds 1"),
     record("2026-11-29_small-digits", 1),
     Benchmark(
         "lr-finder",

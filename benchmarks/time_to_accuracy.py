@@ -34,12 +34,13 @@ from reslab.training.train import train  # noqa: E402
 class Aim:
     """A mean test accuracy of at least `accuracy` in at most `seconds` of training (mean), over all seeds.
 
+    Without `seconds` the time is only reported.
     With `tta` the accuracy is that of test-time augmentation (`"flip"`), whose time does not count.
     """
 
     data: str
     accuracy: float
-    seconds: float
+    seconds: float | None
     recipe: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
@@ -100,7 +101,8 @@ def measure(aim: Aim, args: argparse.Namespace, log: Callable[[str], object]) ->
     for line in summarize(rows, aim):
         print_line(line)
     print_line(", ".join(f"{name} {value}" for name, value in machine.items()))
-    title = f"{aim.recipe} on {aim.data}, aim: a mean accuracy of {aim.accuracy} in {aim.seconds:g} s"
+    limit = "" if aim.seconds is None else f" in {aim.seconds:g} s"
+    title = f"{aim.recipe} on {aim.data}, aim: a mean accuracy of {aim.accuracy}{limit}"
     return make_result(title, COLUMNS, rows, has_mean=True) | {
         "date": datetime.date.today().isoformat(),
         "aim": {"accuracy": aim.accuracy, "seconds": aim.seconds},
@@ -113,7 +115,8 @@ def summarize(rows: Sequence[Mapping[str, Any]], aim: Aim) -> list[str]:
     accuracies, seconds = ([row[key] for row in rows] for key in ("accuracy", "seconds"))
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     mean_accuracy, mean_seconds = statistics.mean(accuracies), statistics.mean(seconds)
+    limit = "" if aim.seconds is None else f"; aim {aim.seconds} s"
     return [
         f"accuracy: mean {mean_accuracy:.4f}, standard deviation {spread:.4f}; aim {aim.accuracy}",
-        f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}; aim {aim.seconds} s",
+        f"training: mean {mean_seconds:.1f} s, {min(seconds):.1f} to {max(seconds):.1f}{limit}",
     ]

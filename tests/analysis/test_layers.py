@@ -16,17 +16,17 @@ from reslab.nn.factory import create_model
 def test_too_many_images_are_an_error_that_names_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.zeros(10, 3, 4, 4)
     output_bytes = 2 * 8 * 16 * 4  # two outputs of 8x4x4 float32 numbers
-    monkeypatch.setattr(layers.MemoryTracker, "free_bytes", lambda memory: 5 * output_bytes)
+    monkeypatch.setattr(layers, "read_free_bytes", lambda device: 5 * output_bytes)
     layers.check_memory(model, images, fraction=0.5)
     with pytest.raises(ValueError, match=r"10 images.*GiB.*--num-images 5"):
         layers.check_memory(model, images)
-    monkeypatch.setattr(layers.MemoryTracker, "free_bytes", lambda memory: None)
+    monkeypatch.setattr(layers, "read_free_bytes", lambda device: None)
     layers.check_memory(model, images)
 
 
 def test_analyses_of_all_images_at_once_check_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
-    monkeypatch.setattr(layers.MemoryTracker, "free_bytes", lambda memory: 1000)
+    monkeypatch.setattr(layers, "read_free_bytes", lambda device: 1000)
     with pytest.raises(ValueError, match="4 images"):
         analyze_gradients(target, GradientOptions())
     with pytest.raises(ValueError, match="4 images"):

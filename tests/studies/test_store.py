@@ -221,7 +221,7 @@ def test_insufficient_memory_is_not_recorded_as_a_failed_analysis(
 ) -> None:
     job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     with monkeypatch.context() as short:
-        short.setattr(layers.MemoryTracker, "free_bytes", lambda memory: 1000)
+        short.setattr(layers, "read_free_bytes", lambda device: 1000)
         with pytest.raises(layers.InsufficientMemoryError, match="fit in memory"):
             run_job(job, context)
     entry = run_job(job, context)

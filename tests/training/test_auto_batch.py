@@ -103,7 +103,7 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
 ) -> None:
     options = {**tiny, "epochs": 1, "overrides": {**tiny["overrides"], "model.order": "wide", "model.drop_rate": 0.2}}
     monkeypatch.setattr(trials, "MemoryProbe", Costly)
-    monkeypatch.setattr(trials.MemoryTracker, "free_bytes", lambda self, num_processes: 40 * MIB)
+    monkeypatch.setattr(trials, "read_free_bytes", lambda device, num_processes: 40 * MIB)
     run = train(output=tmp_path / "auto", batch_size="auto", **{**options, "on_log": lines.append})
     message = "the batch of 64 is split into 2 micro-batches of up to 32 (32 of 40 MiB free, measured); BatchNorm sees"
     assert any(line.get("text", "").startswith(message) for line in lines)

@@ -20,7 +20,7 @@ from reslab.nn.cost import layer_table
 from reslab.nn.dense import DenseNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import CONV_TYPES
-from reslab.runtime.device import MemoryTracker
+from reslab.runtime.memory import read_free_bytes, release_memory
 from reslab.spec.errors import invalid, unknown_name
 
 STATISTICS = ("batch", "running", "auto")
@@ -247,7 +247,10 @@ def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> Non
         # The shapes of a third-party module may depend on its values, which the meta device lacks: run it unchecked.
         return
     bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
-    free_bytes = MemoryTracker(images.device).free_bytes()
+    free_bytes = read_free_bytes(images.device)
+    if free_bytes is not None and len(images) * bytes_per_image > free_bytes:
+        release_memory()  # only now, because it takes long
+        free_bytes = read_free_bytes(images.device)
     if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
         return
     max_images = free_bytes // bytes_per_image

@@ -12,8 +12,9 @@ from torch import Tensor
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import BACKENDS, PRECISIONS, BackendInfo, open_backend
 from reslab.nn.module_network import Model
-from reslab.runtime.device import MemoryTracker, has_fast_bf16
+from reslab.runtime.device import has_fast_bf16
 from reslab.runtime.extras import has_extra
+from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 
 NUM_WARMUP_CALLS = 3

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from reslab.report.format import format_duration, pluralize
-from reslab.runtime.device import MemoryTracker, hardware_info
+from reslab.runtime.device import hardware_info
+from reslab.runtime.memory import read_free_bytes
 from reslab.spec.recipe import Recipe
 from reslab.studies.plan import StudyJob, StudyPlan, StudyStore, is_done, missing_jobs, training_identity
 from reslab.studies.resolve import ResolvedRow, build_network, model_cost, random_step_loss
@@ -62,7 +63,7 @@ def available_memory_bytes(device: torch.device) -> int:
     """Return the memory that jobs can use: all of a GPU, or what the machine has free."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    free_bytes = MemoryTracker(device).free_bytes()
+    free_bytes = read_free_bytes(device)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free_bytes is None else free_bytes
 
 

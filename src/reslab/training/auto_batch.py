@@ -10,8 +10,9 @@ import torch
 
 from reslab.data.loader import TrainLoader
 from reslab.nn.recompute import batch_norms
-from reslab.runtime.device import MemoryTracker, choose_num_threads, deterministic_mode, limit_threads
+from reslab.runtime.device import choose_num_threads, deterministic_mode, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from reslab.runtime.memory import MemoryTracker, read_free_bytes
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.checkpoint import has_train_checkpoint
@@ -156,7 +157,7 @@ class MemoryProbe:
         self._train_step = replace(loop.train_step, grad_accum_steps=1)
         self._x, self._y, _ = next(iter(loop.loader.iter_from(0)))
         self._memory_tracker = MemoryTracker(self.device)
-        self.free_bytes = self._memory_tracker.free_bytes(loop.process_group.env.local_world_size)
+        self.free_bytes = read_free_bytes(self.device, loop.process_group.env.local_world_size)
 
     @property
     def local_batch_size(self) -> int:

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.runtime.device import MemoryTracker, deterministic_mode
+from reslab.runtime.device import deterministic_mode
+from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import DistillConfig, Recipe
