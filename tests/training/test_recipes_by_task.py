@@ -53,7 +53,10 @@ REFUSED = {
         (name, "segmentation"): PIXEL_MEAN
         for name in ("he2015-cifar", "he2015-cifar-110", "he2016-cifar", "stochastic-depth")
     },
-    ("he2015-cifar-110", "regression"): r"a warmup of a duration, .*; nearest valid: schedule\.warmup='1 epoch'",
+    **{
+        ("he2015-cifar-110", task): r"a warmup of a duration, .*; nearest valid: schedule\.warmup='1 epoch'"
+        for task in ("multi-label", "regression")
+    },
     **{
         (name, task): "images in files, or with masks, for random-resize, .*; crop them at once, as random-scale-crop"
         for name in ("segmentation", "torchvision-segmentation")

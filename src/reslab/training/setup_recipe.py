@@ -29,6 +29,7 @@ from reslab.training.options import (
 )
 
 _SMOOTHED = (TargetKind.CLASS, TargetKind.MULTI_HOT)
+_WITH_ONE_CLASS = (TargetKind.CLASS, TargetKind.MASK)  # of each image or pixel
 
 
 def resolve_recipe(
@@ -97,8 +98,8 @@ def _fit_to_task(recipe: Recipe, task: Task, overrides: Mapping[str, Any]) -> tu
         _require_default("train_transform", recipe.train_transform, overrides, required, repr(expression))
         recipe = replace(recipe, train_transform=expression)
         messages.append(f"the training images are not mixed, for {task.name}")
-    if parse_warmup_error(recipe.schedule.warmup) is not None and not task.train_metric.is_fraction:
-        required = f"a warmup of a duration, as {task.name} has no training error in percent"
+    if parse_warmup_error(recipe.schedule.warmup) is not None and task.target not in _WITH_ONE_CLASS:
+        required = f"a warmup of a duration, as {task.name} has no training error that is near 100 % at first"
         raise invalid(required, recipe.schedule.warmup, nearest="schedule.warmup='1 epoch'")
     task.metric(recipe.early_stopping.metric)
     return recipe, tuple(messages)
