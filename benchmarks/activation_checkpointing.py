@@ -57,7 +57,7 @@ def main() -> None:
             [*command, "--mode", mode], env=environment, capture_output=True, text=True, check=True
         )
         rows.append({"name": mode, **json.loads(process.stdout)})
-    rows.append({"name": "ratio", **{key: rows[1][key] / rows[0][key] for key in ("mebibytes", "seconds")}})  # type: ignore[operator]
+    rows.append({"name": "ratio", **{key: round(rows[1][key] / rows[0][key], 2) for key in ("mebibytes", "seconds")}})  # type: ignore[operator]
     columns = [
         Column("name", "activation checkpointing"),
         Column("loss", "loss", ".9g"),
