@@ -24,6 +24,18 @@ def test_too_many_images_are_an_error_that_names_how_many_fit(monkeypatch: pytes
     layers.check_memory(model, images)
 
 
+def test_memory_is_released_only_where_there_is_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = nn.Conv2d(3, 8, 3), torch.zeros(10, 3, 4, 4)
+    calls: list[str] = []
+    free_bytes = iter((10**9, 1, 10**9))
+    monkeypatch.setattr(layers, "read_free_bytes", lambda device: next(free_bytes))
+    monkeypatch.setattr(layers, "release_memory", lambda: calls.append("released"))
+    layers.check_memory(model, images)
+    assert not calls
+    layers.check_memory(model, images)
+    assert calls == ["released"]
+
+
 def test_analyses_of_all_images_at_once_check_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
     monkeypatch.setattr(layers, "read_free_bytes", lambda device: 1000)
