@@ -247,14 +247,15 @@ def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> Non
         # The shapes of a third-party module may depend on its values, which the meta device lacks: run it unchecked.
         return
     bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
+    needed_bytes = len(images) * bytes_per_image
     free_bytes = read_free_bytes(images.device)
-    if free_bytes is not None and len(images) * bytes_per_image > free_bytes:
+    if free_bytes is not None and free_bytes < needed_bytes:
         release_memory()  # only now, because it takes long
         free_bytes = read_free_bytes(images.device)
-    if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
+    if free_bytes is None or free_bytes >= needed_bytes:
         return
     max_images = free_bytes // bytes_per_image
-    needed_gib, free_gib = len(images) * bytes_per_image / _GIB, free_bytes / _GIB
+    needed_gib, free_gib = needed_bytes / _GIB, free_bytes / _GIB
     got = f"{len(images)} images, which need about {needed_gib:.1f} GiB of {free_gib:.1f} GiB free"
     suggestion = f"--num-images {max_images}" if max_images >= 2 else ""
     raise InsufficientMemoryError(invalid("images that fit in memory all at once", got, suggestion))

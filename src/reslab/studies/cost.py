@@ -16,7 +16,7 @@ import torch
 
 from reslab.report.format import format_duration, pluralize
 from reslab.runtime.device import hardware_info
-from reslab.runtime.memory import read_free_bytes
+from reslab.runtime.memory import read_free_bytes, release_memory
 from reslab.spec.recipe import Recipe
 from reslab.studies.plan import StudyJob, StudyPlan, StudyStore, is_done, missing_jobs, training_identity
 from reslab.studies.resolve import ResolvedRow, build_network, model_cost, random_step_loss
@@ -63,6 +63,7 @@ def available_memory_bytes(device: torch.device) -> int:
     """Return the memory that jobs can use: all of a GPU, or what the machine has free."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
+    release_memory()
     free_bytes = read_free_bytes(device)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free_bytes is None else free_bytes
 
