@@ -165,7 +165,10 @@ class Merge(nn.Module, ABC):
     """Merge shortcut and branch: the modifiers of each path, then `combine`. N C H W in and out.
 
     Learned factors of the branch are parameters of this module: `scale` (rezero, skipinit), `gamma` (layerscale).
+    With `inplace` a sum is written into the branch (`reslab.nn.inplace`).
     """
+
+    inplace = False
 
     def __init__(self, block: BlockSpec, site: Site) -> None:
         super().__init__()
@@ -187,6 +190,11 @@ class Merge(nn.Module, ABC):
     def is_plain_sum(self) -> bool:
         """True if the shortcut is added unchanged: no factor, gate or dropout."""
         return self.is_sum and len(self.shortcut_modifiers) == 0
+
+    @property
+    def may_overwrite_branch(self) -> bool:
+        """True if the branch's last output is read by the sum alone: nothing modifies it first."""
+        return self.is_sum and len(self.branch_modifiers) == 0 and not self.factor_names
 
     @abstractmethod
     def combine(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
@@ -212,6 +220,8 @@ class FunctionMerge(Merge):
         self.needs_input = "block_input" in inspect.signature(self.function).parameters
 
     def combine(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        if self.inplace and shortcut.dtype == branch.dtype:
+            return branch.add_(shortcut)
         args = {**self.args, "block_input": block_input} if self.needs_input else self.args
         output: Tensor = self.function(shortcut=shortcut, branch=branch, **args)
         return output

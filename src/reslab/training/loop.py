@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from reslab.data.rng import step_seed
 from reslab.nn.dense import DenseNetwork
+from reslab.nn.inplace import inplace_ops
 from reslab.nn.matmul_convs import float32_convs, patch_convs, tap_convs
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
@@ -57,7 +58,8 @@ class TrainStep:
     `forward` calls the network: detectors take the targets too. A batch is two tensors or, in detection, two lists.
     With `channels_last` on a CPU, not compiled, convolutions of tiny maps run as products of matrices (`tap_convs`),
     and compiled on a GPU those of few channels (`patch_convs`). In bf16 on a CPU, those of maps no wider than their
-    stride run in float32 where bfloat16 is wrong (`float32_convs`).
+    stride run in float32 where bfloat16 is wrong (`float32_convs`). Not compiled, activations and sums work in
+    place where only they read their input (`inplace_ops`).
     An error of the network or the loss on one rank ends the step on every rank of `process_group`. With `sync_bn` the
     ranks communicate within the network, so this holds for the loss alone.
     """
@@ -108,6 +110,7 @@ class TrainStep:
             tap_convs(model, device_type == "cpu" and not is_compiled and self.channels_last),
             patch_convs(model, device_type == "cuda" and is_compiled and self.channels_last),
             float32_convs(model, device_type == "cpu" and self.precision == "bf16"),
+            inplace_ops(model, not is_compiled),
         ):
             for micro_x, micro_y in zip(*(_split_batch(part, self.grad_accum_steps) for part in (x, y)), strict=True):
                 is_last = len(losses) == self.grad_accum_steps - 1

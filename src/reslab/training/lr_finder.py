@@ -14,6 +14,7 @@ from torch import nn
 
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import ProcessGroup
+from reslab.runtime.lazy_dynamo import lazy_dynamo
 from reslab.spec.errors import invalid
 from reslab.training.loop import TrainLoop
 from reslab.training.meters import TrainMeter
@@ -104,7 +105,8 @@ def find_lr(
     _check_range(min_lr, max_lr, num_steps)
     lrs = [min_lr * (max_lr / min_lr) ** (step / (num_steps - 1)) for step in range(num_steps)]
     cuda_devices = [device] if device.type == "cuda" else []
-    with tempfile.TemporaryDirectory() as folder, deterministic_mode(), torch.random.fork_rng(cuda_devices):
+    rng = torch.random.fork_rng(cuda_devices)
+    with tempfile.TemporaryDirectory() as folder, lazy_dynamo(), deterministic_mode(), rng:
         setup = setup_run(copy_options(options), Path(folder) / "run", ProcessGroup(device=device), workers)
         # Unfreezing a part in the middle of the test would change the loss for another reason than the rate.
         loop = replace(setup.loop.wrapped(setup.recipe.compile), freezing=setup.loop.freezing.fixed())

@@ -21,6 +21,7 @@ from reslab.runtime.device import choose_device, choose_num_threads, limit_threa
 from reslab.runtime.distributed import ProcessGroup, init_process_group, rank_device
 from reslab.runtime.files import DiskFullError, disk_full_guard
 from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.runtime.lazy_dynamo import lazy_dynamo
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
@@ -148,7 +149,7 @@ def train(
         auto_batch=auto_batch,
         transform_functions=transform_functions,
     )
-    with contextlib.ExitStack() as locks:
+    with lazy_dynamo(), contextlib.ExitStack() as locks:
         setup = _prepare_run(
             options, output, resume or is_restart, process_group=process_group, workers=workers, locks=locks
         )

@@ -1,0 +1,84 @@
+"""A training imports torch._dynamo only if something is compiled, and torch.compile is not affected."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch._dynamo as dynamo
+
+from reslab.runtime.lazy_dynamo import lazy_dynamo
+
+# In a process of its own, because this one has imported torch._dynamo.
+SCRIPT = """
+import inspect, sys, threading
+import torch
+from reslab.runtime.lazy_dynamo import lazy_dynamo
+from reslab.training.train import train
+
+def is_marked():
+    return hasattr(torch.optim.Optimizer.add_param_group.__wrapped__, "__dynamo_disable")
+
+run = train(None, "digits", epochs=1, num_images=64, output=sys.argv[1], on_log=lambda record: None)
+assert run.result is not None
+assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+assert not is_marked()
+
+class Scale(torch.nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+with lazy_dynamo():
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+    stand_in = sys.modules["torch._dynamo"]
+    assert torch._dynamo is stand_in and is_marked()
+    inspect.stack()
+    assert not hasattr(stand_in, "__file__") and "torch._dynamo.eval_frame" not in sys.modules
+    seen = []
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph
+    x = torch.ones(2)
+    compiled = torch.compile(Scale(), backend=backend)
+    assert torch.equal(compiled(x), 2 * x) and len(seen) == 1
+    assert sys.modules["torch._dynamo"] is torch._dynamo is not stand_in
+    assert not is_marked()
+    optimizer.zero_grad()
+    assert stand_in.config is torch._dynamo.config
+    assert stand_in.disable(seen.append) is not seen.append
+    stand_in.graph_break()
+    optimizer.step()
+assert sys.modules["torch._dynamo"] is torch._dynamo is not stand_in
+assert "torch._dynamo.eval_frame" in sys.modules
+import torch._dynamo.utils
+"""
+
+SUBMODULE_SCRIPT = """
+import sys
+import torch
+from reslab.runtime.lazy_dynamo import lazy_dynamo
+
+with lazy_dynamo():
+    from torch._dynamo.utils import counters
+    import torch._dynamo.config
+assert sys.modules["torch._dynamo"].utils.counters is counters
+"""
+
+
+def run_script(script: str, *arguments: str) -> None:
+    outcome = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_training_does_not_import_it_and_compilation_does(tmp_path: Path) -> None:
+    run_script(SCRIPT, str(tmp_path / "run"))
+
+
+def test_imports_of_its_modules_import_it() -> None:
+    run_script(SUBMODULE_SCRIPT)
+
+
+def test_nothing_is_exchanged_where_it_is_imported() -> None:
+    with lazy_dynamo():
+        assert sys.modules["torch._dynamo"] is dynamo is torch._dynamo
+    assert sys.modules["torch._dynamo"] is dynamo
