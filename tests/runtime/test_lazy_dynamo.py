@@ -1,4 +1,4 @@
-"""A training imports torch._dynamo only if something is compiled, and torch.compile is not affected."""
+"""Trainings and costs import torch._dynamo only if something is compiled, and torch.compile is not affected."""
 
 import subprocess
 import sys
@@ -13,6 +13,8 @@ from reslab.runtime.lazy_dynamo import lazy_dynamo
 SCRIPT = """
 import inspect, sys, threading
 import torch
+from reslab.nn.cost import layer_table
+from reslab.nn.factory import create_model
 from reslab.runtime.lazy_dynamo import lazy_dynamo
 from reslab.training.train import train
 
@@ -21,6 +23,7 @@ def is_marked():
 
 run = train(None, "digits", epochs=1, num_images=64, output=sys.argv[1], on_log=lambda record: None)
 assert run.result is not None
+assert len(layer_table(create_model("resnet20_cifar"), (3, 32, 32))) > 50
 assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
 assert not is_marked()
 
@@ -70,7 +73,7 @@ def run_script(script: str, *arguments: str) -> None:
     assert outcome.returncode == 0, outcome.stderr
 
 
-def test_training_does_not_import_it_and_compilation_does(tmp_path: Path) -> None:
+def test_trainings_and_costs_do_not_import_it_and_compilation_does(tmp_path: Path) -> None:
     run_script(SCRIPT, str(tmp_path / "run"))
 
 

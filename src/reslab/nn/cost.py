@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reslab.nn.registry import CONV_TYPES
+from reslab.runtime.lazy_dynamo import lazy_dynamo
 from reslab.spec.errors import invalid
 
 _aten = torch.ops.aten
@@ -182,7 +183,14 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     image = torch.empty((1, *input_size), dtype=dtype, device="meta")
     tracer = ReceptiveFieldTracer(image)
-    with _forward_hooks(model, record), _eval_mode(model), _tracing(model), torch.no_grad(), tracer:
+    with (
+        lazy_dynamo(),
+        _forward_hooks(model, record),
+        _eval_mode(model),
+        _tracing(model),
+        torch.no_grad(),
+        tracer,
+    ):
         # Without tie_weights=False, functional_call leaves the tensors of a module used twice on the meta device.
         functional_call(model, _meta_tensors(model), (image,), tie_weights=False, strict=False)
     return rows

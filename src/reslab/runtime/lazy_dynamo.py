@@ -1,7 +1,8 @@
 """torch._dynamo, the tracer of torch.compile, imported only if something is compiled.
 
-torch's optimizers and DistributedDataParallel import it in eager mode, too, although they need it only to keep
-functions from being traced (`disable`, `graph_break`). That takes 1.5 to 2 s, most of the start of a short training.
+torch's optimizers, DistributedDataParallel and tensors on the meta device import it in eager mode, too, although they
+need it only to keep functions from being traced (`disable`, `graph_break`). That takes 1.5 to 2 s, most of the start of
+a short training.
 """
 
 import contextlib
@@ -67,7 +68,7 @@ class _LazyDynamo(ModuleType):
 
 @contextlib.contextmanager
 def lazy_dynamo() -> Iterator[None]:
-    """Inside, optimizers and DistributedDataParallel do not import torch._dynamo; whatever else needs it does."""
+    """Inside, what only keeps functions from being traced does not import torch._dynamo; whatever needs it does."""
     if _NAME in sys.modules:
         yield
         return
