@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reslab.nn.block import ResidualBlock
 from reslab.nn.factory import create_model
 from reslab.nn.inplace import inplace_ops
 from reslab.nn.matmul_convs import tap_convs
@@ -128,11 +129,11 @@ def test_what_is_read_elsewhere_stays(axes: dict[str, Any], names: set[str]) -> 
     assert inplace_names(model) == names
 
 
-HOOKS: dict[str, Callable[[nn.Module], Any]] = {
-    "forward": lambda module: module.register_forward_hook(lambda *call: None),
-    "forward pre": lambda module: module.register_forward_pre_hook(lambda *call: None),
-    "backward": lambda module: module.register_full_backward_hook(lambda *call: None),
-    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda *call: None),
+HOOKS: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
+    "forward": lambda module, keep: module.register_forward_hook(lambda _, inputs, output: keep(*inputs, output)),
+    "forward pre": lambda module, keep: module.register_forward_pre_hook(lambda _, inputs: keep(*inputs)),
+    "backward": lambda module, keep: module.register_full_backward_hook(lambda _, *gradients: keep(*gradients[0])),
+    "backward pre": lambda module, keep: module.register_full_backward_pre_hook(lambda _, grads: keep(*grads)),
 }
 
 
@@ -144,18 +145,38 @@ HOOKS: dict[str, Callable[[nn.Module], Any]] = {
         ("act1", {"act1"}),
         ("bn2", {"merge"}),
         ("merge", {"merge", "act2"}),
+        ("merge.branch_modifiers", {"merge"}),
         ("act2", {"act2"}),
         ("conv1", set()),
     ],
 )
 def test_hooks_see_what_they_would_see(name: str, kept: set[str], kind: str) -> None:
+    torch.manual_seed(0)
     model, block = create_model(TINY), "layer1.0"
     every_name = inplace_names(model)
-    handle = HOOKS[kind](model.get_submodule(f"{block}.{name}"))
+    seen: list[Tensor | None] = []
+    handle = HOOKS[kind](model.get_submodule(f"{block}.{name}"), lambda *tensors: seen.extend(tensors))
     assert every_name - inplace_names(model) == {f"{block}.{part}" for part in kept}
-    results(model, True)
+    values = []
+    for enabled in (False, True):
+        seen.clear()
+        results_of(model, enabled)
+        values.append([tensor.clone() for tensor in seen if tensor is not None])
+    assert values[0]
+    assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
     handle.remove()
     assert inplace_names(model) == every_name
+
+
+def results_of(model: nn.Module, enabled: bool) -> None:
+    """Take one training step with the model itself."""
+    torch.manual_seed(1)
+    model.train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+    with inplace_ops(model, enabled):
+        nn.functional.cross_entropy(model(torch.randn(3, 3, 8, 8)), torch.arange(3)).backward()
 
 
 def test_hooks_of_all_modules_see_every_input() -> None:
@@ -166,10 +187,123 @@ def test_hooks_of_all_modules_see_every_input() -> None:
         handle.remove()
 
 
-def test_a_module_of_two_parents_and_networks_of_others_stay() -> None:
+def test_modules_held_in_two_places_stay() -> None:
     model = create_model(TINY)
     model.get_submodule("layer1.0").add_module("act1", model.get_submodule("act1"))
     assert not {"act1", "layer1.0.act1"} & inplace_names(model)
+    model = create_model(TINY, order="norm-free-preact", norm="none")
+    block = model.get_submodule("layer1.1")
+    block.add_module("act1", block.get_submodule("act2"))  # of the same parent
+    assert not {name for name in inplace_names(model) if name.startswith("layer1.1.act")}
+
+
+class Wrapper(nn.Module):
+    """Reads a tensor within the network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv1, bn1, act1 = (self.network.get_submodule(name) for name in ("conv1", "bn1", "act1"))
+        a = bn1(conv1(x))
+        return torch.cat([a, act1(a)], 1).flatten(2).mean(2)
+
+
+class Twice(ResidualBlock):
+    """Reads the sum again, after the block's activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.merge is not None
+        assert self.downsample is not None
+        y: Tensor = self.merge(x, self.downsample(x), self.branch(x))
+        return self.post(y) + y
+
+
+class NetworkOfAUser(ResidualNetwork):
+    """A derived network may read any layer."""
+
+
+def test_modules_of_users_and_what_is_inside_of_them_stay() -> None:
+    assert not inplace_names(Wrapper(create_model(TINY)))
+    assert_equal_results(Wrapper(create_model(TINY)))
+    assert not inplace_names(NetworkOfAUser(TINY))
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
     foreign(torch.zeros(1, 3, 8, 8))
     assert not inplace_names(foreign)
+
+
+def test_replaced_parts_and_methods_stay() -> None:
+    torch.manual_seed(0)
+    for change, kept in REPLACEMENTS.items():
+        model = create_model(TINY)
+        block = model.get_submodule("layer1.0")
+        assert isinstance(block, ResidualBlock)
+        every_name = inplace_names(model)
+        change(block)
+        assert every_name - inplace_names(model) == {f"layer1.0.{name}" for name in kept}
+        assert_equal_results(model)
+
+
+def replace_merge(block: ResidualBlock) -> None:
+    class Mean(nn.Module):
+        def forward(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+            return (shortcut + branch) / 2
+
+    block.merge = Mean()  # type: ignore[assignment]
+
+
+def replace_forward(block: ResidualBlock) -> None:
+    norm = block.get_submodule("bn2")
+    plain_forward = norm.forward
+    norm.forward = lambda x: plain_forward(x).exp()  # the gradient of exp needs its output
+
+
+def derive(block: ResidualBlock) -> None:
+    block.__class__ = Twice
+
+
+def replace_branch(block: ResidualBlock) -> None:
+    plain_branch = block.branch
+    block.branch = lambda p: plain_branch(p).exp()  # type: ignore[method-assign]
+
+
+REPLACEMENTS: dict[Callable[[ResidualBlock], None], set[str]] = {
+    replace_merge: {"merge", "act2"},
+    replace_forward: {"merge"},
+    derive: {"act1", "merge", "act2"},
+    replace_branch: {"act1", "merge", "act2"},
+}
+
+
+def test_a_branch_that_is_broadcast_is_added_as_before() -> None:
+    """A registered operation may return N C 1 1."""
+    torch.manual_seed(0)
+    model = create_model(TINY, depths=(1,), widths=(4,), strides=(1,))
+    block = model.get_submodule("layer1.0")
+    block.get_submodule("bn2").add_module("unused", nn.Identity())
+    block.add_module("act1", nn.AdaptiveAvgPool2d(1))
+    block.add_module("conv2", nn.Conv2d(4, 4, 1))
+    assert "layer1.0.merge" in inplace_names(model)
+    assert_equal_results(model)
+
+
+@pytest.mark.parametrize("model", ["unet_resnet18", "fasterrcnn_resnet18_fpn_320"])
+def test_the_backbone_of_segmentation_networks_and_detectors_works_in_place(model: str) -> None:
+    torch.manual_seed(0)
+    network = create_model(model, num_classes=3)
+    assert len(inplace_names(network)) > 20
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 64)]
+    boxes = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 50.0]]), "labels": torch.tensor([1])}
+    found = []
+    for enabled in (False, True):
+        copied = copy.deepcopy(network).train()
+        torch.manual_seed(1)
+        with inplace_ops(copied, enabled):
+            if "rcnn" in model:
+                loss = sum(copied(images, [boxes, boxes]).values())
+            else:
+                loss = copied(torch.stack(images)).square().mean()
+            loss.backward()
+        found.append([loss, *(weight.grad for weight in copied.parameters() if weight.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

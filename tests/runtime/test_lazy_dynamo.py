@@ -56,15 +56,47 @@ assert "torch._dynamo.eval_frame" in sys.modules
 import torch._dynamo.utils
 """
 
+# What one submodule imports first, a user's settings and errors of another must reach.
 SUBMODULE_SCRIPT = """
 import sys
 import torch
 from reslab.runtime.lazy_dynamo import lazy_dynamo
 
 with lazy_dynamo():
-    from torch._dynamo.utils import counters
     import torch._dynamo.config
-assert sys.modules["torch._dynamo"].utils.counters is counters
+    from torch._dynamo.utils import counters
+    import torch._dynamo.backends.registry as registry
+from torch._dynamo import convert_frame
+assert torch._dynamo.config is convert_frame.config
+assert type(torch._dynamo.config.__spec__.loader).__module__ != "reslab.runtime.lazy_dynamo"
+assert counters is convert_frame.counters
+assert registry is torch._dynamo.backends.registry
+names = [name for name in sys.modules if name.startswith("torch._dynamo.")]
+assert all(sys.modules[name].__name__ == name for name in names) and len(names) > 50
+assert not any(type(finder).__name__ == "_SubmoduleFinder" for finder in sys.meta_path)
+"""
+
+DISABLE_SCRIPT = """
+import torch
+from reslab.runtime.lazy_dynamo import lazy_dynamo
+
+with lazy_dynamo():
+    @torch.compiler.disable
+    def untraced(x):
+        return x.sin()
+
+    @torch.compiler.disable
+    class Untraced(torch.nn.Module):
+        def forward(self, x):
+            return x.sin()
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph.code)
+    return graph
+for function in (untraced, Untraced()):
+    torch.compile(lambda x: function(x + 1) * 2, backend=backend)(torch.ones(2))
+assert graphs and not any("sin" in code for code in graphs)
 """
 
 
@@ -77,8 +109,12 @@ def test_trainings_and_costs_do_not_import_it_and_compilation_does(tmp_path: Pat
     run_script(SCRIPT, str(tmp_path / "run"))
 
 
-def test_imports_of_its_modules_import_it() -> None:
+def test_its_modules_are_imported_once() -> None:
     run_script(SUBMODULE_SCRIPT)
+
+
+def test_functions_of_users_are_disabled_for_good() -> None:
+    run_script(DISABLE_SCRIPT)
 
 
 def test_nothing_is_exchanged_where_it_is_imported() -> None:

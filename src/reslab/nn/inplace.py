@@ -9,28 +9,36 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from reslab.nn.block import Branch, ResidualBlock
-from reslab.nn.merge import Merge
-from reslab.nn.network import ResidualNetwork
+from reslab.nn.block import ResidualBlock
+from reslab.nn.dense import DenseNetwork
+from reslab.nn.merge import FunctionMerge
+from reslab.nn.network import ResidualNetwork, SharedStage
 
 # Layers that return a tensor of their own and keep none of its values for the backward pass. Subclasses may differ.
 _PRODUCERS = {
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm,
 }  # fmt: skip
+# Methods that decide which layers read a tensor.
+_METHODS = {"forward", "_forward", "pre", "branch", "post", "features", "forward_stem", "forward_tail"}
+
+Pair = tuple[nn.Module, nn.ReLU | FunctionMerge]
+"""A module that returns a fresh tensor, and the only one that reads it."""
 
 
 @contextlib.contextmanager
 def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Inside, the residual networks in `model` work in place where nothing else reads what is overwritten.
+    """Inside, a residual network works in place where nothing else reads what is overwritten.
 
     These are ReLU after a convolution, a batch or group norm and the addition of a block, and that addition after a
-    convolution or norm; without hooks on the two modules.
+    convolution or norm; without hooks on the two modules. Modules of users stay as they are, also those that contain
+    one of our networks, because they may read any of its layers. Segmentation networks and detectors: the backbone.
     """
-    modules = list(_find_modules(model)) if enabled and not _has_any_global_hook() else []
+    modules: list[Any] = list(_find_modules(model)) if enabled and not _has_any_global_hook() else []
     for module in modules:
         module.inplace = True
     try:
@@ -40,57 +48,66 @@ def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
             module.inplace = False
 
 
-def _find_modules(model: nn.Module) -> Iterator[nn.ReLU | Merge]:
+def _find_modules(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the activations and merges that may work in place and do not yet."""
-    modules = list(model.modules())
-    # A module that two parents hold is called in places that are not seen here.
-    num_parents = Counter(child for module in modules for child in module.children())
-    for module in modules:
-        for producer, reader in _pairs(module):
-            if reader.inplace or num_parents[reader] > 1 or _has_hooks(producer) or _has_hooks(reader):
-                continue
+    network = model.residual_network if isinstance(model, DenseNetwork) else model
+    if not isinstance(network, ResidualNetwork) or not (_is_own(model) and _is_own(network)):
+        return
+    # A module that is held in two places is called in places that are not seen here.
+    num_places = Counter(child for module in model.modules() for child in module._modules.values())
+    for producer, reader in _pairs(network):
+        parts = (producer, *reader.modules())
+        if not reader.inplace and num_places[reader] == 1 and all(map(_is_plain, parts)):
             yield reader
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.ReLU | Merge]]:
-    """Yield each ReLU and merge that alone receives the fresh output of another module, after that other module."""
-    for layers in _layer_sequences(module):
-        for producer, layer in itertools.pairwise(layers):
-            if type(producer) in _PRODUCERS and type(layer) is nn.ReLU:
-                yield producer, layer
-    if isinstance(module, ResidualBlock):
-        yield from _merge_pairs(module)
+def _pairs(network: ResidualNetwork) -> Iterator[Pair]:
+    yield from _layer_pairs(_layers(network, network.stem_names))
+    conv1 = network._modules.get("conv1")
+    if type(conv1) is nn.Sequential and _is_plain(conv1):  # of a deep stem
+        yield from _layer_pairs(list(conv1))
+    for _, stage in network.stages():
+        for block in stage if type(stage) in (nn.Sequential, SharedStage) else ():
+            if type(block) is ResidualBlock and _is_own(block):
+                yield from _block_pairs(block)
+    yield from _layer_pairs(_layers(network, network.final_names))
 
 
-def _merge_pairs(block: ResidualBlock) -> Iterator[tuple[nn.Module, nn.ReLU | Merge]]:
-    """Yield the pairs at the end of a branch: its last layer and the merge, and what precedes `post` and its ReLU."""
-    last = getattr(block, block.branch_names[-1]) if block.branch_names else None
-    if type(last) not in _PRODUCERS:
-        last = None
-    if last is not None and block.merge is not None and block.merge.may_overwrite_branch:
-        yield last, block.merge
-    if block.merge is not None:
-        last = block.merge if block.merge.is_sum else None
-    first = getattr(block, block.post_names[0]) if block.post_names else None
-    if last is not None and type(first) is nn.ReLU:
-        yield last, first
+def _block_pairs(block: ResidualBlock) -> Iterator[Pair]:
+    yield from _layer_pairs(_layers(block, block.pre_names))
+    for branch in block.branches:
+        if _is_own(branch):
+            yield from _layer_pairs(_layers(branch, branch.branch_names))
+    merge, post = block.merge, _layers(block, block.post_names)
+    # The last layer of the only branch; of several, it is their combination that returns the branch.
+    branch_end = _layers(block, block.branch_names[-1:])
+    if merge is None:
+        yield from _layer_pairs(branch_end + post[:1])
+    elif type(merge) is FunctionMerge and merge.is_sum:
+        if branch_end and type(branch_end[0]) in _PRODUCERS and merge.adds_branch_unchanged:
+            yield branch_end[0], merge
+        if post and type(post[0]) is nn.ReLU:
+            yield merge, post[0]
+    yield from _layer_pairs(post)
 
 
-def _layer_sequences(module: nn.Module) -> list[list[nn.Module]]:
-    """Return the layers that a module runs one after the other, a list for each such sequence."""
-    names: tuple[Sequence[str], ...] = ()
-    deep_stem: list[nn.Module] = []
-    if isinstance(module, ResidualBlock):
-        names = module.pre_names, module.branch_names, module.post_names
-    elif isinstance(module, Branch):
-        names = (module.branch_names,)
-    elif isinstance(module, ResidualNetwork):
-        names = module.stem_names, module.final_names
-        conv1 = module._modules.get("conv1")
-        deep_stem = list(conv1) if isinstance(conv1, nn.Sequential) else []
-    return [[getattr(module, name) for name in part] for part in names] + [deep_stem]
+def _layer_pairs(layers: Sequence[nn.Module]) -> Iterator[Pair]:
+    """Yield each ReLU among layers that run one after the other, and the layer before it."""
+    for producer, layer in itertools.pairwise(layers):
+        if type(producer) in _PRODUCERS and type(layer) is nn.ReLU:
+            yield producer, layer
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _layers(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    return [getattr(module, name) for name in names]
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Return True if a module runs our code: neither a class derived from ours nor a replaced method."""
+    return type(module).__module__.startswith("reslab.") and _METHODS.isdisjoint(vars(module))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return True without hooks and without a replaced `forward`."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
+    return not any(hooks) and "forward" not in vars(module)

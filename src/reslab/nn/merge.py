@@ -165,10 +165,7 @@ class Merge(nn.Module, ABC):
     """Merge shortcut and branch: the modifiers of each path, then `combine`. N C H W in and out.
 
     Learned factors of the branch are parameters of this module: `scale` (rezero, skipinit), `gamma` (layerscale).
-    With `inplace` a sum is written into the branch (`reslab.nn.inplace`).
     """
-
-    inplace = False
 
     def __init__(self, block: BlockSpec, site: Site) -> None:
         super().__init__()
@@ -192,8 +189,8 @@ class Merge(nn.Module, ABC):
         return self.is_sum and len(self.shortcut_modifiers) == 0
 
     @property
-    def may_overwrite_branch(self) -> bool:
-        """True if the branch's last output is read by the sum alone: nothing modifies it first."""
+    def adds_branch_unchanged(self) -> bool:
+        """True if the output is a sum with the branch itself: no modifier or factor of the branch."""
         return self.is_sum and len(self.branch_modifiers) == 0 and not self.factor_names
 
     @abstractmethod
@@ -211,7 +208,12 @@ class Merge(nn.Module, ABC):
 
 
 class FunctionMerge(Merge):
-    """A merge by a function of `shortcut`, `branch` and, if it has such a parameter, `block_input`."""
+    """A merge by a function of `shortcut`, `branch` and, if it has such a parameter, `block_input`.
+
+    With `inplace` a sum is written into the branch (`reslab.nn.inplace`).
+    """
+
+    inplace = False
 
     def __init__(self, block: BlockSpec, site: Site) -> None:
         super().__init__(block, site)
@@ -220,7 +222,7 @@ class FunctionMerge(Merge):
         self.needs_input = "block_input" in inspect.signature(self.function).parameters
 
     def combine(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-        if self.inplace and shortcut.dtype == branch.dtype:
+        if self.inplace and (shortcut.dtype, shortcut.shape) == (branch.dtype, branch.shape):
             return branch.add_(shortcut)
         args = {**self.args, "block_input": block_input} if self.needs_input else self.args
         output: Tensor = self.function(shortcut=shortcut, branch=branch, **args)

@@ -179,7 +179,7 @@ def make_layer(op: Op, site: Site) -> nn.Module | None:
 
 
 def make_activation(kind: str) -> nn.Module:
-    """Return a new activation module, never in place. Raises ValueError for an unknown kind, with the nearest ones."""
+    """Return a new activation module, not in place. Raises ValueError for an unknown kind, with the nearest ones."""
     name, values = parse_kind(Family.ACT, kind)
     module = BUILDERS[Family.ACT][name](**values)
     assert module is not None

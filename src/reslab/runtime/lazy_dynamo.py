@@ -1,15 +1,17 @@
 """torch._dynamo, the tracer of torch.compile, imported only if something is compiled.
 
-torch's optimizers, DistributedDataParallel and tensors on the meta device import it in eager mode, too, although they
-need it only to keep functions from being traced (`disable`, `graph_break`). That takes 1.5 to 2 s, most of the start of
-a short training.
+torch's optimizers and tensors on the meta device import it in eager mode, too, although they need it only to keep
+functions from being traced (`disable`, `graph_break`). That takes 1.5 to 2 s, most of the start of a short training.
+DistributedDataParallel asks for more and imports it in any case.
 """
 
 import contextlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,28 +29,35 @@ class _LazyDynamo(ModuleType):
 
     def __init__(self) -> None:
         super().__init__(_NAME)
+        self.__path__: list[str] = []
         self._lock = threading.RLock()
         self._is_active = True
         self._disabled: list[Any] = []
+        self._finder = _SubmoduleFinder(self)
+
+    def install(self) -> None:
+        """Take the place of torch._dynamo."""
+        sys.modules[_NAME] = self
+        sys.meta_path.insert(0, self._finder)
+        torch._dynamo = self
 
     def disable(self, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Return the function itself."""
+        """Return a function of torch itself, which repeats the call later; others are disabled for good."""
         with self._lock:
-            if self._is_active and fn is not None:
+            if self._is_active and kwargs.get("wrapping") is False:  # from torch._compile
                 self._disabled.append(fn)
                 return fn
-        return self._load().disable(fn, *args, **kwargs)
+        return self.load().disable(fn, *args, **kwargs)
 
     def graph_break(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: without torch._dynamo no function is traced."""
         if not self._is_active:
-            self._load().graph_break(*args, **kwargs)
+            self.load().graph_break(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # Tools look for names such as __file__ in every module.
-        if name.startswith("__") and name != "__path__":
+        if name.startswith("__"):  # tools look for names such as __file__ in every module
             raise AttributeError(f"module {_NAME!r} has no attribute {name!r}")
-        return getattr(self._load(), name)
+        return getattr(self.load(), name)
 
     def remove(self) -> None:
         """Take the place of torch._dynamo no longer, so that the next import is the real one."""
@@ -57,13 +66,49 @@ class _LazyDynamo(ModuleType):
             if sys.modules.get(_NAME) is self:
                 del sys.modules[_NAME]
                 del torch._dynamo
+            if self._finder in sys.meta_path:
+                sys.meta_path.remove(self._finder)
             for fn in self._disabled:
                 vars(fn).pop(_CACHE, None)
             self._disabled.clear()
 
-    def _load(self) -> ModuleType:
+    def load(self) -> ModuleType:
+        """Import torch._dynamo."""
         self.remove()
         return importlib.import_module(_NAME)
+
+
+class _SubmoduleFinder(importlib.abc.MetaPathFinder):
+    """Imports torch._dynamo ahead of its modules, whose import would otherwise look for them in the stand-in."""
+
+    def __init__(self, stand_in: _LazyDynamo) -> None:
+        self.stand_in = stand_in
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Import torch._dynamo and its module `name`, and return a spec that stands for that module."""
+        if not name.startswith(f"{_NAME}."):
+            return None
+        self.stand_in.load()
+        module = importlib.import_module(name)
+        del sys.modules[name]  # otherwise importlib takes the module's own spec, and executes it once more
+        return importlib.machinery.ModuleSpec(name, _ImportedLoader(module), is_package=hasattr(module, "__path__"))
+
+
+class _ImportedLoader(importlib.abc.Loader):
+    """Loads a module that is imported already, and leaves it as it is."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.spec = module, vars(module)["__spec__"]
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return the module."""
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Restore the spec of the module, which importlib has replaced."""
+        vars(module)["__spec__"] = self.spec  # some modules of torch allow only their own attributes to be set
 
 
 @contextlib.contextmanager
@@ -73,8 +118,7 @@ def lazy_dynamo() -> Iterator[None]:
         yield
         return
     module = _LazyDynamo()
-    sys.modules[_NAME] = module
-    torch._dynamo = module
+    module.install()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Layers that keep the number of channels: activations (never in place), scalars, dropout, pools."""
+"""Layers that keep the number of channels: activations, scalars, dropout, pools."""
 
 from collections.abc import Callable
 
