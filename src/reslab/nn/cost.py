@@ -61,7 +61,8 @@ class ReceptiveFieldTracer(TorchDispatchMode):
         return None if entry is None else entry[1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+        shape_fn = _SHAPES.get(func) if args and args[0].__class__ is Tensor and args[0].is_meta else None
+        output = func(*args, **(kwargs or {})) if shape_fn is None else shape_fn(args[0])
         field = self._propagate(func, args)
         if field is not None:
             for tensor in output if isinstance(output, list | tuple) else (output,):
@@ -125,6 +126,13 @@ _PROPAGATION_RULES: dict[Any, Callable[[ReceptiveField, Sequence[Any]], Receptiv
     _aten.slice: _slice,
     _aten.mean: _mean,
     **dict.fromkeys((_aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm, _aten.sum, _aten.amax), _global),
+}
+
+
+# On the meta device torch runs a decomposition in Python for these two, most of the time of a network.
+_SHAPES: dict[Any, Callable[[Tensor], Any]] = {
+    _aten.relu.default: torch.empty_like,
+    _aten.native_batch_norm.default: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
 }
 
 
