@@ -9,9 +9,8 @@ import torch._dynamo as dynamo
 
 from reslab.runtime.lazy_dynamo import lazy_dynamo
 
-# In a process of its own, because this one has imported torch._dynamo.
-SCRIPT = """
-import inspect, sys, threading
+TRAINING_SCRIPT = """
+import inspect, sys
 import torch
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
@@ -21,7 +20,7 @@ from reslab.training.train import train
 def is_marked():
     return hasattr(torch.optim.Optimizer.add_param_group.__wrapped__, "__dynamo_disable")
 
-run = train(None, "digits", epochs=1, num_images=64, output=sys.argv[1], on_log=lambda record: None)
+run = train(None, "digits", epochs=1, num_images=64, output=folder, on_log=lambda record: None)
 assert run.result is not None
 assert len(layer_table(create_model("resnet20_cifar"), (3, 32, 32))) > 50
 assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
@@ -100,21 +99,30 @@ assert graphs and not any("sin" in code for code in graphs)
 """
 
 
-def run_script(script: str, *arguments: str) -> None:
-    outcome = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+# Each in a fork of a process that has imported torch, but not torch._dynamo.
+FORKS = """
+import os, sys, traceback
+import torch
+folder, scripts = sys.argv[1], sys.argv[2:]
+for script in scripts:
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(compile(script, "script", "exec"), {"__name__": "__main__", "folder": folder})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(script)
+"""
+
+
+def test_only_what_needs_it_imports_it(tmp_path: Path) -> None:
+    scripts = [TRAINING_SCRIPT, SUBMODULE_SCRIPT, DISABLE_SCRIPT]
+    command = [sys.executable, "-c", FORKS, str(tmp_path / "run"), *scripts]
+    outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
-
-
-def test_trainings_and_costs_do_not_import_it_and_compilation_does(tmp_path: Path) -> None:
-    run_script(SCRIPT, str(tmp_path / "run"))
-
-
-def test_its_modules_are_imported_once() -> None:
-    run_script(SUBMODULE_SCRIPT)
-
-
-def test_functions_of_users_are_disabled_for_good() -> None:
-    run_script(DISABLE_SCRIPT)
 
 
 def test_nothing_is_exchanged_where_it_is_imported() -> None:
