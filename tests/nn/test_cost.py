@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.ops import Conv2dNormActivation
 
@@ -87,3 +87,18 @@ def test_a_network_with_tied_weights_is_left_as_it_was() -> None:
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 2)
     convs = [layer for layer in layers if layer.kind == "Conv2d"]
     assert [layer.macs for layer in convs] == [8 * 8 * 4 * 3, *[8 * 8 * 4 * 4 * 9] * 6]
+
+
+def test_a_batch_norm_in_training_mode_returns_the_mean_of_each_channel() -> None:
+    class Centered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            mean = torch.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)[1]
+            return x - mean.view(-1, 1, 1)
+
+    (row,) = layer_table(Centered(), (3, 8, 8))
+    assert row.output_shape == (4, 6, 6)

@@ -12,7 +12,7 @@ from reslab.nn.block import ResidualBlock
 from reslab.nn.factory import create_model
 from reslab.nn.inplace import inplace_ops
 from reslab.nn.matmul_convs import tap_convs
-from reslab.nn.merge import Merge
+from reslab.nn.merge import FunctionMerge, Merge
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.order import ORDERS
 from reslab.training.loop import checkpoint_activations
@@ -220,6 +220,19 @@ class Twice(ResidualBlock):
         return self.post(y) + y
 
 
+class BlockHead(nn.Module):
+    """A head that reads a tensor within one of the network's blocks."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.fc = block, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv1, bn1, act1 = (self.block.get_submodule(name) for name in ("conv1", "bn1", "act1"))
+        a = bn1(conv1(x[:, :, None, None]))
+        return self.fc((a - act1(a)).flatten(1))
+
+
 class NetworkOfAUser(ResidualNetwork):
     """A derived network may read any layer."""
 
@@ -228,6 +241,12 @@ def test_modules_of_users_and_what_is_inside_of_them_stay() -> None:
     assert not inplace_names(Wrapper(create_model(TINY)))
     assert_equal_results(Wrapper(create_model(TINY)))
     assert not inplace_names(NetworkOfAUser(TINY))
+    model = create_model(TINY)
+    model.fc = BlockHead(model.get_submodule("layer2.1"))
+    names = inplace_names(model)
+    assert names
+    assert not {name for name in names if name.startswith("layer2.1")}
+    assert_equal_results(model)
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
     foreign(torch.zeros(1, 3, 8, 8))
     assert not inplace_names(foreign)
@@ -259,6 +278,16 @@ def replace_forward(block: ResidualBlock) -> None:
     norm.forward = lambda x: plain_forward(x).exp()  # the gradient of exp needs its output
 
 
+def replace_function(block: ResidualBlock) -> None:
+    assert isinstance(block.merge, FunctionMerge)
+    block.merge.function = lambda shortcut, branch: shortcut + 0.5 * branch
+
+
+def replace_combine(block: ResidualBlock) -> None:
+    assert block.merge is not None
+    block.merge.combine = lambda block_input, shortcut, branch: shortcut  # type: ignore[method-assign]
+
+
 def derive(block: ResidualBlock) -> None:
     block.__class__ = Twice
 
@@ -270,6 +299,8 @@ def replace_branch(block: ResidualBlock) -> None:
 
 REPLACEMENTS: dict[Callable[[ResidualBlock], None], set[str]] = {
     replace_merge: {"merge", "act2"},
+    replace_function: {"merge", "act2"},
+    replace_combine: {"merge", "act2"},
     replace_forward: {"merge"},
     derive: {"act1", "merge", "act2"},
     replace_branch: {"act1", "merge", "act2"},

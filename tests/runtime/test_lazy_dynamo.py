@@ -57,11 +57,16 @@ import torch._dynamo.utils
 
 # What one submodule imports first, a user's settings and errors of another must reach.
 SUBMODULE_SCRIPT = """
-import sys
+import importlib.util, sys
 import torch
 from reslab.runtime.lazy_dynamo import lazy_dynamo
 
 with lazy_dynamo():
+    stand_in = sys.modules["torch._dynamo"]
+    assert importlib.util.find_spec("torch._dynamo").origin.endswith("__init__.py")
+    assert importlib.util.find_spec("torch._dynamo.config") is not None
+    assert importlib.util.find_spec("torch._dynamo.nosuch") is None
+    assert sys.modules["torch._dynamo"] is stand_in and "torch._dynamo.config" not in sys.modules
     import torch._dynamo.config
     from torch._dynamo.utils import counters
     import torch._dynamo.backends.registry as registry

@@ -61,8 +61,10 @@ class ReceptiveFieldTracer(TorchDispatchMode):
         return None if entry is None else entry[1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        shape_fn = _SHAPES.get(func) if args and args[0].__class__ is Tensor and args[0].is_meta else None
-        output = func(*args, **(kwargs or {})) if shape_fn is None else shape_fn(args[0])
+        shape_fn = _SHAPES.get(func) if args and type(args[0]) is Tensor and args[0].is_meta else None
+        output = None if shape_fn is None else shape_fn(*args)
+        if output is None:
+            output = func(*args, **(kwargs or {}))
         field = self._propagate(func, args)
         if field is not None:
             for tensor in output if isinstance(output, list | tuple) else (output,):
@@ -129,10 +131,15 @@ _PROPAGATION_RULES: dict[Any, Callable[[ReceptiveField, Sequence[Any]], Receptiv
 }
 
 
+def _batch_norm_outputs(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    is_training = args[4]
+    return None if is_training else (torch.empty_like(x), x.new_empty(0), x.new_empty(0))
+
+
 # On the meta device torch runs a decomposition in Python for these two, most of the time of a network.
-_SHAPES: dict[Any, Callable[[Tensor], Any]] = {
+_SHAPES: dict[Any, Callable[..., Any]] = {
     _aten.relu.default: torch.empty_like,
-    _aten.native_batch_norm.default: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
+    _aten.native_batch_norm.default: _batch_norm_outputs,
 }
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from reslab.nn.block import ResidualBlock
 from reslab.nn.dense import DenseNetwork
-from reslab.nn.merge import FunctionMerge
+from reslab.nn.merge import FunctionMerge, add
 from reslab.nn.network import ResidualNetwork, SharedStage
 
 # Layers that return a tensor of their own and keep none of its values for the backward pass. Subclasses may differ.
@@ -24,7 +24,7 @@ _PRODUCERS = {
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm,
 }  # fmt: skip
 # Methods that decide which layers read a tensor.
-_METHODS = {"forward", "_forward", "pre", "branch", "post", "features", "forward_stem", "forward_tail"}
+_METHODS = {"combine", "forward", "_forward", "pre", "branch", "post", "features", "forward_stem", "forward_tail"}
 
 Pair = tuple[nn.Module, nn.ReLU | FunctionMerge]
 """A module that returns a fresh tensor, and the only one that reads it."""
@@ -35,8 +35,9 @@ def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     """Inside, a residual network works in place where nothing else reads what is overwritten.
 
     These are ReLU after a convolution, a batch or group norm and the addition of a block, and that addition after a
-    convolution or norm; without hooks on the two modules. Modules of users stay as they are, also those that contain
-    one of our networks, because they may read any of its layers. Segmentation networks and detectors: the backbone.
+    convolution or norm; without hooks on the two modules. Modules of users stay as they are, with all that they hold,
+    because they may read any layer of it. Of segmentation networks and detectors, the backbone works in place. A copy
+    made inside keeps working in place.
     """
     modules: list[Any] = list(_find_modules(model)) if enabled and not _has_any_global_hook() else []
     for module in modules:
@@ -53,11 +54,12 @@ def _find_modules(model: nn.Module) -> Iterator[nn.Module]:
     network = model.residual_network if isinstance(model, DenseNetwork) else model
     if not isinstance(network, ResidualNetwork) or not (_is_own(model) and _is_own(network)):
         return
-    # A module that is held in two places is called in places that are not seen here.
+    # What is held in two places or by a module of a user is called in places that are not seen here.
     num_places = Counter(child for module in model.modules() for child in module._modules.values())
+    foreign = {part for module in model.modules() if not _is_known(module) for part in module.modules()}
     for producer, reader in _pairs(network):
-        parts = (producer, *reader.modules())
-        if not reader.inplace and num_places[reader] == 1 and all(map(_is_plain, parts)):
+        is_free = num_places[reader] == 1 and reader not in foreign
+        if is_free and not reader.inplace and all(map(_is_plain, (producer, *reader.modules()))):
             yield reader
 
 
@@ -83,7 +85,7 @@ def _block_pairs(block: ResidualBlock) -> Iterator[Pair]:
     branch_end = _layers(block, block.branch_names[-1:])
     if merge is None:
         yield from _layer_pairs(branch_end + post[:1])
-    elif type(merge) is FunctionMerge and merge.is_sum:
+    elif type(merge) is FunctionMerge and merge.function is add and _is_own(merge):
         if branch_end and type(branch_end[0]) in _PRODUCERS and merge.adds_branch_unchanged:
             yield branch_end[0], merge
         if post and type(post[0]) is nn.ReLU:
@@ -105,6 +107,11 @@ def _layers(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def _is_own(module: nn.Module) -> bool:
     """Return True if a module runs our code: neither a class derived from ours nor a replaced method."""
     return type(module).__module__.startswith("reslab.") and _METHODS.isdisjoint(vars(module))
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Return True for a class of ours, torch or torchvision, which calls the modules that it holds, nothing within."""
+    return type(module).__module__.startswith(("reslab.", "torch.", "torchvision."))
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -29,7 +29,9 @@ class _LazyDynamo(ModuleType):
 
     def __init__(self) -> None:
         super().__init__(_NAME)
-        self.__path__: list[str] = []
+        self.__spec__ = importlib.machinery.PathFinder.find_spec(_NAME, torch.__path__)
+        assert self.__spec__ is not None
+        self.__path__ = list(self.__spec__.submodule_search_locations or ())
         self._lock = threading.RLock()
         self._is_active = True
         self._disabled: list[Any] = []
@@ -79,7 +81,7 @@ class _LazyDynamo(ModuleType):
 
 
 class _SubmoduleFinder(importlib.abc.MetaPathFinder):
-    """Imports torch._dynamo ahead of its modules, whose import would otherwise look for them in the stand-in."""
+    """Finds the modules of torch._dynamo, so that their import begins with that of torch._dynamo itself."""
 
     def __init__(self, stand_in: _LazyDynamo) -> None:
         self.stand_in = stand_in
@@ -87,24 +89,32 @@ class _SubmoduleFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Import torch._dynamo and its module `name`, and return a spec that stands for that module."""
-        if not name.startswith(f"{_NAME}."):
+        """Return a spec that loads the module with torch._dynamo; None for other names, and if there is no such module.
+
+        Nothing is imported.
+        """
+        spec = None
+        if name.startswith(f"{_NAME}."):
+            spec = importlib.machinery.PathFinder.find_spec(name, self.stand_in.__path__)
+        if spec is None:
             return None
-        self.stand_in.load()
-        module = importlib.import_module(name)
-        del sys.modules[name]  # otherwise importlib takes the module's own spec, and executes it once more
-        return importlib.machinery.ModuleSpec(name, _ImportedLoader(module), is_package=hasattr(module, "__path__"))
+        is_package = spec.submodule_search_locations is not None
+        return importlib.machinery.ModuleSpec(name, _SubmoduleLoader(self.stand_in), is_package=is_package)
 
 
-class _ImportedLoader(importlib.abc.Loader):
-    """Loads a module that is imported already, and leaves it as it is."""
+class _SubmoduleLoader(importlib.abc.Loader):
+    """Loads torch._dynamo and then one of its modules, which has mostly been imported with it."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self.module, self.spec = module, vars(module)["__spec__"]
+    def __init__(self, stand_in: _LazyDynamo) -> None:
+        self.stand_in = stand_in
+        self.spec: importlib.machinery.ModuleSpec | None = None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return the module."""
-        return self.module
+        """Import the module as without the stand-in."""
+        self.stand_in.load()
+        module = importlib.import_module(spec.name)
+        self.spec = vars(module)["__spec__"]
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Restore the spec of the module, which importlib has replaced."""
