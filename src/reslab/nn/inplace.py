@@ -26,6 +26,8 @@ _PRODUCERS = {
 # Methods that decide which layers read a tensor.
 _METHODS = {"combine", "forward", "_forward", "pre", "branch", "post", "features", "forward_stem", "forward_tail"}
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 Pair = tuple[nn.Module, nn.ReLU | FunctionMerge]
 """A module that returns a fresh tensor, and the only one that reads it."""
 
@@ -55,8 +57,12 @@ def _find_modules(model: nn.Module) -> Iterator[nn.Module]:
     if not isinstance(network, ResidualNetwork) or not (_is_own(model) and _is_own(network)):
         return
     # What is held in two places or by a module of a user is called in places that are not seen here.
-    num_places = Counter(child for module in model.modules() for child in module._modules.values())
-    foreign = {part for module in model.modules() if not _is_known(module) for part in module.modules()}
+    modules = list(model.modules())
+    num_places = Counter(
+        child for module in modules for child in module._modules.values() if type(child) in (nn.ReLU, FunctionMerge)
+    )
+    foreign_types = {kind for kind in set(map(type, modules)) if not _is_known(kind)}
+    foreign = {part for module in modules if type(module) in foreign_types for part in module.modules()}
     for producer, reader in _pairs(network):
         is_free = num_places[reader] == 1 and reader not in foreign
         if is_free and not reader.inplace and all(map(_is_plain, (producer, *reader.modules()))):
@@ -84,7 +90,7 @@ def _block_pairs(block: ResidualBlock) -> Iterator[Pair]:
     # The last layer of the only branch; of several, it is their combination that returns the branch.
     branch_end = _layers(block, block.branch_names[-1:])
     if merge is None:
-        yield from _layer_pairs(branch_end + post[:1])
+        yield from _layer_pairs([*branch_end, *post[:1]])
     elif type(merge) is FunctionMerge and merge.function is add and _is_own(merge):
         if branch_end and type(branch_end[0]) in _PRODUCERS and merge.adds_branch_unchanged:
             yield branch_end[0], merge
@@ -100,8 +106,8 @@ def _layer_pairs(layers: Sequence[nn.Module]) -> Iterator[Pair]:
             yield producer, layer
 
 
-def _layers(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    return [getattr(module, name) for name in names]
+def _layers(module: nn.Module, names: Sequence[str]) -> list[Any]:
+    return [module._modules[name] for name in names]
 
 
 def _is_own(module: nn.Module) -> bool:
@@ -109,12 +115,12 @@ def _is_own(module: nn.Module) -> bool:
     return type(module).__module__.startswith("reslab.") and _METHODS.isdisjoint(vars(module))
 
 
-def _is_known(module: nn.Module) -> bool:
+def _is_known(kind: type) -> bool:
     """Return True for a class of ours, torch or torchvision, which calls the modules that it holds, nothing within."""
-    return type(module).__module__.startswith(("reslab.", "torch.", "torchvision."))
+    return kind.__module__.startswith(("reslab.", "torch.", "torchvision."))
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Return True without hooks and without a replaced `forward`."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return not any(hooks) and "forward" not in vars(module)
+    own = vars(module)
+    return not any(own[name] for name in _HOOKS) and "forward" not in own
