@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.nn.block import ResidualBlock
 from reslab.nn.factory import create_model
-from reslab.nn.inplace import inplace_ops
+from reslab.nn.inplace import inplace_ops, work_in_place
 from reslab.nn.matmul_convs import tap_convs
 from reslab.nn.merge import FunctionMerge, Merge
 from reslab.nn.network import ResidualNetwork
@@ -105,6 +106,20 @@ def test_every_relu_and_sum_of_these_networks_is_in_place_inside_only(name: str,
     with pytest.raises(ValueError, match="made for the test"), inplace_ops(model):
         raise ValueError("made for the test")
     assert not any(module.inplace for module in modules)
+
+
+@pytest.mark.parametrize("axes", [{}, {"order": "full-preact"}, {"convs": (1, 3, 1)}])
+def test_networks_with_folded_norms_work_in_place(axes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = create_model(TINY, **axes)
+    results_of(model, False)  # running statistics that are not those of a new network
+    folded = fold_batch_norms(model)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.inference_mode():
+        expected = folded(x)
+        assert {type(module) for module in work_in_place(folded)} == {nn.ReLU, FunctionMerge}
+        assert inplace_names(folded) == inplace_names(model)
+        assert torch.equal(folded(x), expected)
 
 
 @pytest.mark.parametrize(

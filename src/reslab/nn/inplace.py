@@ -1,4 +1,4 @@
-"""Activations and additions that overwrite their input in training steps, which saves fresh memory for each.
+"""Activations and additions that overwrite their input in training steps and inference, which saves fresh memory.
 
 The gradient of ReLU is a function of its output, that of a sum needs no values. So relu(x) may be written into x, and
 shortcut + branch into branch, wherever nothing else reads x or branch: neither the layer that made it, for its own
@@ -41,9 +41,7 @@ def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     because they may read any layer of it. Of segmentation networks and detectors, the backbone works in place. A copy
     made inside keeps working in place.
     """
-    modules: list[Any] = list(_find_modules(model)) if enabled and not _has_any_global_hook() else []
-    for module in modules:
-        module.inplace = True
+    modules = work_in_place(model) if enabled else []
     try:
         yield
     finally:
@@ -51,7 +49,15 @@ def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
             module.inplace = False
 
 
-def _find_modules(model: nn.Module) -> Iterator[nn.Module]:
+def work_in_place(model: nn.Module) -> list[nn.ReLU | FunctionMerge]:
+    """Let a residual network work in place from now on, as inside `inplace_ops`; return the modules that changed."""
+    modules = [] if _has_any_global_hook() else list(_find_modules(model))
+    for module in modules:
+        module.inplace = True
+    return modules
+
+
+def _find_modules(model: nn.Module) -> Iterator[nn.ReLU | FunctionMerge]:
     """Yield the activations and merges that may work in place and do not yet."""
     network = model.residual_network if isinstance(model, DenseNetwork) else model
     if not isinstance(network, ResidualNetwork) or not (_is_own(model) and _is_own(network)):
@@ -88,7 +94,7 @@ def _block_pairs(block: ResidualBlock) -> Iterator[Pair]:
             yield from _layer_pairs(_layers(branch, branch.branch_names))
     merge, post = block.merge, _layers(block, block.post_names)
     # The last layer of the only branch; of several, it is their combination that returns the branch.
-    branch_end = _layers(block, block.branch_names[-1:])
+    branch_end = _layers(block, block.branch_names)[-1:]
     if merge is None:
         yield from _layer_pairs([*branch_end, *post[:1]])
     elif type(merge) is FunctionMerge and merge.function is add and _is_own(merge):
@@ -107,7 +113,9 @@ def _layer_pairs(layers: Sequence[nn.Module]) -> Iterator[Pair]:
 
 
 def _layers(module: nn.Module, names: Sequence[str]) -> list[Any]:
-    return [module._modules[name] for name in names]
+    """Return the layers of these names, without identities, such as folded norms."""
+    layers: list[Any] = [module._modules[name] for name in names]
+    return [layer for layer in layers if type(layer) is not nn.Identity or not _is_plain(layer)]
 
 
 def _is_own(module: nn.Module) -> bool:

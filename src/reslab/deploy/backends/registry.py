@@ -1,11 +1,11 @@
 """The backends by name, the choice of a backend for `auto`, and the backend torch.
 
-The backend torch folds batch norms and computes in the channels-last memory format, on x86 with packed convolutions;
-bf16, fp16 and compilation are optional. torch keeps weights in its own layout, so that oneDNN reorders them in every
-forward pass; for ResNet-50 that is a fifth of the time at batch size 1. Packed convolutions store them in the layout
-that oneDNN computes with on x86; the outputs are those of `nn.Conv2d` up to rounding. Their operations are those that
-torch's compiler uses when it freezes weights (`torch._inductor.config.freezing`); where they are missing, nothing is
-packed.
+The backend torch folds batch norms, works in place and computes in the channels-last memory format, on x86 with packed
+convolutions; bf16, fp16 and compilation are optional. torch keeps weights in its own layout, so that oneDNN reorders
+them in every forward pass; for ResNet-50 that is a fifth of the time at batch size 1. Packed convolutions store them in
+the layout that oneDNN computes with on x86; the outputs are those of `nn.Conv2d` up to rounding. Their operations are
+those that torch's compiler uses when it freezes weights (`torch._inductor.config.freezing`); where they are missing,
+nothing is packed.
 """
 
 import os
@@ -22,6 +22,7 @@ from torch.nn.functional import conv2d
 from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
 from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.nn.graph_file import load_program
+from reslab.nn.inplace import work_in_place
 from reslab.nn.matmul_convs import is_misread, may_be_misread
 from reslab.nn.module_network import AnyNetwork, GraphModel, Model
 from reslab.runtime.device import choose_device, deterministic_mode, has_fast_bf16
@@ -102,6 +103,7 @@ def build_torch_forward(network: AnyNetwork, options: BackendOptions) -> Forward
     if options.compiled:
         model = torch.compile(folded, dynamic=True)
     else:
+        work_in_place(folded)
         model = pack_convolutions(folded) if can_pack(dtype, options.device) else folded
 
     def forward(x: Tensor) -> Tensor:

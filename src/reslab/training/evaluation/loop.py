@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reslab.nn.inplace import inplace_ops
 from reslab.runtime.device import deterministic_mode
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
@@ -45,6 +46,7 @@ def evaluate_batches(
             process_group.shared_errors(),
             deterministic_mode(),
             torch.autocast(_model_device(model).type, enabled=False),
+            inplace_ops(model),
         ):
             for x, y, indices in batches:
                 outputs = task.predict(partial(_call_model, model), x)
