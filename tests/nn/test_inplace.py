@@ -112,7 +112,7 @@ def test_every_relu_and_sum_of_these_networks_is_in_place_inside_only(name: str,
 def test_networks_with_folded_norms_work_in_place(axes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = create_model(TINY, **axes)
-    results_of(model, False)  # running statistics that are not those of a new network
+    take_step(model, False)  # running statistics that are not those of a new network
     folded = fold_batch_norms(model)
     x = torch.randn(3, 3, 8, 8)
     with torch.inference_mode():
@@ -175,7 +175,7 @@ def test_hooks_see_what_they_would_see(name: str, kept: set[str], kind: str) -> 
     values = []
     for enabled in (False, True):
         seen.clear()
-        results_of(model, enabled)
+        take_step(model, enabled)
         values.append([tensor.clone() for tensor in seen if tensor is not None])
     assert values[0]
     assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
@@ -183,7 +183,7 @@ def test_hooks_see_what_they_would_see(name: str, kept: set[str], kind: str) -> 
     assert inplace_names(model) == every_name
 
 
-def results_of(model: nn.Module, enabled: bool) -> None:
+def take_step(model: nn.Module, enabled: bool) -> None:
     """Take one training step with the model itself."""
     torch.manual_seed(1)
     model.train()
@@ -327,7 +327,6 @@ def test_a_branch_that_is_broadcast_is_added_as_before() -> None:
     torch.manual_seed(0)
     model = create_model(TINY, depths=(1,), widths=(4,), strides=(1,))
     block = model.get_submodule("layer1.0")
-    block.get_submodule("bn2").add_module("unused", nn.Identity())
     block.add_module("act1", nn.AdaptiveAvgPool2d(1))
     block.add_module("conv2", nn.Conv2d(4, 4, 1))
     assert "layer1.0.merge" in inplace_names(model)

@@ -47,7 +47,8 @@ with lazy_dynamo():
     assert not is_marked()
     optimizer.zero_grad()
     assert stand_in.config is torch._dynamo.config
-    assert stand_in.disable(seen.append) is not seen.append
+    function = seen.append
+    assert stand_in.disable(function) is not function
     stand_in.graph_break()
     optimizer.step()
 assert sys.modules["torch._dynamo"] is torch._dynamo is not stand_in

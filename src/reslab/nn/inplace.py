@@ -38,7 +38,7 @@ def inplace_ops(model: nn.Module, enabled: bool = True) -> Iterator[None]:
 
     These are ReLU after a convolution, a batch or group norm and the addition of a block, and that addition after a
     convolution or norm; without hooks on the two modules. Modules of users stay as they are, with all that they hold,
-    because they may read any layer of it. Of segmentation networks and detectors, the backbone works in place. A copy
+    because they may read any layer of that. Of segmentation networks and detectors, the backbone works in place. A copy
     made inside keeps working in place.
     """
     modules = work_in_place(model) if enabled else []
@@ -67,8 +67,7 @@ def _find_modules(model: nn.Module) -> Iterator[nn.ReLU | FunctionMerge]:
     num_places = Counter(
         child for module in modules for child in module._modules.values() if type(child) in (nn.ReLU, FunctionMerge)
     )
-    foreign_types = {kind for kind in set(map(type, modules)) if not _is_known(kind)}
-    foreign = {part for module in modules if type(module) in foreign_types for part in module.modules()}
+    foreign = {part for module in modules if not _is_known(module) for part in module.modules()}
     for producer, reader in _pairs(network):
         is_free = num_places[reader] == 1 and reader not in foreign
         if is_free and not reader.inplace and all(map(_is_plain, (producer, *reader.modules()))):
@@ -123,9 +122,9 @@ def _is_own(module: nn.Module) -> bool:
     return type(module).__module__.startswith("reslab.") and _METHODS.isdisjoint(vars(module))
 
 
-def _is_known(kind: type) -> bool:
+def _is_known(module: nn.Module) -> bool:
     """Return True for a class of ours, torch or torchvision, which calls the modules that it holds, nothing within."""
-    return kind.__module__.startswith(("reslab.", "torch.", "torchvision."))
+    return type(module).__module__.startswith(("reslab.", "torch.", "torchvision."))
 
 
 def _is_plain(module: nn.Module) -> bool:
